@@ -1,0 +1,371 @@
+"""make_env against gymnasium and dm_control stepped by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict.nn import TensorDictModule
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase, InitTracker, StepCounter, TransformedEnv
+from torchrl.envs.utils import check_env_specs
+
+from worldloom_rl.envs import episode_length, make_env
+
+
+class Counting(gymnasium.Env[Any, Any]):
+    """Rewards 1, 2, 4, 8, … so that a sum tells which steps were summed; terminal after `ends` steps."""
+
+    def __init__(self, ends: int = 5, nan_at: int = 0, observation: Any = None, action: Any = None) -> None:
+        self.ends, self.nan_at, self.steps = ends, nan_at, 0
+        self.given = observation
+        self.actions: list[Any] = []
+        self.observation_space = observation or spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.action_space = action or spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 0.5]), dtype=np.float64)
+
+    def observe(self) -> Any:
+        return self.observation_space.sample() if self.given else np.array([self.steps], dtype=np.float64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.steps < self.ends, "stepped after the end of the episode"
+        self.actions.append(action)
+        self.steps += 1
+        reward = float("nan") if self.steps == self.nan_at else 2.0 ** (self.steps - 1)
+        return self.observe(), reward, self.steps >= self.ends, False, {}
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    gymnasium.register("Counting-v0", Counting, max_episode_steps=100)
+    gymnasium.register("Endless-v0", Counting, kwargs={"ends": 10**9})
+    yield
+    for name in ("Counting-v0", "Endless-v0"):
+        gymnasium.registry.pop(name)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
+    spec = gymnasium.envs.registration.EnvSpec("Special-v0", Counting, max_episode_steps=100, kwargs=options)
+    monkeypatch.setitem(gymnasium.registry, "Special-v0", spec)
+    return "Special-v0"
+
+
+def test_pendulum_is_float32_with_is_init_and_its_own_bounds() -> None:
+    env = make_env("Pendulum-v1")
+    check_env_specs(env)
+    assert env.batch_size == torch.Size([])
+    steps = env.rollout(3)
+    assert steps["next", "observation"].dtype == steps["next", "reward"].dtype == torch.float32
+    assert steps["next", "reward"].shape == (3, 1)
+    assert steps["is_init"].flatten().tolist() == [True, False, False]
+    assert env.action_spec.space.low.item() == -2.0
+    assert env.action_spec.space.high.item() == 2.0
+
+
+def test_steps_equal_gymnasium_under_the_same_seed_and_actions() -> None:
+    env = make_env("Pendulum-v1", action_repeat=2, seed=7)
+    torch.manual_seed(0)
+    steps = env.rollout(10)
+    # The seed was spent on the reset that set_seed does; rollout's reset goes on with the same generator.
+    reference = gymnasium.make("Pendulum-v1")
+    reference.reset(seed=7)
+    observation, _ = reference.reset()
+    for t in range(10):
+        np.testing.assert_array_equal(steps["observation"][t].numpy(), observation)
+        first = reference.step(steps["action"][t].numpy())
+        observation, second, *_ = reference.step(steps["action"][t].numpy())
+        assert steps["next", "reward"][t].item() == pytest.approx(float(first[1]) + float(second), rel=1e-6)
+
+
+def test_action_repeat_sums_rewards_and_stops_at_the_terminal_step() -> None:
+    steps = make_env("Counting-v0", action_repeat=2).rollout(100)
+    assert steps["next", "reward"].flatten().tolist() == [1 + 2, 4 + 8, 16]
+    assert steps["next", "observation"].flatten().tolist() == [2, 4, 5]
+    assert steps["next", "terminated"].flatten().tolist() == [False, False, True]
+    assert not steps["next", "truncated"].any()
+
+
+def test_the_time_limit_truncates_inside_a_repeat_and_does_not_terminate() -> None:
+    env = make_env("Endless-v0", action_repeat=2, time_limit=5)
+    steps = env.rollout(100)
+    assert episode_length(env) == len(steps) == 3
+    assert steps["next", "reward"].flatten().tolist() == [1 + 2, 4 + 8, 16]
+    assert steps["next", "truncated"].flatten().tolist() == [False, False, True]
+    assert steps["next", "done"].flatten().tolist() == [False, False, True]
+    assert not steps["next", "terminated"].any()
+
+
+def test_episode_length_is_in_agent_steps_and_survives_further_transforms() -> None:
+    assert episode_length(make_env("Pendulum-v1")) == 200
+    env = make_env("Pendulum-v1", action_repeat=3)
+    assert episode_length(TransformedEnv(env, StepCounter())) == 67
+    assert episode_length(env.append_transform(StepCounter())) == 67
+    assert episode_length(make_env("Pendulum-v1", action_repeat=2, num_envs=2, time_limit=50)) == 25
+
+
+def test_an_environment_without_a_time_limit_is_told_how_to_get_one() -> None:
+    with pytest.raises(ValueError, match=r"Endless-v0 has no time limit.*time_limit=1000.*--time-limit"):
+        make_env("Endless-v0")
+
+
+def test_an_unknown_name_gets_close_matches() -> None:
+    with pytest.raises(ValueError, match=r"no 'Pendulm-v1'.*Did you mean Pendulum-v1"):
+        make_env("Pendulm-v1")
+    with pytest.raises(ValueError, match="Did you mean Pendulum-v1"):
+        make_env("Pendulum-v0")
+    with pytest.raises(ValueError, match="module:Id"):
+        make_env("nothing like any of them")
+
+
+def test_a_module_in_the_name_is_imported_and_registers_its_id(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "made_by_a_user.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control.pendulum:PendulumEnv', max_episode_steps=30)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        assert episode_length(make_env("made_by_a_user:Mine-v0")) == 30
+    finally:
+        gymnasium.registry.pop("Mine-v0", None)
+        sys.modules.pop("made_by_a_user", None)
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.0, np.inf)])
+def test_an_unbounded_action_is_refused_with_key_bounds_and_remedy(
+    monkeypatch: pytest.MonkeyPatch, bounds: tuple[float, float]
+) -> None:
+    name = register(monkeypatch, action=spaces.Box(*bounds, (2,)))
+    with pytest.raises(ValueError, match=r"'action' has the bounds low=.*high=\[inf inf\].*TransformAction"):
+        make_env(name)
+
+
+def test_an_observation_that_is_not_numbers_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = spaces.Dict({"mission": spaces.Text(8), "grid": spaces.Discrete(3)})
+    name = register(monkeypatch, observation=spaces.Dict({"task": inner}))
+    with pytest.raises(ValueError, match=r"the observation 'task.mission' is Text.*encode it"):
+        make_env(name)
+    name = register(monkeypatch, observation=spaces.Tuple([spaces.Discrete(2)]))
+    with pytest.raises(ValueError, match=r"the observation 'observation' is Tuple"):
+        make_env(name)
+    name = register(monkeypatch, observation=spaces.Dict({"reward": spaces.Discrete(3)}))
+    with pytest.raises(ValueError, match=r"'reward' has a name of the key contract"):
+        make_env(name)
+
+
+def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = spaces.Dict({"y": spaces.Discrete(4), "image": spaces.Box(0, 255, (8, 8, 3), np.uint8)})
+    space = spaces.Dict({"x": spaces.Box(-1e300, 1e300, (), np.float64), "inner": inner})
+    name = register(monkeypatch, observation=space)
+    env = make_env(name)
+    check_env_specs(env)
+    last = env.rollout(3)["next"]
+    assert (last["x"].shape, last["x"].dtype) == ((3, 1), torch.float32)
+    assert (last["inner", "y"].shape, last["inner", "y"].dtype) == ((3, 4), torch.float32)
+    assert (last["inner", "y"].sum(-1) == 1).all()
+    assert (last["inner", "image"].shape, last["inner", "image"].dtype) == ((3, 8, 8, 3), torch.uint8)
+
+
+def test_composite_and_shifted_discrete_actions_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = spaces.Dict({"move": spaces.Box(-1.0, 1.0, (2,)), "press": spaces.Discrete(3, start=5)})
+    env = make_env(register(monkeypatch, action=space))
+    assert set(env.action_keys) == {"move", "press"}
+    simulator = env.base_env.unwrapped if not isinstance(env, TransformedEnv) else env.base_env._env.unwrapped
+    steps = env.rollout(4)
+    for t, action in enumerate(simulator.actions[-4:]):
+        assert action["press"] == steps["press"][t].argmax().item() + 5
+        np.testing.assert_array_equal(action["move"], steps["move"][t].numpy())
+
+
+def test_a_reward_that_is_not_a_number_names_the_environment_and_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_env(register(monkeypatch, nan_at=3), action_repeat=2)
+    with pytest.raises(ValueError, match="Special-v0 gave the reward nan at simulator step 3"):
+        env.rollout(5)
+
+
+def test_observations_are_copies_of_what_the_simulator_reuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = np.zeros(1, np.float32)
+
+    def observe(self: Counting) -> np.ndarray:
+        buffer[:] = self.steps
+        return buffer
+
+    monkeypatch.setattr(Counting, "observe", observe)
+    name = register(monkeypatch, observation=spaces.Box(-np.inf, np.inf, (1,), np.float32))
+    assert make_env(name).rollout(4)["observation"].flatten().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_envs": 0}, "num_envs"),
+        ({"action_repeat": 0}, "action_repeat"),
+        ({"time_limit": 0}, "time_limit"),
+        ({"frame_stack": 3}, "pixels=True"),
+    ],
+)
+def test_impossible_arguments_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_env("Pendulum-v1", **options)  # type: ignore[arg-type]
+
+
+def test_seeds_repeat_an_environment_and_differ_between_environments() -> None:
+    def starts(seed: int) -> torch.Tensor:
+        observation: torch.Tensor = make_env("Pendulum-v1", num_envs=3, seed=seed).reset()["observation"]
+        return observation
+
+    first = starts(1)
+    assert torch.equal(first, starts(1))
+    assert not torch.equal(first, starts(2))
+    assert len(first.unique(dim=0)) == 3
+
+
+def test_making_a_seeded_environment_leaves_torchs_generator_alone() -> None:
+    before = torch.get_rng_state()
+    make_env("Pendulum-v1", num_envs=2, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def trackers(env: EnvBase) -> int:
+    count = 0
+    inner: EnvBase | None = env
+    while isinstance(inner, TransformedEnv):
+        chain = inner.transform if isinstance(inner.transform, torch.nn.Module) else []
+        count += sum(isinstance(part, InitTracker) for part in chain.modules())
+        inner = inner.base_env
+    return count
+
+
+def collect(num_envs: int, parallel: bool) -> None:
+    env = make_env("Counting-v0", num_envs=num_envs, parallel=parallel)
+    policy = TensorDictModule(lambda o: o.new_zeros(*o.shape[:-1], 2), in_keys=["observation"], out_keys=["action"])
+    policy.make_tensordict_primer = lambda: None
+    collector = Collector(
+        env,
+        TensorDictModule(lambda o: o.new_zeros(*o.shape[:-1], 2), in_keys=["observation"], out_keys=["action"]),
+        frames_per_batch=12 * num_envs,
+        total_frames=12 * num_envs,
+        auto_register_policy_transforms=True,
+    )
+    try:
+        (batch,) = list(collector)
+        assert trackers(collector.env) == 1
+    finally:
+        collector.shutdown()
+    rows = batch.reshape(num_envs, 12)
+    assert rows["observation"].flatten(1).tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]] * num_envs
+    assert (rows["is_init"] == (rows["observation"] == 0)).all()
+    assert (rows["next", "terminated"] == (rows["next", "observation"] == 5)).all()
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_a_stock_collector_resets_it_with_one_init_tracker(num_envs: int) -> None:
+    collect(num_envs, parallel=False)
+
+
+@pytest.mark.process
+def test_parallel_environments_give_what_serial_ones_give() -> None:
+    def rewards(parallel: bool) -> torch.Tensor:
+        env = make_env("Pendulum-v1", num_envs=2, action_repeat=2, seed=5, parallel=parallel)
+        try:
+            assert episode_length(env) == 100
+            torch.manual_seed(0)
+            reward: torch.Tensor = env.rollout(6)["next", "reward"].clone()
+        finally:
+            env.close()
+        return reward
+
+    assert torch.equal(rewards(parallel=True), rewards(parallel=False))
+
+
+def test_pixels_are_stacked_channels_first_and_the_first_frame_is_repeated() -> None:
+    env = make_env("Pendulum-v1", pixels=True, frame_stack=3, image_size=32)
+    check_env_specs(env)
+    steps = env.rollout(4)
+    assert "observation" not in steps.keys()
+    pixels = steps["pixels"]
+    assert (pixels.shape, pixels.dtype) == ((4, 9, 32, 32), torch.uint8)
+    assert torch.equal(pixels[0, :3], pixels[0, 6:])
+    assert torch.equal(pixels[1, 3:], torch.cat([pixels[0, :3], pixels[1, 6:]]))
+    assert torch.equal(pixels[3, :3], pixels[1, 6:])
+    assert not torch.equal(pixels[3, 6:], pixels[2, 6:])
+
+
+def test_pixels_are_the_mean_over_areas_of_the_rendered_frame() -> None:
+    env = make_env("Pendulum-v1", pixels=True, image_size=50, seed=1)
+    pixels = env.reset()["pixels"]
+    frame = env.base_env._env.env.render()  # 500 x 500
+    means = frame.astype(np.float64).reshape(50, 10, 50, 10, 3).mean((1, 3)).transpose(2, 0, 1)
+    np.testing.assert_allclose(pixels.numpy(), means, atol=0.51)
+
+
+def test_a_missing_dm_control_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    monkeypatch.delitem(sys.modules, "dm_control.suite", raising=False)
+    with pytest.raises(ImportError, match=r"worldloom-rl\[dmc\]"):
+        make_env("dmc:cartpole-balance")
+
+
+def test_a_control_suite_episode_ends_by_truncation_after_500_agent_steps() -> None:
+    pytest.importorskip("dm_control")
+    env = make_env("dmc:cartpole-balance", action_repeat=2)
+    check_env_specs(env)
+    assert episode_length(env) == 500
+    steps = env.rollout(1000)
+    assert len(steps) == 500
+    assert steps["observation"].dtype == torch.float32
+    assert steps["observation"].shape == (500, 5)
+    assert steps["next", "truncated"].flatten().nonzero().flatten().tolist() == [499]
+    assert not steps["next", "terminated"].any()
+
+
+def test_a_control_suite_step_equals_dm_control_and_other_limits_are_taken() -> None:
+    suite = pytest.importorskip("dm_control.suite")
+    env = make_env("dmc:cup-catch", action_repeat=2, time_limit=7, seed=4)
+    steps = env.rollout(100)
+    assert len(steps) == episode_length(env) == 4
+    assert steps["next", "truncated"].flatten().tolist() == [False, False, False, True]
+    task = suite.load("ball_in_cup", "catch", task_kwargs={"random": np.random.RandomState(4)})
+    task.reset()
+    step = task.reset()
+    for t in range(3):
+        expected = np.concatenate([np.ravel(leaf) for leaf in step.observation.values()])
+        np.testing.assert_array_equal(steps["observation"][t].numpy(), expected.astype(np.float32))
+        task.step(steps["action"][t].numpy())
+        step = task.step(steps["action"][t].numpy())
+
+
+def test_a_control_suite_state_is_terminal_only_at_discount_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dm_control")
+    from dm_control.suite import cartpole
+
+    for discount, terminal in ((0.0, True), (0.5, False), (1.0, False)):
+        monkeypatch.setattr(cartpole.Balance, "get_termination", lambda self, physics, value=discount: value, raising=False)
+        last = make_env("dmc:cartpole-balance").rollout(5)["next"][-1]
+        assert (last["terminated"].item(), last["truncated"].item()) == (terminal, not terminal)
+
+
+def test_an_unknown_control_suite_task_gets_close_matches() -> None:
+    pytest.importorskip("dm_control")
+    with pytest.raises(ValueError, match="Did you mean .*dmc:cartpole-balance"):
+        make_env("dmc:cartpole-balanse")
+
+
+def test_control_suite_pixels_have_the_size_asked_for() -> None:
+    pytest.importorskip("dm_control")
+    env = make_env("dmc:cartpole-balance", pixels=True, frame_stack=2, image_size=24)
+    try:
+        pixels = env.rollout(2)["pixels"]
+    except RuntimeError as error:
+        pytest.skip(f"no OpenGL here: {error}")
+    assert (pixels.shape, pixels.dtype) == ((2, 6, 24, 24), torch.uint8)
+    assert pixels.float().std() > 1

@@ -1,0 +1,155 @@
+"""One flat tensor for any action space: what the tensor core, planners and losses see of an action.
+
+Continuous dimensions are mapped from their bounds to [-1, 1]; integer and one-hot actions become one-hot groups. Several
+action keys stand side by side in the order of the spec.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tensordict import NestedKey
+from torch import Tensor, nn
+from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot, TensorSpec
+
+
+@dataclass(frozen=True)
+class ActionSegment:
+    """One action key's place in the flat action.
+
+    `categories` is empty for a continuous key, else the number of classes of each of its categoricals.
+    """
+
+    key: NestedKey
+    shape: torch.Size
+    dtype: torch.dtype
+    start: int
+    stop: int
+    categories: tuple[int, ...]
+    one_hot: bool
+
+
+class ActionSpace(nn.Module):
+    """The flat view [..., A] of an action spec.
+
+    Attributes:
+        keys: the action keys, in order.
+        width: A.
+        continuous: bool [A], True where the flat action is a real number in [-1, 1].
+        groups: (start, stop) of every one-hot group.
+    """
+
+    keys: tuple[NestedKey, ...]
+    continuous: Tensor
+    center: Tensor
+    half_range: Tensor
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__()
+        if not isinstance(spec, Composite):
+            raise TypeError(f"The action spec must be a Composite with its keys, got {type(spec).__name__}.")
+        segments: list[ActionSegment] = []
+        center: list[float] = []
+        half_range: list[float] = []
+        self.groups: list[tuple[int, int]] = []
+        for key, leaf in spec.items(include_nested=True, leaves_only=True):
+            categories, one_hot = _categories(key, leaf)
+            start = len(center)
+            if categories:
+                for count in categories:
+                    self.groups.append((len(center), len(center) + count))
+                    center += [0.0] * count
+                    half_range += [1.0] * count
+            else:
+                low, high = (bound.expand(leaf.shape).flatten().tolist() for bound in _bounds(key, leaf))
+                center += [(lower + upper) / 2 for lower, upper in zip(low, high, strict=True)]
+                half_range += [(upper - lower) / 2 for lower, upper in zip(low, high, strict=True)]
+            segments.append(ActionSegment(key, leaf.shape, leaf.dtype, start, len(center), categories, one_hot))
+        if not segments:
+            raise ValueError("The action spec has no leaves; a world model needs at least one action key.")
+        self.segments = tuple(segments)
+        self.keys = tuple(segment.key for segment in segments)
+        self.width = len(center)
+        continuous = torch.ones(self.width, dtype=torch.bool)
+        for start, stop in self.groups:
+            continuous[start:stop] = False
+        self.is_continuous = not self.groups
+        self.is_discrete = sum(stop - start for start, stop in self.groups) == self.width
+        self.register_buffer("continuous", continuous, persistent=False)
+        self.register_buffer("center", torch.tensor(center), persistent=False)
+        self.register_buffer("half_range", torch.tensor(half_range), persistent=False)
+
+    @property
+    def combinations(self) -> int:
+        """How many distinct actions a discrete space has; 0 if any dimension is continuous."""
+        return math.prod(stop - start for start, stop in self.groups) if self.is_discrete else 0
+
+    def enumerate(self) -> Tensor:
+        """[combinations, A] every action of a discrete space, the last group varying fastest."""
+        if not self.is_discrete:
+            raise ValueError("Only a discrete action space can be enumerated; this one has continuous dimensions.")
+        eyes = [torch.eye(stop - start, device=self.center.device) for start, stop in self.groups]
+        index = torch.cartesian_prod(*(torch.arange(len(eye), device=eye.device) for eye in eyes))
+        index = index.reshape(-1, len(eyes))
+        return torch.cat([eye[index[:, i]] for i, eye in enumerate(eyes)], -1)
+
+    def flatten(self, action: Mapping[NestedKey, Tensor]) -> Tensor:
+        """[..., A] float32 from actions as the environment takes them, one tensor a key."""
+        parts = []
+        for segment in self.segments:
+            value = action[segment.key]
+            if segment.categories and not segment.one_hot:
+                index = value.unsqueeze(-1) if len(segment.shape) == 0 else value
+                groups = [F.one_hot(index[..., i], count) for i, count in enumerate(segment.categories)]
+                parts.append(torch.cat(groups, -1).to(self.center.dtype))
+            else:
+                parts.append((value.flatten(-len(segment.shape)) if segment.shape else value.unsqueeze(-1)))
+        flat = torch.cat([part.to(self.center.dtype) for part in parts], -1)
+        return (flat - self.center) / self.half_range
+
+    def unflatten(self, flat: Tensor) -> dict[NestedKey, Tensor]:
+        """Actions as the environment takes them, from [..., A]; real numbers are kept inside the bounds."""
+        scaled = flat * self.half_range + self.center
+        low, high = self.center - self.half_range, self.center + self.half_range
+        action: dict[NestedKey, Tensor] = {}
+        for segment in self.segments:
+            place = slice(segment.start, segment.stop)
+            if not segment.categories:
+                value = scaled[..., place].clamp(low[place], high[place])
+            elif segment.one_hot:
+                value = flat[..., place]
+            else:
+                pieces = flat[..., place].split(list(segment.categories), -1)
+                value = torch.stack([piece.argmax(-1) for piece in pieces], -1)
+            action[segment.key] = value.reshape(*flat.shape[:-1], *segment.shape).to(segment.dtype)
+        return action
+
+
+def _bounds(key: NestedKey, leaf: TensorSpec) -> tuple[Tensor, Tensor]:
+    if isinstance(leaf, Bounded) and leaf.dtype.is_floating_point:
+        low, high = leaf.space.low.float(), leaf.space.high.float()
+        # TorchRL writes an infinite bound as the largest number of the dtype.
+        if bool((low.isfinite() & high.isfinite() & (low > -1e30) & (high < 1e30) & (low < high)).all()):
+            return low, high
+    raise ValueError(
+        f"The action {key!r} has spec {leaf}, which is neither categorical nor a real-valued box with finite bounds "
+        "low < high. Give the environment bounds, for example with gymnasium.wrappers.RescaleAction or ClipAction."
+    )
+
+
+def _categories(key: NestedKey, leaf: TensorSpec) -> tuple[tuple[int, ...], bool]:
+    if isinstance(leaf, OneHot):
+        if len(leaf.shape) != 1:
+            raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
+        return (int(leaf.shape[-1]),), True
+    if isinstance(leaf, MultiOneHot):
+        return tuple(int(box.n) for box in leaf.space), True
+    if isinstance(leaf, MultiCategorical):
+        return tuple(int(count) for count in leaf.nvec.flatten().tolist()), False
+    if isinstance(leaf, Categorical):
+        return (int(leaf.space.n),) * max(1, leaf.shape.numel()), False
+    return (), False

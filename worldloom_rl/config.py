@@ -1,0 +1,153 @@
+"""Configurations as frozen dataclasses, and configurations and specs as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    OneHot,
+    TensorSpec,
+    Unbounded,
+)
+
+from worldloom_rl.keys import as_tuple
+
+Json = Any  # what the json module reads and writes
+
+_LARGEST_SPEC = 2**26  # elements of one leaf; above it a file is damaged or hostile
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """" Did you mean …?" with the closest known names, or the list of all when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known are {names}."
+
+
+ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Base of the families' configurations: plain values that survive JSON."""
+
+    def to_json(self) -> dict[str, Json]:
+        """Field names and values; tuples become lists."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls: type[ConfigType], values: Mapping[str, Json]) -> ConfigType:
+        """The configuration with these values. Raises ValueError on an unknown or a missing field."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{cls.__name__} has no field {name!r}.{did_you_mean(name, known)}")
+        missing = sorted(known - set(values))
+        if missing:
+            raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")
+        return cls(**{name: _tupled(value) for name, value in values.items()})
+
+
+def _plain(value: Json) -> Json:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Json) -> Json:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless low ≤ value ≤ high; for `__post_init__` of configurations."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low}, {high}], got {value!r}.")
+
+
+def spec_to_json(spec: Composite) -> dict[str, Json]:
+    """The leaves of a composite spec: key path, kind, shape, dtype and what its kind needs (low and high, n)."""
+    leaves = []
+    for key, leaf in spec.items(include_nested=True, leaves_only=True):
+        entry: dict[str, Json] = {
+            "key": list(as_tuple(key)),
+            "kind": type(leaf).__name__,
+            "shape": list(leaf.shape),
+            "dtype": str(leaf.dtype).removeprefix("torch."),
+        }
+        if isinstance(leaf, OneHot | Categorical):
+            entry["kind"] = "OneHot" if isinstance(leaf, OneHot) else "Categorical"
+            entry["n"] = int(leaf.space.n)
+        elif isinstance(leaf, MultiOneHot | MultiCategorical):
+            counts = [box.n for box in leaf.space] if isinstance(leaf, MultiOneHot) else leaf.nvec.flatten().tolist()
+            entry["kind"] = "MultiOneHot" if isinstance(leaf, MultiOneHot) else "MultiCategorical"
+            entry["n"] = [int(count) for count in counts]
+        elif isinstance(leaf, Binary):
+            entry["kind"] = "Binary"
+        elif isinstance(leaf, Bounded):
+            entry["kind"] = "Bounded"
+            entry["low"], entry["high"] = _bound(leaf.space.low), _bound(leaf.space.high)
+        elif isinstance(leaf, Unbounded):
+            entry["kind"] = "Unbounded"
+        else:
+            raise ValueError(f"The spec of {key!r} is a {type(leaf).__name__}, which a checkpoint cannot describe.")
+        leaves.append(entry)
+    return {"leaves": leaves}
+
+
+def _bound(bound: torch.Tensor) -> Json:
+    values = bound.flatten()
+    return values[0].item() if bool((values == values[0]).all()) else values.tolist()
+
+
+def spec_from_json(data: Mapping[str, Json]) -> Composite:
+    """The composite spec that `spec_to_json` described. Raises ValueError on anything else."""
+    if set(data) != {"leaves"} or not isinstance(data["leaves"], list):
+        raise ValueError(f"A spec is described by its list of 'leaves', got the fields {sorted(data)}.")
+    spec = Composite()
+    for entry in data["leaves"]:
+        try:
+            spec[tuple(entry["key"])] = _leaf_from_json(entry)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"The description of the spec leaf {entry!r} is incomplete or wrong: {error}.") from error
+    return spec
+
+
+def _leaf_from_json(entry: Mapping[str, Json]) -> TensorSpec:
+    shape = torch.Size(entry["shape"])
+    if any(size < 0 for size in shape) or math.prod(shape) > _LARGEST_SPEC:
+        raise ValueError(f"The spec leaf {entry['key']} has the absurd shape {tuple(shape)}.")
+    dtype = getattr(torch, entry["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"The spec leaf {entry['key']} has the unknown dtype {entry['dtype']!r}.")
+    kind = entry["kind"]
+    if kind == "OneHot":
+        return OneHot(entry["n"], shape=shape, dtype=dtype)
+    if kind == "Categorical":
+        return Categorical(entry["n"], shape=shape, dtype=dtype)
+    if kind == "MultiOneHot":
+        return MultiOneHot(entry["n"], shape=shape, dtype=dtype)
+    if kind == "MultiCategorical":
+        return MultiCategorical(entry["n"], shape=shape, dtype=dtype)
+    if kind == "Binary":
+        return Binary(shape=shape, dtype=dtype)
+    if kind == "Unbounded":
+        return Unbounded(shape=shape, dtype=dtype)
+    if kind == "Bounded":
+        low, high = (
+            torch.tensor(entry[name], dtype=dtype).expand(shape)
+            if not isinstance(entry[name], list)
+            else torch.tensor(entry[name], dtype=dtype).reshape(shape)
+            for name in ("low", "high")
+        )
+        return Bounded(low=low, high=high, shape=shape, dtype=dtype)
+    raise ValueError(f"The spec leaf {entry['key']} has the unknown kind {kind!r}.")

@@ -1,0 +1,156 @@
+"""Arrivals: a collector's transitions as replay rows, each an observation with the action and reward that led to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from worldloom_rl.keys import (
+    ACTION,
+    DONE,
+    IS_INIT,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    as_tuple,
+    previous_action_keys,
+)
+
+STREAM = "stream"  # []  int64, which environment a row comes from; stored with the row, not sampled
+
+
+class Arrived(NamedTuple):
+    """What one batch of transitions brings to replay.
+
+    Attributes:
+        rows: [N] replay rows, ordered in time within each "stream".
+        late: [K] "stream" and latent of the row that stands last in that stream; None if there is none.
+    """
+
+    rows: TensorDict
+    late: TensorDict | None = None
+
+
+class Arrivals:
+    """Replay rows of collector transitions; every frame once, the terminal observation included.
+
+        collector  [E,T]   (o0 a0 | next o1 r1) (o1 a1 | next o2 r2 done) (o0' …
+        replay rows        (o0, ·, 0, is_init)  (o1, a0, r1)  (o2, a1, r2, terminated or truncated)  (o0', ·, 0, is_init) …
+
+    A stream is an environment, named by its place in the batch. It starts with an init row, whose previous action and
+    reward are zeros: at its first transition, after a done, where `is_init` is set. float64 becomes float32; other
+    dtypes stay. Latents are the posterior at the row's own observation: the row after a batch's last transition gets its latent
+    when its own transition comes (`Arrived.late`), a terminal row keeps zeros.
+
+    Args:
+        observation_keys: the observation leaves to keep.
+        action_keys: kept as `keys.previous_action_keys(action_keys)`.
+        latent_keys: latent leaves written by a recurrent policy at the root; none for other models.
+
+    Example:
+        >>> arrivals = Arrivals(["pixels"])
+        >>> replay.extend(arrivals(transitions))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        observation_keys: Sequence[NestedKey],
+        action_keys: Sequence[NestedKey] = (ACTION,),
+        latent_keys: Sequence[NestedKey] = (),
+    ) -> None:
+        if isinstance(observation_keys, str) or not observation_keys:
+            raise ValueError(f"observation_keys is {observation_keys!r}: give a list with at least one key.")
+        self.observation_keys = tuple(observation_keys)
+        self.action_keys = tuple(action_keys)
+        self.latent_keys = tuple(latent_keys)
+        self._goes_on: Tensor | None = None  # [E] whether the stream's last row is known and its episode open
+
+    def __call__(self, transitions: TensorDictBase) -> Arrived:
+        """Rows of transitions [*E, T]; batch [T] is one stream.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: a reward is NaN, or the number of streams changed.
+        """
+        data = transitions.reshape(-1, transitions.shape[-1])
+        done = self._read(data, ("next", DONE)).reshape(data.shape)
+        terminated = self._read(data, ("next", TERMINATED))
+        starts = self._starts(self._read(data, IS_INIT).reshape(data.shape), done)
+        place = torch.arange(starts.numel(), device=starts.device) + starts.reshape(-1).cumsum(0)  # of each arrival
+        first = (starts.reshape(-1).nonzero().squeeze(-1), place[starts.reshape(-1)] - 1)
+
+        def interleave(arriving: Tensor, initial: Tensor | None = None) -> Tensor:
+            rows = arriving.new_zeros((starts.numel() + first[0].numel(), *arriving.shape[2:]))
+            rows.index_copy_(0, place, arriving.flatten(0, 1))
+            if initial is not None:
+                rows.index_copy_(0, first[1], initial.flatten(0, 1).index_select(0, first[0]))
+            return rows
+
+        rows = TensorDict({}, batch_size=[place.numel() + first[0].numel()], device=starts.device)
+        for key in self.observation_keys:
+            rows[key] = interleave(self._read(data, ("next", *as_tuple(key))), self._read(data, key))
+        for key, stored in zip(self.action_keys, previous_action_keys(self.action_keys), strict=True):
+            rows[stored] = interleave(self._read(data, key))
+        rows[REWARD] = interleave(self._reward(data))
+        rows[TERMINATED] = interleave(terminated)
+        rows[TRUNCATED] = interleave(done.reshape(terminated.shape) & ~terminated)
+        rows[IS_INIT] = interleave(torch.zeros_like(terminated), torch.ones_like(terminated))
+        stream = torch.arange(len(data), device=starts.device)
+        rows[STREAM] = interleave(*2 * (stream.unsqueeze(-1).expand(data.shape),))
+        for key in self.latent_keys:
+            rows[key] = interleave(self._next_latent(self._read(data, key), starts), self._read(data, key))
+        return Arrived(rows, self._late(data, starts, stream))
+
+    def _read(self, data: TensorDictBase, key: NestedKey) -> Tensor:
+        """The entry, float64 as float32."""
+        value = data.get(key, default=None)
+        if value is None:
+            given = sorted(map(str, data.keys(include_nested=True, leaves_only=True)))
+            remedy = "append InitTracker() to the environment." if key == IS_INIT else "name the keys it has."
+            raise KeyError(f"the transitions have no entry {key!r}; they hold {given}: {remedy}")
+        value = value.detach()
+        return value.float() if value.dtype == torch.float64 else value
+
+    def _reward(self, data: TensorDictBase) -> Tensor:
+        reward = self._read(data, ("next", REWARD))
+        bad = reward.isnan().flatten(2).any(-1).nonzero()
+        if len(bad):
+            stream, time = bad[0].tolist()
+            raise ValueError(
+                f"{len(bad)} of {data.numel()} rewards are NaN, the first in stream {stream} at time {time}: "
+                "mend the environment's reward before it enters replay."
+            )
+        return reward
+
+    def _starts(self, is_init: Tensor, done: Tensor) -> Tensor:
+        """[E, T] where an init row stands before the arrival; remembers which streams go on."""
+        goes_on = torch.zeros_like(done[:, 0]) if self._goes_on is None else self._goes_on.to(done.device)
+        if len(goes_on) != len(done):
+            raise ValueError(
+                f"the transitions have {len(done)} streams and had {len(goes_on)} before: "
+                "make one Arrivals (and one replay, or its own range of streams) per collector."
+            )
+        starts = is_init | ~torch.cat([goes_on.unsqueeze(-1), ~done[:, :-1]], -1)
+        self._goes_on = ~done[:, -1]
+        return starts
+
+    @staticmethod
+    def _next_latent(latent: Tensor, starts: Tensor) -> Tensor:
+        """[E, T, ...] latent of the observation arrived at: that of the next transition, zeros where none continues."""
+        following = torch.zeros_like(latent)
+        following[:, :-1] = latent[:, 1:].where(~starts[:, 1:].reshape(-1, starts.shape[1] - 1, *[1] * (latent.ndim - 2)), 0)
+        return following
+
+    def _late(self, data: TensorDictBase, starts: Tensor, stream: Tensor) -> TensorDict | None:
+        """Latents of the rows that earlier batches left without."""
+        known = ~starts[:, 0]
+        if not self.latent_keys or not known.any():
+            return None
+        late = TensorDict({STREAM: stream[known]}, batch_size=[int(known.sum())], device=starts.device)
+        for key in self.latent_keys:
+            late[key] = self._read(data, key)[known, 0]
+        return late

@@ -1,0 +1,350 @@
+"""Replay: one ring of linked rows in a TorchRL buffer, sampled as windows [B, L], saved by appending."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+
+from worldloom_rl.data.arrivals import STREAM, Arrived
+from worldloom_rl.data.journal import Entry, Journal
+from worldloom_rl.data.ring import EpisodeLaw, LinkedRingWriter, WindowLaw, WindowSampler
+from worldloom_rl.keys import TRUNCATED, as_tuple
+
+INDEX = "index"  # []  int64, the row's slot
+GENERATION = "index_generation"  # []  int64, how often the ring had gone round when the row was written
+_FORMAT = 1
+_FILE_BYTES = 2**28  # about, of rows in one file
+_LAWS = {"episode": EpisodeLaw, "window": WindowLaw}
+
+
+class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
+    """Windows [B, L] of replay rows in order of their stream, with "index" and "index_generation" beside the rows' keys.
+
+    Rows of all streams share one first-in-first-out ring; contributions may be ragged. A sample costs the same whatever
+    the capacity, and draws from `generator` only.
+
+    Args:
+        capacity: rows kept.
+        window: L, rows of a sample.
+        batch_size: B, windows of a sample.
+        by: "episode": a complete episode uniformly, then a start uniformly among its windows whose rows are all still
+            there (TD-MPC2). "window": uniform over all windows, across episode ends, running episodes too (DreamerV3).
+        memmap_dir: keep the rows in memory-mapped files there (scratch: `save` makes checkpoints), else in memory.
+        frame_stack: {key: k} samples [B, L, k·C, height, width] of stored [C, height, width] frames: this one after the
+            k-1 before it in the same episode, the episode's first one repeated, as TorchRL's CatFrames does. A window
+            whose earlier frames were recycled is not drawn.
+        generator: of all draws; torch's own by default.
+        device: where rows in memory are kept; samples come out there.
+
+    Example:
+        >>> replay = Replay(capacity=1000, window=4, batch_size=2)
+        >>> replay.extend(arrivals(transitions))  # doctest: +SKIP
+        >>> replay.sample()["reward"].shape  # doctest: +SKIP
+        torch.Size([2, 4, 1])
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        window: int,
+        batch_size: int,
+        by: Literal["episode", "window"] = "episode",
+        memmap_dir: str | os.PathLike[str] | None = None,
+        frame_stack: Mapping[NestedKey, int] | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if by not in _LAWS:
+            raise ValueError(f"by={by!r} is no sampling law: choose one of {sorted(_LAWS)}.")
+        if not 1 <= window <= capacity:
+            raise ValueError(f"a window of {window} rows does not fit a capacity of {capacity} rows.")
+        self._frame_stack = {as_tuple(key): number for key, number in (frame_stack or {}).items()}
+        if any(number < 1 for number in self._frame_stack.values()):
+            raise ValueError(f"frame_stack={frame_stack}: stack at least one frame.")
+        self._by = by
+        self._ring = LinkedRingWriter(capacity, window, max(self._frame_stack.values(), default=1) - 1, _LAWS[by])
+        super().__init__(
+            storage=LazyTensorStorage(capacity, device=device)
+            if memmap_dir is None
+            else LazyMemmapStorage(capacity, scratch_dir=os.fspath(memmap_dir)),
+            sampler=WindowSampler(self._ring),
+            writer=self._ring,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        self._warned_batch_size_conflict = True  # who passes a batch size to sample means it
+        self._leaves: dict[tuple[str, ...], Tensor] = {}  # the storage's, [capacity, ...]
+        self._changed = torch.zeros(capacity, dtype=torch.bool)  # rows patched since the last save
+        self._patched: set[tuple[str, ...]] = set()  # keys ever patched
+        self._change_of = torch.full((capacity,), -1)  # number of the change file that holds the row's last patch
+        self._saved_in: Path | None = None
+        self._saved_up_to = 0  # serial
+        self._files: dict[str, list[Entry]] = {}
+
+    @property
+    def window(self) -> int:
+        """L, rows of a sampled window."""
+        return self._ring.window
+
+    @property
+    def episodes(self) -> int:
+        """Complete episodes of which at least the last row is there."""
+        return self._ring.episodes
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes that one row of capacity takes: its leaves, and the links and tables beside them."""
+        leaves = self._storage._storage.values(include_nested=True, leaves_only=True)
+        beside = self._ring.nbytes + self._changed.nbytes + self._change_of.nbytes
+        return float(beside + sum(leaf.nbytes for leaf in leaves)) / self._ring.capacity
+
+    def extend(self, data: Arrived | TensorDictBase, *, update_priority: bool | None = None) -> Tensor:
+        """Writes rows [N]; returns their slots [N].
+
+        Args:
+            data: what `Arrivals` returns, or rows with "stream", "is_init", "terminated" and "truncated", in order within
+                a stream. An init row after a row that ended nothing (the collector was reset) marks that row truncated.
+        """
+        rows = data
+        if isinstance(data, Arrived):
+            rows = data.rows
+            if data.late is not None:
+                self._write_late(data.late)
+        rows = rows.exclude(INDEX).to(self._storage.device)
+        self._check_rows(rows)
+        index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
+        self._leaves = self._leaves or _leaves(self._storage._storage)
+        self._changed[index] = False
+        self._change_of[index] = -1
+        cuts, self._ring.cuts = torch.tensor(self._ring.cuts, dtype=torch.int64), []
+        if len(cuts):
+            patch = {TRUNCATED: torch.ones_like(self._leaves[as_tuple(TRUNCATED)][: len(cuts)])}
+            self.update_if_present(index=cuts, generation=self._ring.generations_of(cuts), patch=patch)
+        return index
+
+    def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
+        """Windows [B, L]: the rows' keys, "index" and "index_generation" (see `write_back`).
+
+        Raises:
+            RuntimeError: no window can be drawn yet.
+        """
+        return super().sample(batch_size, return_info)
+
+    def write_back(self, rows: TensorDictBase) -> int:
+        """Replaces entries of sampled rows; the number of rows replaced.
+
+        Args:
+            rows: [*any] "index", "index_generation" and the entries to replace, for example
+                `posterior.select("index", "index_generation", "latent")`. Rows recycled since are skipped; of several
+                values for one row the last wins.
+        """
+        index = rows[INDEX].reshape(-1)
+        patch = rows.exclude(INDEX, GENERATION).reshape(-1).detach()
+        slots, group = index.unique(return_inverse=True)
+        order = torch.arange(len(index), device=index.device)
+        last = torch.zeros_like(slots).scatter_reduce_(0, group, order, "amax")
+        result = self.update_if_present(
+            index=slots.cpu(),
+            generation=rows[GENERATION].reshape(-1)[last].cpu(),
+            patch={key: self._cast(key, value[last]) for key, value in patch.items(True, True)},
+        )
+        return int(result.updated_count)
+
+    def update_if_present(self, *, index: Tensor, generation: Tensor, patch: Any, **version: Any) -> Any:
+        """TorchRL's conditional update of rows [N], noted for the next checkpoint."""
+        result = super().update_if_present(index=index, generation=generation, patch=patch, **version)
+        self._changed[index[result.updated].cpu()] = True
+        keys = patch.keys(True, True) if isinstance(patch, TensorDictBase) else patch.keys()
+        self._patched.update(as_tuple(key) for key in keys)
+        return result
+
+    def dumps(self, path: str | os.PathLike[str]) -> None:
+        """Saves in a directory (also called `save`): as new files what was written or patched since the last save there.
+
+        The manifest is renamed into place last, so a save that is cut off leaves the previous one. Files whose rows are
+        all recycled, or patched again since, are removed after it.
+        """
+        journal, ring = Journal(path), self._ring
+        fresh = journal.directory != self._saved_in
+        files: dict[str, list[Entry]] = {"rows": [], "changes": []} if fresh else self._files
+        saved = ring.oldest if fresh else max(self._saved_up_to, ring.oldest)
+        rows = [entry for entry in files["rows"] if entry["stop"] > ring.oldest]
+        rows += [self._save_rows(journal, first, stop) for first, stop in self._parts(saved, ring.serial)]
+        change_of = torch.full_like(self._change_of, -1) if fresh else self._change_of.clone()
+        changed = ring.slots(ring.oldest, saved)
+        changed = changed[self._changed[changed]]
+        changes = list(files["changes"])
+        if len(changed):
+            number = 1 + max((entry["number"] for entry in changes), default=0)
+            change_of[changed] = number
+            changes.append(journal.write("changes", self._take(sorted(self._patched), changed), number=number))
+        live = change_of[ring.slots(ring.oldest, ring.serial)].unique().tolist()
+        changes = [entry for entry in changes if entry["number"] in live]
+        order = journal.write("order", {"members": ring.law.members.items.clone()})
+        files = {"rows": rows, "changes": changes, "order": [order]}
+        patched = sorted(map(_name, self._patched))
+        state = {"serial": ring.serial, "oldest": ring.oldest, "patched": patched, "files": files}
+        journal.commit(self._settings() | state)
+        self._change_of = change_of
+        self._note_saved(journal, files)
+
+    def loads(self, path: str | os.PathLike[str]) -> None:
+        """Restores what `save` wrote (also called `load`) into a replay of the same settings; its own rows are dropped.
+
+        Ring, links, generations and the order of draws are as they were: with the same generator state `sample` gives
+        the same batches, and streams go on.
+
+        Raises:
+            FileNotFoundError: there is no manifest, or a file it lists is missing.
+            ValueError: a file is damaged, or the settings differ. After a damaged file the replay is empty.
+        """
+        journal, ring = Journal(path), self._ring
+        state = journal.manifest()
+        self._check_settings(state, journal)
+        try:
+            self.empty()
+            ring.resume(state["oldest"])
+            for entry in state["files"]["rows"]:
+                self.extend(_rows(journal.read(entry))[max(0, state["oldest"] - entry["first"]) :])
+            self._change_of.fill_(-1)
+            for entry in state["files"]["changes"]:
+                self._restore_changes(journal.read(entry), entry["number"])
+            ring.law.members.reorder(journal.read(state["files"]["order"][0])["members"])
+        except BaseException:
+            self.empty()
+            raise
+        self._patched = {_key(name) for name in state["patched"]}
+        self._note_saved(journal, state["files"])
+
+    def state_dict(self) -> dict[str, Any]:
+        raise NotImplementedError("replay is saved by appending to a directory: use save(directory) and load(directory).")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        raise NotImplementedError("replay is saved by appending to a directory: use save(directory) and load(directory).")
+
+    def empty(self, empty_write_count: bool = True) -> None:
+        """Drops all rows; handles of sampled ones go stale."""
+        super().empty(empty_write_count)
+        self._saved_in = None
+
+    # ------------------------------------------------------------------------------------------------ sampling
+
+    def _sample(self, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        with self._replay_lock, self._write_lock:
+            index, info = self._sampler.sample(self._storage, batch_size)
+            info |= {INDEX: index, GENERATION: self._ring.generations_of(index)}
+            data = self._gather(index)
+        data.update(info)
+        if self._transform is not None and len(self._transform):
+            data = self._transform(data)
+        return data, info
+
+    def _gather(self, index: Tensor) -> TensorDict:
+        """Rows at slots [B, L], by index_select: advanced indexing takes ten times as long for images."""
+        tree: dict[str, Any] = {}
+        for key, leaf in self._leaves.items():
+            if key == (STREAM,):
+                continue
+            number = self._frame_stack.get(key, 1)
+            slots = index if number == 1 else self._ring.stack_back(index, number)
+            value = leaf.index_select(0, slots.reshape(-1).to(leaf.device))
+            *parents, name = key
+            branch = tree
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            feature = leaf.shape[1:] if number == 1 else (number * leaf.shape[1], *leaf.shape[2:])
+            branch[name] = value.view(*index.shape, *feature)
+        return TensorDict(tree, batch_size=index.shape, device=self._storage.device)
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def _check_rows(self, rows: TensorDictBase) -> None:
+        given = _leaves(rows)
+        if self._leaves and given.keys() != self._leaves.keys():
+            missing, extra = self._leaves.keys() - given.keys(), given.keys() - self._leaves.keys()
+            raise KeyError(f"these rows lack {sorted(missing)} and add {sorted(extra)} against those already in replay.")
+        for key, number in self._frame_stack.items():
+            if key not in given or given[key].ndim != 4:
+                shapes = {name: tuple(leaf.shape[1:]) for name, leaf in given.items()}
+                raise ValueError(f"frame_stack={{{key}: {number}}} needs [C, height, width] frames there; given {shapes}.")
+
+    def _write_late(self, late: TensorDict) -> None:
+        last = [self._ring.last_row(stream) for stream in late[STREAM].tolist()]
+        kept = [place for place, row in enumerate(last) if row is not None]
+        if kept:
+            index = torch.tensor([row % self._ring.capacity for row in last if row is not None])
+            patch = {key: self._cast(key, value[kept]) for key, value in late.exclude(STREAM).items(True, True)}
+            self.update_if_present(index=index, generation=self._ring.generations_of(index), patch=patch)
+
+    def _cast(self, key: NestedKey, value: Tensor) -> Tensor:
+        leaf = self._leaves.get(as_tuple(key))
+        if leaf is None:
+            raise KeyError(f"the rows in replay have no {key!r} to replace; they have {sorted(self._leaves)}.")
+        return value.to(leaf)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def _settings(self) -> dict[str, Any]:
+        stack = {_name(key): number for key, number in sorted(self._frame_stack.items())}
+        ring = {"capacity": self._ring.capacity, "window": self._ring.window}
+        return {"format_version": _FORMAT, "by": self._by, "frame_stack": stack, **ring}
+
+    def _check_settings(self, state: dict[str, Any], journal: Journal) -> None:
+        for name, expected in self._settings().items():
+            if state.get(name) != expected:
+                raise ValueError(
+                    f"{journal.directory} was saved with {name}={state.get(name)!r}, this replay has {expected!r}: "
+                    "build it with the settings it was saved with."
+                )
+
+    def _note_saved(self, journal: Journal, files: dict[str, list[Entry]]) -> None:
+        self._files, self._saved_in, self._saved_up_to = files, journal.directory, self._ring.serial
+        self._changed.zero_()
+
+    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        step = max(1, int(_FILE_BYTES / self.bytes_per_row)) if stop > first else 1
+        return ((start, min(start + step, stop)) for start in range(first, stop, step))
+
+    def _save_rows(self, journal: Journal, first: int, stop: int) -> Entry:
+        tensors = self._take(list(self._leaves), self._ring.slots(first, stop))
+        del tensors[INDEX]
+        return journal.write("rows", tensors, first=first, stop=stop)
+
+    def _take(self, keys: list[tuple[str, ...]], slots: Tensor) -> dict[str, Tensor]:
+        """The rows' leaves by name, and their slots."""
+        leaves = {key: self._leaves[key] for key in keys}
+        tensors = {_name(key): leaf.index_select(0, slots.to(leaf.device)) for key, leaf in leaves.items()}
+        return {INDEX: slots, **tensors}
+
+    def _restore_changes(self, tensors: dict[str, Tensor], number: int) -> None:
+        ...
+
+
+def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:
+    """Leaves by key, without TorchRL's own index; memory-mapped ones as plain tensors on the same memory."""
+    leaves = {as_tuple(key): leaf for key, leaf in rows.items(True, True) if key != INDEX}
+    return {key: leaf.as_subclass(Tensor) for key, leaf in leaves.items()}
+
+
+def _rows(tensors: dict[str, Tensor]) -> TensorDict:
+    rows = TensorDict({}, batch_size=[len(next(iter(tensors.values())))])
+    for name, value in tensors.items():
+        rows[_key(name)] = value
+    return rows
+
+
+def _name(key: tuple[str, ...]) -> str:
+    return json.dumps(key)
+
+
+def _key(name: str) -> tuple[str, ...]:
+    return tuple(json.loads(name))

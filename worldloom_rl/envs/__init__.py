@@ -1,0 +1,2 @@
+from worldloom_rl.envs.real import episode_length as episode_length
+from worldloom_rl.envs.real import make_env as make_env

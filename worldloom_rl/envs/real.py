@@ -1,0 +1,375 @@
+"""Real environments from gymnasium and DeepMind Control, as TorchRL environments in one fixed form.
+
+Whatever turns a simulator's step into an agent's step (action repeat, frame stack, data types) stands in one numpy wrapper *below*
+TorchRL: there the repeat stops at the end of an episode, which `FrameSkipTransform` does not, and it costs microseconds
+where a TorchRL transform costs a tenth of a millisecond.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import os
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch.nn import functional as F
+from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
+
+from worldloom_rl import keys
+
+_DMC = "dmc:"
+_DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
+_RESERVED = frozenset(
+    {keys.LATENT, keys.ACTION, keys.PREVIOUS_ACTION, keys.REWARD, keys.CONTINUE}
+    | {keys.IS_INIT, keys.TERMINATED, keys.TRUNCATED, keys.DONE, keys.PLANNER_MEAN[0], "next"}
+)
+
+
+def make_env(
+    name: str,
+    *,
+    num_envs: int = 1,
+    action_repeat: int = 1,
+    pixels: bool = False,
+    frame_stack: int = 1,
+    image_size: int = 64,
+    time_limit: int | None = None,
+    seed: int | None = None,
+    parallel: bool = False,
+) -> EnvBase:
+    """A TorchRL environment with float32 observations and rewards, `is_init`, and true `terminated`/`truncated`.
+
+    Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
+    keys if gymnasium gives a dictionary (TorchRL calls a key "state" "observation"), or, with `pixels`, under "pixels": uint8
+    [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as they are, discrete
+    ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
+
+    Args:
+        name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id), or
+            "dmc:cartpole-balance" (DeepMind Control, all its observations concatenated in their order).
+        num_envs: stepped one after another, or, with `parallel`, in a process each.
+        action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
+        frame_stack: images in one observation; the first one is repeated at a reset.
+        time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
+            environment's own. `episode_length` gives it in agent steps.
+        seed: of the first environment; the others get distinct ones derived from it.
+
+    Example:
+        >>> env = make_env("Pendulum-v1", action_repeat=2)
+        >>> env.rollout(3)["next", "reward"].shape, episode_length(env)
+        (torch.Size([3, 1]), 100)
+    """
+    for argument, value in (("num_envs", num_envs), ("action_repeat", action_repeat), ("image_size", image_size)):
+        if value < 1:
+            raise ValueError(f"{argument} must be at least 1, got {value}.")
+    if time_limit is not None and time_limit < 1:
+        raise ValueError(f"time_limit must be at least 1 simulator step, got {time_limit}.")
+    if frame_stack < 1 or (frame_stack > 1 and not pixels):
+        raise ValueError(
+            f"frame_stack stacks images, got frame_stack={frame_stack} with pixels={pixels}; set pixels=True."
+        )
+
+    # Built once here, so that a wrong name or a space that cannot be used is reported from this process, not from a worker.
+    steps = _agent_steps(name, action_repeat, pixels, frame_stack, image_size, time_limit)
+    if num_envs == 1 and not parallel:
+        env: EnvBase = GymWrapper(steps)
+    else:
+        steps.close()
+        create = partial(_single, name, action_repeat, pixels, frame_stack, image_size, time_limit)
+        env = (ParallelEnv if parallel else SerialEnv)(num_envs, create)
+    env = _RealEnv(env, steps.episode_length)
+    if seed is not None:
+        env.set_seed(seed)
+    return env
+
+
+def episode_length(env: EnvBase) -> int:
+    """The longest episode of an environment of `make_env`, in agent steps: ceil(time limit / action repeat).
+
+    The environment may stand under further transforms, for example those a collector adds.
+    """
+    inner = env
+    while isinstance(inner, TransformedEnv):
+        if isinstance(inner, _RealEnv):
+            return inner.length
+        inner = inner.base_env
+    raise ValueError(
+        f"{type(env).__name__} does not say how long its episodes are; build it with worldloom_rl.make_env."
+    )
+
+
+class _RealEnv(TransformedEnv):
+    """Adds `is_init` and remembers the episode length, where a ParallelEnv need not ask its workers for it."""
+
+    def __init__(self, env: EnvBase, length: int) -> None:
+        super().__init__(env, InitTracker())
+        self.__dict__["length"] = length
+
+    length: int
+
+
+def _single(*arguments: Any) -> EnvBase:
+    return GymWrapper(_agent_steps(*arguments))
+
+
+def _agent_steps(
+    name: str, action_repeat: int, pixels: bool, frame_stack: int, image_size: int, time_limit: int | None
+) -> _AgentSteps:
+    make = _make_dmc if name.startswith(_DMC) else _make_gym
+    simulator, limit = make(name, pixels, image_size, time_limit)
+    image = _Image(frame_stack, image_size) if pixels else None
+    return _AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
+
+
+# ------------------------------------------------------------------------------------------------ simulators
+
+
+def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The gymnasium environment and its time limit in simulator steps."""
+    module, _, identifier = name.rpartition(":")
+    if module:
+        importlib.import_module(module)  # registers the id; gymnasium.spec, other than gymnasium.make, does not import
+    try:
+        spec = gymnasium.spec(identifier)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"gymnasium knows no {name!r}. {_did_you_mean(identifier, gymnasium.registry)}") from error
+    limit = time_limit or spec.max_episode_steps
+    if limit is None:
+        raise ValueError(
+            f"{name} has no time limit, and the discount and the replay need one: give it in simulator steps, "
+            "make_env(…, time_limit=1000) or --time-limit 1000."
+        )
+    options: dict[str, Any] = {"render_mode": "rgb_array"} if pixels else {}
+    if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
+        options |= {"width": image_size, "height": image_size}  # renders at the size asked for
+    # The passive checker repeats at every step what TorchRL's specs say.
+    return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
+
+
+def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The DeepMind Control task as a gymnasium environment and its time limit in simulator steps."""
+    if pixels and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when dm_control is imported
+    suite = _dm_control_suite()
+    domain, _, task = name.removeprefix(_DMC).partition("-")
+    domain, task = _DMC_DOMAINS.get(domain, domain), task.replace("-", "_")
+    if (domain, task) not in suite.ALL_TASKS:
+        known = [_DMC + "-".join(pair) for pair in suite.ALL_TASKS]
+        raise ValueError(f"DeepMind Control has no {name!r} (domain-task). {_did_you_mean(name, known)}")
+    simulator = _DeepMindControl(suite, domain, task, image_size if pixels else None, own_limit=time_limit is None)
+    limit = simulator.limit if time_limit is None else float(time_limit)
+    if math.isinf(limit):
+        raise ValueError(f"{name} has no time limit: give one, make_env(…, time_limit=1000) or --time-limit 1000.")
+    if time_limit is not None:
+        return gymnasium.wrappers.TimeLimit(simulator, time_limit), time_limit
+    return simulator, math.ceil(limit)
+
+
+def _dm_control_suite() -> ModuleType:
+    try:
+        return importlib.import_module("dm_control.suite")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "Names that begin with 'dmc:' need dm-control: pip install 'worldloom-rl[dmc]' (it also keeps mujoco below 4)."
+        ) from error
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return "Environments of another package are named module:Id, those of DeepMind Control dmc:domain-task."
+
+
+class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A DeepMind Control task: float32 observations concatenated in the task's order.
+
+    The end of an episode is terminal only where the task says so (discount 0); TorchRL's `DMControlEnv` also takes
+    any other discount below one for a terminal state.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium declares it on instances
+
+    def __init__(self, suite: ModuleType, domain: str, task: str, image_size: int | None, *, own_limit: bool) -> None:
+        options = {} if own_limit else {"time_limit": math.inf}
+        self._task = suite.load(domain, task, task_kwargs=options)
+        self._image_size = image_size
+        self._camera = 2 if domain == "quadruped" else 0  # tdmpc2 envs/dmcontrol.py, Pixels
+        self.render_mode = "rgb_array" if image_size else None
+        self.limit = float(getattr(self._task, "_step_limit", math.inf))  # dm_control.rl.control.Environment
+        action = self._task.action_spec()
+        self.action_space = spaces.Box(
+            action.minimum.astype(np.float32), action.maximum.astype(np.float32), dtype=np.float32
+        )
+        size = sum(max(1, math.prod(leaf.shape)) for leaf in self._task.observation_spec().values())
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None:
+            self._task.task._random = np.random.RandomState(seed)  # as TorchRL's DMControlEnv does
+        return self._observation(self._task.reset()), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
+        step = self._task.step(action)
+        terminated = step.last() and step.discount == 0.0
+        return self._observation(step), step.reward, terminated, step.last() and not terminated, {}
+
+    def render(self) -> np.ndarray:  # type: ignore[override]
+        image: np.ndarray = self._task.physics.render(self._image_size, self._image_size, camera_id=self._camera)
+        return image
+
+    def close(self) -> None:
+        self._task.close()
+
+    @staticmethod
+    def _observation(step: Any) -> np.ndarray:
+        return np.concatenate([np.ravel(leaf) for leaf in step.observation.values()]).astype(np.float32)
+
+
+# --------------------------------------------------------------------------------------------- the agent's step
+
+
+class _AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], name: str, action_repeat: int, episode_length: int, image: _Image | None
+    ) -> None:
+        super().__init__(env)
+        self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
+        self.action_space = _usable_action_space(name, env.action_space)
+        if image is not None:
+            self.observation_space = spaces.Dict({"pixels": image.space})
+        else:
+            self.observation_space = _usable_observation_space(name, env.observation_space)
+        clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, "observation")
+        if clashes:
+            raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
+        self.steps_done = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.steps_done = 0
+        if self.image is not None:
+            return {"pixels": self.image.first(self.env.render())}, info
+        return _convert(self.env.observation_space, observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        action = _simulator_action(self.env.action_space, action)
+        for _ in range(self.action_repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self.steps_done += 1
+            total += float(reward)
+            if not math.isfinite(total):
+                raise ValueError(
+                    f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
+                    f"(action {action}); rewards must be finite: mend the environment."
+                )
+            if terminated or truncated:
+                break
+        if self.image is not None:
+            return {"pixels": self.image.next(self.env.render())}, total, bool(terminated), bool(truncated), info
+        return _convert(self.env.observation_space, observation), total, bool(terminated), bool(truncated), info
+
+
+class _Image:
+    """The last frames as one uint8 image [3·frames, size, size]."""
+
+    def __init__(self, frames: int, size: int) -> None:
+        self.size = size
+        self.frames: deque[np.ndarray] = deque(maxlen=frames)
+        self.space = spaces.Box(0, 255, (3 * frames, size, size), np.uint8)
+
+    def first(self, frame: Any) -> np.ndarray:
+        self.frames.extend([self._resized(frame)] * (self.frames.maxlen or 1))
+        return np.concatenate(self.frames)
+
+    def next(self, frame: Any) -> np.ndarray:
+        self.frames.append(self._resized(frame))
+        return np.concatenate(self.frames)
+
+    def _resized(self, frame: np.ndarray) -> np.ndarray:
+        channels_first = np.moveaxis(frame, -1, 0)
+        if channels_first.shape[1:] == (self.size, self.size):
+            return channels_first.copy()
+        # A renderer may hand out a flipped or read-only view, which torch does not take.
+        image = torch.from_numpy(np.array(channels_first, dtype=np.float32))
+        smaller = F.interpolate(image[None], (self.size, self.size), mode="area")[0]
+        resized: np.ndarray = smaller.round().to(torch.uint8).numpy()
+        return resized
+
+
+def _names(space: spaces.Space[Any], alone: str) -> set[str]:
+    """The names at the root of the tensordict."""
+    return set(space) if isinstance(space, spaces.Dict) else {alone}
+
+
+def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.ACTION) -> spaces.Space[Any]:
+    """The action space as the agent sees it: float32 boxes with finite bounds, discrete actions counted from zero."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({part: _usable_action_space(name, leaf, part) for part, leaf in space.items()})
+    if isinstance(space, spaces.Discrete):
+        return spaces.Discrete(space.n)
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"{name}: {key!r} is {space}; a Discrete, a real Box or a Dict of them is expected. "
+            "Register the environment under gymnasium.wrappers.TransformAction, which gives it such a space."
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"{name}: {key!r} has the bounds low={space.low}, high={space.high}; planners and policies need finite ones. "
+            "Register the environment with bounds, for example under "
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1.0, 1.0, shape))."
+        )
+    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+
+
+def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
+    if isinstance(space, spaces.Discrete) and space.start:
+        return action + space.start
+    return action
+
+
+def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
+    """The space of what `_convert` makes of an observation."""
+    if isinstance(space, spaces.Dict):
+        for part in space:
+            if not key and part in _RESERVED:
+                raise ValueError(f"{name}: the observation {part!r} has a name of the key contract; rename it.")
+        return spaces.Dict({part: _usable_observation_space(name, leaf, (*key, part)) for part, leaf in space.items()})
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8:
+            return spaces.Box(0, 255, space.shape or (1,), np.uint8)
+        return spaces.Box(-np.inf, np.inf, space.shape or (1,), np.float32)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return spaces.Box(0.0, 1.0, (spaces.flatdim(space),), np.float32)
+    leaf = ".".join(key) or "observation"
+    raise ValueError(
+        f"{name}: the observation {leaf!r} is {space}, not numbers of a fixed shape. Leave it out or encode it as a Box "
+        "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
+    )
+
+
+def _convert(space: spaces.Space[Any], observation: Any) -> Any:
+    """The observation as fresh arrays: simulators reuse theirs, and TorchRL does not copy."""
+    if isinstance(space, spaces.Box):
+        array = np.array(observation, dtype=np.uint8 if space.dtype == np.uint8 else np.float32)
+        return array if array.ndim else array.reshape(1)
+    if isinstance(space, spaces.Dict):
+        assert isinstance(observation, Mapping)
+        return {part: _convert(leaf, observation[part]) for part, leaf in space.items()}
+    return np.asarray(spaces.flatten(space, observation), dtype=np.float32)

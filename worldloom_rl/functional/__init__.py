@@ -1,0 +1,1 @@
+"""Stateless tensor functions: the papers' equations."""

@@ -1,0 +1,79 @@
+"""The key contract: every name a world model, an actor, a planner or the replay reads or writes.
+
+Shapes are those after the batch dimensions. Everything stands at the root of a tensordict; only environments,
+carried policy outputs and `data.arrivals` know "next".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tensordict import NestedKey
+
+LATENT = "latent"  # the subtree that actors, critics, environments and planners move whole
+DETERMINISTIC = ("latent", "deterministic")  # [D]  recurrent state, or TD-MPC2's SimNorm embedding
+STOCHASTIC = ("latent", "stochastic")  # [S, K] one-hot, or [S] Gaussian
+TASK = ("latent", "task")  # []  int64, a context leaf: travels through imagination unchanged
+
+ACTION = "action"
+PREVIOUS_ACTION = "previous_action"  # the action that led to this observation
+REWARD = "reward"  # [1]  received on arriving here
+CONTINUE = "continue"  # [1]  probability that the episode goes on
+IS_INIT = "is_init"  # [1]  bool, first row of an episode
+TERMINATED = "terminated"  # [1]  bool, the episode ended in a terminal state
+TRUNCATED = "truncated"  # [1]  bool, the episode was cut, for example by a time limit
+DONE = "done"  # [1]  bool, terminated or truncated
+PLANNER_MEAN = ("planner", "mean")  # [H, A]  warm start of the next plan
+
+
+def as_tuple(key: NestedKey) -> tuple[str, ...]:
+    """The key as a tuple of its parts: "a" → ("a",), ("a", ("b", "c")) → ("a", "b", "c")."""
+    if isinstance(key, str):
+        return (key,)
+    return tuple(part for step in key for part in as_tuple(step))
+
+
+def previous_action_keys(action_keys: Sequence[NestedKey]) -> tuple[NestedKey, ...]:
+    """Where a replay row and the acting state keep the previous action.
+
+    One action key is kept under "previous_action"; the keys of a composite action under ("previous_action", *key).
+    """
+    return KeyMap().previous_actions(action_keys)
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Where a model reads and writes, for users whose tensordicts have other names; every entry is a nested key."""
+
+    latent: NestedKey = LATENT
+    previous_action: NestedKey = PREVIOUS_ACTION
+    reward: NestedKey = REWARD
+    continuation: NestedKey = CONTINUE
+    is_init: NestedKey = IS_INIT
+    terminated: NestedKey = TERMINATED
+
+    def leaf(self, name: str) -> tuple[str, ...]:
+        """The key of the latent's leaf `name`."""
+        return (*as_tuple(self.latent), name)
+
+    def previous_actions(self, action_keys: Sequence[NestedKey]) -> tuple[NestedKey, ...]:
+        """As `previous_action_keys`, under this map's name."""
+        if len(action_keys) == 1:
+            return (self.previous_action,)
+        return tuple((*as_tuple(self.previous_action), *as_tuple(key)) for key in action_keys)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Each name with the parts of its key."""
+        return {field.name: list(as_tuple(getattr(self, field.name))) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, NestedKey]) -> KeyMap:
+        """The map with these names replaced. Raises ValueError on a name that no model has."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(names) - known)
+        if unknown:
+            raise ValueError(f"A key map has the names {sorted(known)}, got {unknown}.")
+        parts = {name: as_tuple(tuple(key) if isinstance(key, list) else key) for name, key in names.items()}
+        return cls(**{name: key[0] if len(key) == 1 else key for name, key in parts.items()})

@@ -1,0 +1,76 @@
+"""Groups of one-hot categoricals (DreamerV2, DreamerV3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchrl.data import Bounded, TensorSpec
+
+from worldloom_rl.latents.base import LatentSpace
+from worldloom_rl.noise import Noise
+
+
+class CategoricalLatent(LatentSpace):
+    """[S, K] one-hot rows drawn from S categoricals over K classes.
+
+    Args:
+        groups: S.
+        classes: K.
+        unimix: share of uniform mass mixed into every categorical.
+        temperature: None draws one-hot values whose gradient is that of the probabilities (straight-through); a number
+            draws soft values from the Gumbel-softmax distribution of that temperature instead.
+    Reference: Hafner et al. 2023 (arXiv:2301.04104); Gumbel-softmax: Jang et al. 2017 (arXiv:1611.01144).
+    """
+
+    def __init__(self, groups: int, classes: int, *, unimix: float = 0.01, temperature: float | None = None) -> None:
+        if not 0.0 <= unimix < 1.0:
+            raise ValueError(f"unimix is a share of probability mass in [0, 1), got {unimix}.")
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"The Gumbel-softmax temperature must be positive, got {temperature}.")
+        self.groups = groups
+        self.classes = classes
+        self.unimix = unimix
+        self.temperature = temperature
+        self.parameters_width = self.features_width = groups * classes
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([self.groups, self.classes])
+
+    def spec(self, batch: Sequence[int] = ()) -> TensorSpec:
+        return Bounded(low=0.0, high=1.0, shape=(*batch, *self.shape), dtype=torch.float32)
+
+    def log_probabilities(self, parameters: Tensor) -> Tensor:
+        """[..., S, K] normalised log-probabilities after mixing in the uniform mass."""
+        self._check(parameters)
+        logits = parameters.unflatten(-1, (self.groups, self.classes))
+        if self.unimix == 0:
+            return logits.log_softmax(-1)
+        return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
+
+    def sample(self, parameters: Tensor, noise: Noise) -> Tensor:
+        log_probabilities = self.log_probabilities(parameters)
+        if self.temperature is not None:
+            gumbel = -noise.exponential("stochastic", log_probabilities.shape, log_probabilities).log()
+            return ((log_probabilities + gumbel) / self.temperature).softmax(-1)
+        probabilities = log_probabilities.exp()
+        uniform = noise.uniform("stochastic", probabilities.shape[:-1], probabilities)
+        return self._straight_through(sample_index(probabilities, uniform), probabilities)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        probabilities = self.log_probabilities(parameters).exp()
+        return self._straight_through(probabilities.argmax(-1), probabilities)
+
+    def _straight_through(self, index: Tensor, probabilities: Tensor) -> Tensor:
+        one_hot = F.one_hot(index, self.classes).to(probabilities.dtype)
+        return one_hot + (probabilities - probabilities.detach())
+
+
+def sample_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """int64 [...] class whose interval of the cumulative probabilities [..., K] holds `uniform` [...] in [0, 1)."""
+    cumulative = probabilities.detach().cumsum(-1)
+    below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative[..., :-1]
+    return below.sum(-1)

@@ -1,0 +1,290 @@
+"""TD-MPC2's behaviour: the policy prior, the Q ensemble with its slow copy, and the policy loss.
+
+Discrete actions are an extension: a categorical prior, and exact expectations over up to 64 actions where the reference
+samples one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.objectives import LossModule
+
+from worldloom_rl.actions import ActionSpace
+from worldloom_rl.functional.two_hot import two_hot_mean
+from worldloom_rl.latents.categorical import sample_index
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config
+from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
+from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.nn.normalizers import RunningScale
+from worldloom_rl.noise import Noise
+from worldloom_rl.planners.mppi import MPPIPlanner
+from worldloom_rl.planners.termination import sticky_cut
+from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
+
+_MOST_ENUMERATED = 64  # actions whose expectation is taken exactly
+
+
+class PolicySample(NamedTuple):
+    """A draw from the policy prior; actions are flat."""
+
+    action: Tensor  # [..., A], with gradient to the policy
+    mode: Tensor  # [..., A], tanh of the mean, or the likeliest classes
+    log_std: Tensor  # [..., A], 0 for one-hot dimensions
+    entropy: Tensor  # [..., 1], after squashing
+    scaled_entropy: Tensor  # [..., 1], what the policy loss rewards
+    log_probabilities: Tensor  # [..., A] of one-hot dimensions, 0 for continuous ones
+
+
+class Behavior(nn.Module):
+    """Policy prior and Q ensemble over features [..., F] (the latent, with the task embedding where there is one)."""
+
+    def __init__(self, config: TDMPC2Config, action_space: ActionSpace, features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.action_space = action_space
+        hidden = [config.mlp_dim, config.mlp_dim]
+        one_hot = {place for start, stop in action_space.groups for place in range(start, stop)}
+        real = [place for place in range(action_space.width) if place not in one_hot]
+        self.real = len(real)
+        self.register_buffer("real_index", torch.tensor(real, dtype=torch.int64), persistent=False)
+        self.policy = MLP(features, hidden, 2 * self.real + action_space.width - self.real)
+        self.q_ensemble = EnsembleMLP(
+            config.num_q, features + action_space.width, hidden, config.num_bins, dropout=config.dropout
+        )
+        self.target_q_ensemble = copy.deepcopy(self.q_ensemble).requires_grad_(False)
+        enumerate_ = 0 < action_space.combinations <= _MOST_ENUMERATED
+        self.register_buffer("all_actions", action_space.enumerate() if enumerate_ else None, persistent=False)
+
+    def initialise(self) -> None:
+        """Zero the last Q layer, so that every Q starts at 0, and copy the Qs to their targets."""
+        last = self.q_ensemble.layers[-1]
+        assert isinstance(last, EnsembleLinear)
+        nn.init.zeros_(last.weight)
+        self.target_q_ensemble.load_state_dict(self.q_ensemble.state_dict())
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the target Qs by τ towards the Qs."""
+        pairs = zip(self.target_q_ensemble.parameters(), self.q_ensemble.parameters(), strict=True)
+        targets, online = zip(*pairs, strict=True)
+        torch._foreach_lerp_(list(targets), list(online), self.config.tau)
+
+    # ------------------------------------------------------------------ policy prior
+
+    def sample(self, features: Tensor, mask: Tensor | None, noise: Noise) -> PolicySample:
+        """One action of the prior for each feature row, with its entropies.
+
+        Args:
+            features: [..., F].
+            mask: [..., A] with 1 for the valid dimensions of each row's task, or None.
+        """
+        output = self.policy(features)
+        if self.action_space.is_continuous:
+            return self._sample_real(output, mask, noise)
+        return self._sample_mixed(output, noise)
+
+    def _sample_real(self, output: Tensor, mask: Tensor | None, noise: Noise) -> PolicySample:
+        mean, raw = output.chunk(2, -1)
+        low, high = self.config.log_std_min, self.config.log_std_max
+        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        epsilon = noise.normal("policy", mean.shape, mean)
+        dimensions: Tensor | int = mean.shape[-1]
+        if mask is not None:
+            mean, log_std, epsilon = mean * mask, log_std * mask, epsilon * mask
+            dimensions = mask.sum(-1, keepdim=True)
+        action = torch.tanh(mean + epsilon * log_std.exp())
+        # Masked dimensions keep their constant terms, as in the official code.
+        log_probability = (-0.5 * epsilon.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1, keepdim=True)
+        scale = log_probability * dimensions
+        squashed = log_probability - torch.log(F.relu(1 - action.square()) + 1e-6).sum(-1, keepdim=True)
+        # The quotient cancels the squashing but for its 1e-8: the official scaled entropy, kept as it is.
+        scaled_entropy = -squashed * (scale / (squashed + 1e-8))
+        zeros = torch.zeros_like(mean)
+        return PolicySample(action, torch.tanh(mean), log_std, -squashed, scaled_entropy, zeros)
+
+    def _sample_mixed(self, output: Tensor, noise: Noise) -> PolicySample:
+        lead, width = output.shape[:-1], self.action_space.width
+        action, mode, log_std, log_probabilities = (output.new_zeros(*lead, width) for _ in range(4))
+        entropy, scaled_entropy = output.new_zeros(*lead, 1), output.new_zeros(*lead, 1)
+        if self.real:
+            real = self._sample_real(output[..., : 2 * self.real], None, noise)
+            action, mode, log_std = (
+                whole.index_copy(-1, self.real_index, part)
+                for whole, part in ((action, real.action), (mode, real.mode), (log_std, real.log_std))
+            )
+            entropy, scaled_entropy = real.entropy, real.scaled_entropy
+        logits = output[..., 2 * self.real :]
+        for (start, stop), part in zip(self.action_space.groups, self._groups(logits), strict=True):
+            log_probability = part.log_softmax(-1)
+            probability = log_probability.exp()
+            uniform = noise.uniform("policy", lead, output)
+            drawn = F.one_hot(sample_index(probability, uniform), stop - start).to(output.dtype)
+            place = torch.arange(start, stop, device=output.device)
+            action = action.index_copy(-1, place, drawn + (probability - probability.detach()))  # straight-through
+            best = F.one_hot(part.argmax(-1), stop - start).to(output.dtype)
+            mode = mode.index_copy(-1, place, best)
+            log_probabilities = log_probabilities.index_copy(-1, place, log_probability)
+            group_entropy = -(probability * log_probability).sum(-1, keepdim=True)
+            entropy, scaled_entropy = entropy + group_entropy, scaled_entropy + group_entropy
+        return PolicySample(action, mode, log_std, entropy, scaled_entropy, log_probabilities)
+
+    def _groups(self, logits: Tensor) -> tuple[Tensor, ...]:
+        return logits.split([stop - start for start, stop in self.action_space.groups], -1)
+
+    # ------------------------------------------------------------------ values
+
+    def q(
+        self,
+        steps: Tensor,
+        *,
+        target: bool = False,
+        members: Tensor | None = None,
+        detach: bool = False,
+        dropout: Noise | None = None,
+    ) -> Tensor:
+        """[E, ..., K] logits of the Q members for features and flat actions side by side, [..., F + A]."""
+        ensemble = self.target_q_ensemble if target else self.q_ensemble
+        return ensemble(steps, members=members, detach=detach, dropout=dropout)
+
+    def q_pair(
+        self, steps: Tensor, noise: Noise, *, target: bool = False, detach: bool = False, dropout: Noise | None = None
+    ) -> Tensor:
+        """[2, ..., 1] values of one random pair of members, the same pair for all rows."""
+        pair = noise.permutation("pair", self.config.num_q, steps)[:2]
+        logits = self.q(steps, target=target, members=pair, detach=detach, dropout=dropout)
+        return two_hot_mean(logits, self.config.vmin, self.config.vmax)
+
+    def target_value(self, features: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """[..., 1] value of features under the prior: the smaller of a random pair of target Qs."""
+        prior = self.sample(features, mask, noise)
+        if self.all_actions is None:
+            return self.q_pair(_join(features, prior.action), noise, target=True).amin(0)
+        values = self.q_pair(self._every_action(features), noise, target=True).amin(0)
+        return self._expectation(values, prior)
+
+    def value(self, latent_features: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """[..., 1] value at the end of a plan: the mean of a random pair of Qs at an action of the prior."""
+        action = self.sample(latent_features, mask, noise).action
+        return self.q_pair(_join(latent_features, action), noise).mean(0)
+
+    def _every_action(self, features: Tensor) -> Tensor:
+        """[..., N, F + A] each feature row beside each of the N actions."""
+        lead, count = features.shape[:-1], len(self.all_actions)
+        actions = self.all_actions.expand(*lead, -1, -1)
+        return _join(features.unsqueeze(-2).expand(*lead, count, -1), actions)
+
+    def _expectation(self, values: Tensor, prior: PolicySample) -> Tensor:
+        """[..., 1] mean of values [..., N, 1] of every action under the prior."""
+        log_probability = prior.log_probabilities @ self.all_actions.T
+        return (log_probability.exp().unsqueeze(-1) * values).sum(-2)
+
+    def policy_value(
+        self, features: Tensor, mask: Tensor | None, noise: Noise, dropout: Noise | None
+    ) -> tuple[PolicySample, Tensor]:
+        """The prior's sample and its value [..., 1] by the mean of a random pair of Qs whose weights get no gradient."""
+        prior = self.sample(features, mask, noise)
+        if self.all_actions is None:
+            return prior, self.q_pair(_join(features, prior.action), noise, detach=True, dropout=dropout).mean(0)
+        values = self.q_pair(self._every_action(features), noise, detach=True, dropout=dropout).mean(0)
+        return prior, self._expectation(values, prior)
+
+
+class PolicyPrior(LatentPolicy):
+    """Acts by the policy prior alone: a sample when exploring, its mode under ExplorationType.DETERMINISTIC or MODE."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.deterministic = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+
+    def act(self, latent: Latent, noise: Noise) -> Tensor:
+        behavior = self.model.behavior
+        prior = behavior.sample(self.model.latent_features(latent), self.model.action_mask(latent), noise)
+        return prior.mode if exploration_type() in self.deterministic else prior.action
+
+
+class PolicyLoss(LossModule):
+    """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
+
+    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]. Gradients reach the policy and,
+    as in the official code, the task embedding. Each call in training mode updates the running scale first.
+    Reference: tdmpc2.py, update_pi.
+    """
+
+    model: WorldModel
+    scale: RunningScale
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = RunningScale(model.config.tau)
+        self.in_keys = list(model.latent_keys)
+        self.out_keys = ["loss_policy", "policy_entropy", "policy_scaled_entropy", "policy_scale"]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Losses and metrics, all without batch dimensions, from the latents [B, T, …]."""
+        latent = {name: value.detach().transpose(0, 1) for name, value in self.model.read_latent(tensordict).items()}
+        metrics, _, _ = self.terms(latent, self.model.noise)
+        return TensorDict(metrics, batch_size=[])
+
+    def terms(self, latent: Latent, noise: Noise) -> tuple[dict[str, Tensor], PolicySample, Tensor]:
+        """The metrics, the prior's sample and the unscaled values [T, B, 1] of latents [T, B, …], time first."""
+        config = self.model.config
+        features = self.model.latent_features(latent)
+        if not config.carry_task_gradient:
+            features = features.detach()
+        dropout = noise if self.training else None
+        prior, value = self.model.behavior.policy_value(features, self.model.action_mask(latent), noise, dropout)
+        if self.training:
+            self.scale.update(value[0])
+        steps = torch.arange(len(value), device=value.device, dtype=value.dtype)
+        objective = (config.entropy_coef * prior.scaled_entropy + self.scale(value)).mean((1, 2))
+        metrics = {
+            "loss_policy": -(config.rho**steps * objective).mean(),
+            "policy_entropy": prior.entropy.detach().mean(),
+            "policy_scaled_entropy": prior.scaled_entropy.detach().mean(),
+            "policy_scale": self.scale.value.clone(),
+        }
+        return metrics, prior, value
+
+
+def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
+    """The official planner on a TD-MPC2 model, as a policy that reads the latent; keyword arguments replace its numbers.
+
+    Two iterations are added for 20 and more action dimensions, as the official agent does.
+    """
+    config, behavior = model.config, model.behavior
+    settings: dict[str, Any] = {
+        "horizon": config.horizon,
+        "iterations": config.iterations + 2 * (model.action_space.width >= 20),
+        "num_samples": config.num_samples,
+        "num_elites": config.num_elites,
+        "num_policy_trajectories": config.num_policy_trajectories,
+        "min_std": config.min_std,
+        "max_std": config.max_std,
+        "temperature": config.temperature,
+        "termination": sticky_cut,
+    }
+    settings.update(overrides)
+
+    def policy_prior(latent: Latent, noise: Noise) -> Tensor:
+        return behavior.sample(model.latent_features(latent), model.action_mask(latent), noise).action
+
+    def terminal_value(latent: Latent, noise: Noise) -> Tensor:
+        return behavior.value(model.latent_features(latent), model.action_mask(latent), noise)
+
+    return MPPIPlanner(model, policy_prior=policy_prior, terminal_value=terminal_value, **settings)
+
+
+def _join(features: Tensor, action: Tensor) -> Tensor:
+    return torch.cat([features, action], -1)
+

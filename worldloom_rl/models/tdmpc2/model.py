@@ -1,0 +1,338 @@
+"""TD-MPC2's world model: encoder, latent dynamics, reward and termination heads, and the joint model loss.
+
+Reference: Hansen et al. 2024 (arXiv:2310.16828) and nicklashansen/tdmpc2, common/world_model.py and tdmpc2.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor, nn
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
+
+from worldloom_rl.functional.augmentation import shift_images
+from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
+from worldloom_rl.keys import as_tuple
+from worldloom_rl.latents import SimNormLatent
+from worldloom_rl.models.tdmpc2.behavior import Behavior
+from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
+from worldloom_rl.nn.ensemble import EnsembleLinear
+from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.noise import Noise
+from worldloom_rl.registry import register_world_model
+from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+
+_PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
+
+
+class PixelEncoder(nn.Sequential):
+    """[B, C, 64, 64] images in [0, 255] → [B, 16 · channels], after a random shift that is always on."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, channels, 7, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 5, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=1), nn.Flatten(),
+        )  # fmt: skip
+
+    def encode(self, image: Tensor, noise: Noise) -> Tensor:
+        """[..., 16 · channels] from images [..., C, 64, 64], each shifted by its own draw."""
+        lead = image.shape[:-3]
+        weight = self[0].weight
+        shift = noise.integers("shift", 7, (*lead, 2), weight).reshape(-1, 2)
+        shifted = shift_images(image.reshape(-1, *image.shape[-3:]).to(weight.dtype), shift)
+        return self(shifted / 255.0 - 0.5).reshape(*lead, -1)
+
+
+class Encoder(nn.Module):
+    """Observations → raw latent [..., L], to which SimNorm is applied.
+
+    All vectors enter one perceptron (with the task embedding), each image a convolutional branch; n branches are L / n
+    wide each and stand side by side. One branch is the reference, several are an extension.
+    """
+
+    def __init__(self, config: TDMPC2Config, vector_keys: list[NestedKey], vector_width: int, images: dict[NestedKey, int]):
+        super().__init__()
+        self.vector_keys = vector_keys
+        self.image_keys = list(images)
+        branches = bool(vector_keys) + len(images)
+        width, rest = divmod(config.latent_dim, branches)
+        if rest or width % config.simnorm_dim:
+            raise ValueError(
+                f"latent_dim {config.latent_dim} cannot be shared by {branches} observation branches in groups of "
+                f"{config.simnorm_dim}; choose a latent_dim that is a multiple of {branches * config.simnorm_dim}."
+            )
+        if images and 16 * config.num_channels != width:
+            raise ValueError(
+                f"A pixel branch is 16 · num_channels = {16 * config.num_channels} wide, but each of the {branches} "
+                f"branches must be {width}; set num_channels={width // 16} (and latent_dim to a multiple of 16)."
+            )
+        task = config.task_dim if config.num_tasks else 0
+        hidden = [config.encoder_dim] * max(config.encoder_layers - 1, 1)
+        self.state = MLP(vector_width + task, hidden, width, norm_output=True) if vector_keys else None
+        self.pixels = nn.ModuleList(PixelEncoder(channels, config.num_channels) for channels in images.values())
+
+    def forward(self, observation: Observation, task: Tensor | None, noise: Noise) -> Tensor:
+        branches = []
+        if self.state is not None:
+            vectors = [observation[key].to(self.state[0].weight.dtype) for key in self.vector_keys]
+            branches.append(self.state(torch.cat([*vectors, *([] if task is None else [task])], -1)))
+        for key, encoder in zip(self.image_keys, self.pixels, strict=True):
+            branches.append(encoder.encode(observation[key], noise))
+        return branches[0] if len(branches) == 1 else torch.cat(branches, -1)
+
+
+class ModelTerms(NamedTuple):
+    """What the model loss is made of; time first, H = T − 1 steps, E Q members, K bins."""
+
+    next_latent: Tensor  # [H, B, L] encoded, without gradient
+    td_target: Tensor  # [H, B, 1]
+    latents: Tensor  # [T, B, L] rolled out from the first row
+    reward_logits: Tensor  # [H, B, K]
+    q_logits: Tensor  # [E, H, B, K]
+    termination_logits: Tensor | None  # [H, B, 1]
+    losses: dict[str, Tensor]  # each [H, B], ρ^t included
+
+
+@register_world_model("tdmpc2", TDMPC2Config, PRESETS)
+class TDMPC2(WorldModel):
+    """TD-MPC2 for vectors, images or both, continuous or (as an extension) discrete actions, one or several tasks.
+
+    Args:
+        config: sizes and numbers.
+        observation_spec: 1-dimensional real leaves, uint8 images [C, 64, 64], and with several tasks an integer leaf
+            whose last key part is "task".
+        action_spec: one or several keys, see `ActionSpace`.
+
+    `compute_loss` gives "consistency", "reward", "value" and, if episodic, "termination", each [B, H] with its time weight.
+    """
+
+    model_type = "tdmpc2"
+    config: TDMPC2Config
+
+    def __init__(
+        self,
+        config: TDMPC2Config,
+        observation_spec: Composite,
+        action_spec: Composite,
+        key_map: Mapping[str, NestedKey] | None = None,
+    ) -> None:
+        super().__init__(config, observation_spec, action_spec, key_map)
+        self.config = config
+        self.simnorm = SimNormLatent(config.latent_dim, config.simnorm_dim)
+        self.latent_spec = Composite(deterministic=self.simnorm.spec())
+        vectors, images, self.task_key = _sort_observations(observation_spec, config.num_tasks)
+        width = sum(leaf.shape.numel() for leaf in vectors.values())
+        self.encoder = Encoder(config, list(vectors), width, {key: leaf.shape[0] for key, leaf in images.items()})
+
+        task = config.task_dim if config.num_tasks else 0
+        action = self.action_space.width
+        hidden = [config.mlp_dim, config.mlp_dim]
+        step = config.latent_dim + task + action
+        self.dynamics = MLP(step, hidden, config.latent_dim, norm_output=True)
+        self.reward_head = MLP(step, hidden, config.num_bins)
+        self.termination_head = MLP(config.latent_dim + task, hidden, 1) if config.episodic else None
+        self.behavior = Behavior(config, self.action_space, config.latent_dim + task)
+        self.task_embedding = nn.Embedding(config.num_tasks, task, max_norm=1.0) if config.num_tasks else None
+        if config.num_tasks:
+            if not self.action_space.is_continuous:
+                raise ValueError("Several tasks need continuous actions; this action spec has categorical ones.")
+            self.latent_spec["task"] = Categorical(config.num_tasks, shape=(), dtype=torch.int64)
+            self.register_buffer("action_masks", _action_masks(config.action_dims, action), persistent=False)
+        discounts = config.discount if isinstance(config.discount, tuple) else (config.discount,)
+        if config.num_tasks and len(discounts) == 1:
+            discounts *= config.num_tasks
+        self.register_buffer("discounts", torch.tensor(discounts), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Weights N(0, 0.02²), biases 0, last reward and Q layers 0; convolutions keep PyTorch's default."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, EnsembleLinear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Embedding):
+                nn.init.uniform_(module.weight, -0.02, 0.02)
+        nn.init.zeros_(self.reward_head[-1].weight)
+        self.behavior.initialise()
+
+    @staticmethod
+    def default_specs() -> tuple[Composite, Composite]:
+        """39 numbers observed and 6 actions in [-1, 1], the widths of Meta-World and of many DM Control tasks."""
+        return (
+            Composite(observation=Unbounded((39,), device="cpu")),
+            Composite(action=Bounded(-1.0, 1.0, shape=(6,), dtype=torch.float32, device="cpu")),
+        )
+
+    # ------------------------------------------------------------------ the tensor core
+
+    @property
+    def recurrent(self) -> bool:
+        """False: the latent is a function of the observation alone."""
+        return False
+
+    def initial_latent(self, batch: torch.Size | tuple[int, ...] = ()) -> Latent:
+        """The centre of every SimNorm group, and task 0."""
+        latent = super().initial_latent(batch)
+        latent["deterministic"] = latent["deterministic"] + 1.0 / self.config.simnorm_dim
+        return latent
+
+    def embed_task(self, task: Tensor | None) -> Tensor | None:
+        """[..., D] embedding of int64 tasks; rows longer than 1 are rescaled in place, as in the official code."""
+        return None if self.task_embedding is None else self.task_embedding(task)
+
+    def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
+        task = observation[self.task_key] if self.task_key is not None else None
+        latent = {"deterministic": self.simnorm.mode(self.encoder(observation, self.embed_task(task), noise))}
+        return latent if task is None else {**latent, "task": task}
+
+    def filter_latent(
+        self, previous: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
+    ) -> Latent:
+        return self.encode_latent(observation, noise)
+
+    def latent_features(self, latent: Latent) -> Tensor:
+        z = latent["deterministic"]
+        task = self.embed_task(latent.get("task"))
+        return z if task is None else torch.cat([z, task.expand(*z.shape[:-1], -1)], -1)
+
+    def discount(self, latent: Latent) -> Tensor:
+        return self.discounts[latent["task"]].unsqueeze(-1) if "task" in latent else self.discounts
+
+    def action_mask(self, latent: Latent) -> Tensor | None:
+        return self.action_masks[latent["task"]] if "task" in latent else None
+
+    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        step = torch.cat([self.latent_features(latent), action], -1)
+        reward = self.reward_from(self.reward_head(step))
+        arrived = {**latent, "deterministic": self.simnorm.mode(self.dynamics(step))}
+        return Prediction(arrived, reward, self._continuation(arrived))
+
+    def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
+        return {} if self.termination_head is None else {self.key_map.continuation: self._continuation(latent)}
+
+    def _continuation(self, latent: Latent) -> Tensor:
+        if self.termination_head is None:
+            return torch.ones_like(latent["deterministic"][..., :1])
+        return torch.sigmoid(-self.termination_head(self.latent_features(latent)))
+
+    def reward_from(self, logits: Tensor) -> Tensor:
+        """[..., 1] the number that reward or Q logits [..., K] stand for."""
+        return two_hot_mean(logits, self.config.vmin, self.config.vmax)
+
+    # ------------------------------------------------------------------ learning
+
+    def compute_loss(
+        self, batch: TensorDictBase, noise: Noise | None = None
+    ) -> tuple[dict[str, Tensor], TensorDictBase]:
+        """Terms [B, H] from [B, T = H + 1] rows of one episode each, and the latents rolled out from the first row.
+
+        The posterior holds the latent [B, T, …]; gradients reach every world-model weight and the Qs through it.
+        """
+        observation = {key: _time_first(value) for key, value in self.read_observation(batch).items()}
+        action = _time_first(self.read_previous_action(batch))[1:]
+        reward = _time_first(batch[self.key_map.reward])[1:]
+        terminated = _time_first(batch[self.key_map.terminated])[1:].to(reward.dtype)
+        terms = self.model_terms(observation, action, reward, terminated, noise or self.noise)
+        latent = {"deterministic": _time_first(terms.latents)}
+        if self.task_key is not None:
+            latent["task"] = batch[self.task_key]
+        posterior = self.write_latent(TensorDict({}, batch_size=batch.batch_size, device=batch.device), latent)
+        return {name: _time_first(term) for name, term in terms.losses.items()}, posterior
+
+    def model_terms(
+        self, observation: Observation, action: Tensor, reward: Tensor, terminated: Tensor, noise: Noise
+    ) -> ModelTerms:
+        """Every quantity of the model loss, in the order of the official `_update`.
+
+        Args:
+            observation: leaves [T, B, …], time first.
+            action: [H, B, A] flat, action[t] leads from row t to row t + 1; reward, terminated: [H, B, 1].
+        """
+        rows = [{key: value[t] for key, value in observation.items()} for t in range(action.shape[0] + 1)]
+        # Targets read the online encoder without gradient; only the Qs have a slow copy.
+        with torch.no_grad():
+            encoded = [self.encode_latent(row, noise) for row in rows[1:]]
+            arrived = {name: torch.stack([latent[name] for latent in encoded]) for name in encoded[0]}
+            value = self.behavior.target_value(self.latent_features(arrived), self.action_mask(arrived), noise)
+            td_target = reward + self.discount(arrived) * (1 - terminated) * value
+
+        latent = self.encode_latent(rows[0], noise)
+        latents = [latent["deterministic"]]
+        for step in action:
+            features = torch.cat([self.latent_features(latent), step], -1)
+            latent = {**latent, "deterministic": self.simnorm.mode(self.dynamics(features))}
+            latents.append(latent["deterministic"])
+        rolled = torch.stack(latents)
+        before = {**arrived, "deterministic": rolled[:-1]}
+        steps = torch.cat([self.latent_features(before), action], -1)
+        reward_logits = self.reward_head(steps)
+        q_logits = self.behavior.q(steps, dropout=noise if self.training else None)
+
+        weight = self.config.rho ** torch.arange(len(action), device=reward.device, dtype=reward.dtype).unsqueeze(-1)
+        losses = {
+            "consistency": weight * (rolled[1:] - arrived["deterministic"]).square().mean(-1),
+            "reward": weight * soft_cross_entropy(reward_logits, self._two_hot(reward)),
+            "value": weight * soft_cross_entropy(q_logits, self._two_hot(td_target)).mean(0),
+        }
+        termination_logits = None
+        if self.termination_head is not None:
+            after = {**arrived, "deterministic": rolled[1:]}
+            termination_logits = self.termination_head(self.latent_features(after))
+            entropy = F.binary_cross_entropy_with_logits(termination_logits, terminated, reduction="none")
+            losses["termination"] = entropy.squeeze(-1)  # without ρ^t
+        return ModelTerms(
+            arrived["deterministic"], td_target, rolled, reward_logits, q_logits, termination_logits, losses
+        )
+
+    def _two_hot(self, x: Tensor) -> Tensor:
+        return two_hot(x, self.config.vmin, self.config.vmax, self.config.num_bins)
+
+
+def _time_first(x: Tensor) -> Tensor:
+    """[B, T, …] ↔ [T, B, …]."""
+    return x.transpose(0, 1)
+
+
+def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:
+    if max(action_dims) > width:
+        raise ValueError(f"A task uses {max(action_dims)} action dimensions, but the action spec has only {width}.")
+    return torch.stack([(torch.arange(width) < valid).float() for valid in action_dims])
+
+
+def _sort_observations(
+    spec: Composite, num_tasks: int
+) -> tuple[dict[NestedKey, TensorSpec], dict[NestedKey, TensorSpec], NestedKey | None]:
+    """The vector leaves, the image leaves and the key of the task. Raises ValueError for a leaf that is none of them."""
+    vectors: dict[NestedKey, TensorSpec] = {}
+    images: dict[NestedKey, TensorSpec] = {}
+    task_key: NestedKey | None = None
+    for key, leaf in spec.items(include_nested=True, leaves_only=True):
+        if num_tasks and as_tuple(key)[-1] == "task" and leaf.shape == torch.Size([]):
+            task_key = key
+        elif leaf.dtype.is_floating_point and len(leaf.shape) == 1:
+            vectors[key] = leaf
+        elif leaf.dtype == torch.uint8 and len(leaf.shape) == 3 and leaf.shape[1:] == torch.Size([_PIXELS, _PIXELS]):
+            images[key] = leaf
+        else:
+            raise ValueError(
+                f"TD-MPC2 cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype {leaf.dtype}: it "
+                f"takes real vectors [n], uint8 images [C, {_PIXELS}, {_PIXELS}] and, with several tasks, an integer "
+                "'task' without dimensions. Drop the leaf, or convert it with a transform such as FlattenObservation."
+            )
+    if not vectors and not images:
+        raise ValueError("The observation spec has neither a vector nor an image; TD-MPC2 needs at least one.")
+    if num_tasks and task_key is None:
+        raise ValueError("A multi-task TD-MPC2 needs an integer observation 'task'; the observation spec has none.")
+    if num_tasks and images:
+        raise ValueError("TD-MPC2 learns several tasks from vectors only; the observation spec has images.")
+    return vectors, images, task_key
+
+

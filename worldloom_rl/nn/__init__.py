@@ -1,0 +1,1 @@
+"""Modules over tensors: weights, but no keys."""

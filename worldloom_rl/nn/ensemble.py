@@ -1,0 +1,79 @@
+"""An ensemble of perceptrons whose weights are stacked, so that all members run in one product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldloom_rl.noise import Noise
+
+
+class EnsembleLinear(nn.Module):
+    """M affine maps with, unless `norm` is False, LayerNorm and Mish. Weights are [M, out, in]."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, *, norm: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(members, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(members, outputs))
+        self.norm_weight = nn.Parameter(torch.ones(members, outputs)) if norm else None
+        self.norm_bias = nn.Parameter(torch.zeros(members, outputs)) if norm else None
+
+
+class EnsembleMLP(nn.Module):
+    """M independent perceptrons over the same input: [..., in] → [M, ..., out].
+
+    Args:
+        members: M.
+        hidden: widths of the hidden layers (LayerNorm and Mish).
+        dropout: share of the first hidden layer's units dropped, before its LayerNorm; masks differ between members.
+    Reference: tdmpc2 common/layers.py, Ensemble.
+    """
+
+    def __init__(self, members: int, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        widths = [inputs, *hidden, outputs]
+        self.members = members
+        self.dropout = dropout
+        self.layers = nn.ModuleList(
+            EnsembleLinear(members, i, o, norm=index < len(hidden))
+            for index, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+
+    def forward(
+        self, x: Tensor, *, members: Tensor | None = None, detach: bool = False, dropout: Noise | None = None
+    ) -> Tensor:
+        """[M, ..., out].
+
+        Args:
+            x: [..., in].
+            members: int64 [m], run only these; all by default.
+            detach: keep gradients from the weights (they still reach the input).
+            dropout: noise for the dropout masks; none is applied without it.
+        """
+
+        def pick(parameter: Tensor) -> Tensor:
+            parameter = parameter.detach() if detach else parameter
+            return parameter if members is None else parameter.index_select(0, members)
+
+        lead = x.shape[:-1]
+        hidden = x.reshape(-1, x.shape[-1])
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, EnsembleLinear)
+            weight, bias = pick(layer.weight), pick(layer.bias)
+            if index == 0:  # all members read the same input: one product
+                count, width = weight.shape[:2]
+                hidden = F.linear(hidden, weight.flatten(0, 1), bias.flatten())
+                hidden = hidden.unflatten(-1, (count, width)).transpose(0, 1)
+                if dropout is not None and self.dropout > 0:
+                    keep = dropout.keep("dropout", (count, *lead, width), self.dropout, hidden)
+                    hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))
+            else:
+                hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
+            if layer.norm_weight is not None and layer.norm_bias is not None:
+                hidden = F.layer_norm(hidden, hidden.shape[-1:])
+                hidden = torch.addcmul(pick(layer.norm_bias).unsqueeze(1), hidden, pick(layer.norm_weight).unsqueeze(1))
+                hidden = F.mish(hidden)
+        return hidden.unflatten(1, lead) if len(lead) != 1 else hidden

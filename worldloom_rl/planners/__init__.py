@@ -1,0 +1,6 @@
+"""Planners over the latent of any world model, as TorchRL policies."""
+
+from worldloom_rl.planners.cem import CEMPlanner as CEMPlanner
+from worldloom_rl.planners.mppi import MPPIPlanner as MPPIPlanner
+from worldloom_rl.planners.termination import soft_continue as soft_continue
+from worldloom_rl.planners.termination import sticky_cut as sticky_cut

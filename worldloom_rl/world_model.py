@@ -1,0 +1,366 @@
+"""The world model: six verbs over tensordicts, each a thin shell around one tensor function.
+
+A family subclasses `WorldModel` and writes the tensor core; the verbs, the specs and saving come from here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.data import Composite
+from torchrl.modules import recurrent_mode
+
+from worldloom_rl import pretrained
+from worldloom_rl.actions import ActionSpace
+from worldloom_rl.config import WorldModelConfig
+from worldloom_rl.keys import KeyMap
+from worldloom_rl.noise import GeneratorNoise, Noise
+
+Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
+Observation = dict[NestedKey, Tensor]
+
+
+class Prediction(NamedTuple):
+    """One imagined step: the latent arrived at, the reward [..., 1] of arriving, the probability [..., 1] of going on."""
+
+    latent: Latent
+    reward: Tensor
+    continuation: Tensor
+
+
+class WorldModel(TensorDictModuleBase, ABC):
+    """A latent world model over TensorDicts; `model(td)` is `observe`.
+
+    Args:
+        config: the family's frozen dataclass.
+        observation_spec: un-batched Composite; its leaves are what `encode` and `observe` read.
+        action_spec: un-batched Composite; one or several action keys.
+        key_map: other names for the keys of the contract, such as {"reward": ("my", "reward")}.
+
+    Attributes:
+        action_space: the flat view of the actions, which the tensor core works with.
+        latent_spec: Composite of the latent's leaves by name, un-batched.
+        noise: source of the verbs' random draws; replace it to seed or replay them.
+    """
+
+    model_type: ClassVar[str]
+    observation_spec: Composite
+    action_spec: Composite
+    action_space: ActionSpace
+    latent_spec: Composite
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        observation_spec: Composite,
+        action_spec: Composite,
+        key_map: Mapping[str, NestedKey] | None = None,
+    ) -> None:
+        super().__init__()
+        self.observation_spec = observation_spec
+        self.action_spec = action_spec
+        self.action_space = ActionSpace(action_spec)
+        self.key_map = KeyMap.from_names(key_map or {})
+        self.noise: Noise = GeneratorNoise()
+        self.observation_keys: tuple[NestedKey, ...] = tuple(
+            observation_spec.keys(include_nested=True, leaves_only=True)
+        )
+
+    # ------------------------------------------------------------------ the tensor core, written by a family
+
+    @abstractmethod
+    def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
+        """Latent of an observation alone."""
+
+    @abstractmethod
+    def filter_latent(
+        self, previous: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
+    ) -> Latent:
+        """Posterior of this row from the previous row's latent, the flat action [..., A] that led here and is_init [..., 1]."""
+
+    @abstractmethod
+    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        """Prior of the next row from a latent and a flat action [..., A]."""
+
+    def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
+        """What is a function of the latent alone, by the key it is written to: observations, reward, continue."""
+        return {}
+
+    @abstractmethod
+    def latent_features(self, latent: Latent) -> Tensor:
+        """[..., F] flat view of the latent for heads, with the task embedding where there is one."""
+
+    @abstractmethod
+    def discount(self, latent: Latent) -> Tensor:
+        """γ, broadcastable against [..., 1]."""
+
+    def action_mask(self, latent: Latent) -> Tensor | None:
+        """[..., A] with 1 for the flat action dimensions that the latent's task uses; None where all are used."""
+        return None
+
+    @abstractmethod
+    def compute_loss(
+        self, batch: TensorDictBase, noise: Noise | None = None
+    ) -> tuple[dict[str, Tensor], TensorDictBase]:
+        """Unreduced loss terms by name, and the posterior (not detached), from [B, T] arrival rows."""
+
+    @staticmethod
+    @abstractmethod
+    def default_specs() -> tuple[Composite, Composite]:
+        """The observation and action specs that a preset is built for when none are given."""
+
+    def initial_latent(self, batch: torch.Size | tuple[int, ...] = ()) -> Latent:
+        """The latent before any observation: zeros, unless the family says otherwise."""
+        return {
+            name: torch.zeros(*batch, *leaf.shape, dtype=leaf.dtype, device=self.action_space.center.device)
+            for name, leaf in self.latent_spec.items()
+        }
+
+    # ------------------------------------------------------------------ keys
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether `observe` reads the carried latent and the previous action; a memoryless family overrides it."""
+        return True
+
+    @property
+    def action_keys(self) -> tuple[NestedKey, ...]:
+        """The action keys, in the order of the flat action."""
+        return self.action_space.keys
+
+    @property
+    def previous_action_keys(self) -> tuple[NestedKey, ...]:
+        """Where the previous action stands, key by key as `action_keys`."""
+        return self.key_map.previous_actions(self.action_keys)
+
+    @property
+    def latent_keys(self) -> tuple[NestedKey, ...]:
+        """The keys of the latent's leaves."""
+        return tuple(self.key_map.leaf(name) for name in self.latent_spec.keys())  # noqa: SIM118 (a spec is no mapping)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """What `observe` reads."""
+        keys = list(self.observation_keys)
+        if self.recurrent:
+            keys += [*self.previous_action_keys, self.key_map.is_init, *self.latent_keys]
+        return keys
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """What `observe` writes."""
+        return list(self.latent_keys)
+
+    def read_latent(self, td: TensorDictBase) -> Latent:
+        """The latent's leaves from a tensordict. Raises KeyError naming the missing leaf."""
+        return {name: _get(td, self.key_map.leaf(name), self) for name in self.latent_spec.keys()}  # noqa: SIM118
+
+    def write_latent(self, td: TensorDictBase, latent: Latent) -> TensorDictBase:
+        """The tensordict with the latent's leaves written to it."""
+        for name, value in latent.items():
+            td.set(self.key_map.leaf(name), value)
+        return td
+
+    def read_observation(self, td: TensorDictBase) -> Observation:
+        """The observation leaves from a tensordict. Raises KeyError naming the missing one."""
+        return {key: _get(td, key, self) for key in self.observation_keys}
+
+    def read_action(self, td: TensorDictBase) -> Tensor:
+        """[..., A] the flat action of the tensordict's action keys."""
+        return self.action_space.flatten({key: _get(td, key, self) for key in self.action_keys})
+
+    def read_previous_action(self, td: TensorDictBase) -> Tensor:
+        """[..., A] the flat previous action."""
+        keys = zip(self.action_keys, self.previous_action_keys, strict=True)
+        return self.action_space.flatten({key: _get(td, previous, self) for key, previous in keys})
+
+    def write_action(self, td: TensorDictBase, flat: Tensor) -> TensorDictBase:
+        """The tensordict with the flat action written to the action keys as the environment takes them."""
+        for key, value in self.action_space.unflatten(flat).items():
+            td.set(key, value)
+        return td
+
+    # ------------------------------------------------------------------ the verbs
+
+    @property
+    def encode(self) -> Verb:
+        """Latent of an observation alone (for a recurrent model: one filter step from the initial latent)."""
+        return Encode(self)
+
+    @property
+    def observe(self) -> Verb:
+        """Posterior latent of this row. Under TorchRL's `set_recurrent_mode(True)` the last batch dimension is time."""
+        return Observe(self)
+
+    @property
+    def predict(self) -> Verb:
+        """One step without observation: the next latent, the reward of arriving there, the probability of going on."""
+        return Predict(self)
+
+    @property
+    def decode(self) -> Verb:
+        """What is a function of the latent alone."""
+        return Decode(self)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.observe(tensordict)
+
+    def features(self, tensordict: TensorDictBase) -> Tensor:
+        """[..., F] flat view of the tensordict's latent for heads."""
+        return self.latent_features(self.read_latent(tensordict))
+
+    def observe_sequence(
+        self, carry: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
+    ) -> Latent:
+        """Posterior latents [*B, T, …] of a sequence, equal to T single steps under the same noise.
+
+        Args:
+            carry: latent [*B, …] of the row before the first.
+            previous_action: [*B, T, A]; observation leaves [*B, T, …]; is_init: [*B, T, 1].
+        """
+        time = is_init.dim() - 2
+        latents: list[Latent] = []
+        for t in range(is_init.shape[time]):
+            row = {key: value.select(time, t) for key, value in observation.items()}
+            carry = self.filter_latent(carry, previous_action.select(time, t), row, is_init.select(time, t), noise)
+            latents.append(carry)
+        return {name: torch.stack([latent[name] for latent in latents], time) for name in carry}
+
+    # ------------------------------------------------------------------ sizes, saving
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned; target copies, which follow others, are not counted."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors; the directory appears whole or not at all."""
+        pretrained.save_world_model(self, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> WorldModel:
+        """The model in a directory. Raises TypeError if it is of another family; see `AutoWorldModel` otherwise."""
+        model = pretrained.load_world_model(directory)
+        if not isinstance(model, cls):
+            raise TypeError(f"{directory} holds a {type(model).__name__}, not a {cls.__name__}; use AutoWorldModel.")
+        return model
+
+
+class Verb(TensorDictModuleBase):
+    """A verb as a step of a TensorDictSequential; it registers the model, so its weights are found once."""
+
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+
+class Encode(Verb):
+    """See `WorldModel.encode`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = list(model.observation_keys)
+        self.out_keys = list(model.latent_keys)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        latent = self.model.encode_latent(self.model.read_observation(tensordict), self.model.noise)
+        return self.model.write_latent(tensordict, latent)
+
+
+class Observe(Verb):
+    """See `WorldModel.observe`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = model.in_keys
+        carried: list[NestedKey] = [("next", *model.key_map.leaf(name)) for name in model.latent_spec.keys()]  # noqa: SIM118
+        self.out_keys = [*model.latent_keys, *(carried if model.recurrent else [])]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        model = self.model
+        observation = model.read_observation(tensordict)
+        if not model.recurrent:
+            return model.write_latent(tensordict, model.encode_latent(observation, model.noise))
+        previous_action = model.read_previous_action(tensordict)
+        is_init = _get(tensordict, model.key_map.is_init, model)
+        carry = model.read_latent(tensordict)
+        if recurrent_mode():
+            carry = {name: value[(slice(None),) * (is_init.dim() - 2) + (0,)] for name, value in carry.items()}
+            latent = model.observe_sequence(carry, previous_action, observation, is_init, model.noise)
+            return model.write_latent(tensordict, latent)
+        latent = model.filter_latent(carry, previous_action, observation, is_init, model.noise)
+        model.write_latent(tensordict, latent)
+        for name, value in latent.items():  # the same value under "next": carried to the following step
+            tensordict.set(("next", *model.key_map.leaf(name)), value)
+        return tensordict
+
+
+class Predict(Verb):
+    """See `WorldModel.predict`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = [*model.latent_keys, *model.action_keys]
+        self.out_keys = [*model.latent_keys, model.key_map.reward, model.key_map.continuation]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        model = self.model
+        prediction = model.predict_latent(model.read_latent(tensordict), model.read_action(tensordict), model.noise)
+        model.write_latent(tensordict, prediction.latent)
+        tensordict.set(model.key_map.reward, prediction.reward)
+        return tensordict.set(model.key_map.continuation, prediction.continuation)
+
+
+class Decode(Verb):
+    """See `WorldModel.decode`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = list(model.latent_keys)
+        with torch.no_grad():
+            self.out_keys = list(model.decode_latent(model.initial_latent()))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        for key, value in self.model.decode_latent(self.model.read_latent(tensordict)).items():
+            tensordict.set(key, value)
+        return tensordict
+
+
+class LatentPolicy(TensorDictModuleBase, ABC):
+    """A policy that reads the latent and writes the action: a shell around `act`, which fused loops call directly."""
+
+    in_keys: list[NestedKey]
+    out_keys: list[NestedKey]
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+        self.in_keys = list(model.latent_keys)
+        self.out_keys = list(model.action_keys)
+
+    @abstractmethod
+    def act(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., A] flat action."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        action = self.act(self.model.read_latent(tensordict), self.model.noise)
+        return self.model.write_action(tensordict, action)
+
+
+def _get(td: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:
+    value = td.get(key, None)
+    if value is None:
+        present = sorted(map(str, td.keys(include_nested=True, leaves_only=True)))
+        raise KeyError(f"{type(model).__name__} needs the key {key!r}, but the tensordict holds {present}.")
+    return value
+
+

@@ -16,6 +16,8 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot, TensorSpec
 
+_WIDEST = 2**16  # numbers of one action key
+
 
 @dataclass(frozen=True)
 class ActionSegment:
@@ -45,6 +47,8 @@ class ActionSpace(nn.Module):
 
     keys: tuple[NestedKey, ...]
     continuous: Tensor
+    low: Tensor
+    high: Tensor
     center: Tensor
     half_range: Tensor
 
@@ -53,35 +57,43 @@ class ActionSpace(nn.Module):
         if not isinstance(spec, Composite):
             raise TypeError(f"The action spec must be a Composite with its keys, got {type(spec).__name__}.")
         segments: list[ActionSegment] = []
-        center: list[float] = []
-        half_range: list[float] = []
+        lows: list[float] = []
+        highs: list[float] = []
         self.groups: list[tuple[int, int]] = []
         for key, leaf in spec.items(include_nested=True, leaves_only=True):
             categories, one_hot = _categories(key, leaf)
-            start = len(center)
+            start = len(lows)
+            if leaf.shape.numel() > _WIDEST:
+                raise ValueError(f"The action {key!r} has the absurd shape {tuple(leaf.shape)}.")
             if categories:
                 for count in categories:
-                    self.groups.append((len(center), len(center) + count))
-                    center += [0.0] * count
-                    half_range += [1.0] * count
+                    self.groups.append((len(lows), len(lows) + count))
+                    lows += [-1.0] * count
+                    highs += [1.0] * count
             else:
                 low, high = (bound.expand(leaf.shape).flatten().tolist() for bound in _bounds(key, leaf))
-                center += [(lower + upper) / 2 for lower, upper in zip(low, high, strict=True)]
-                half_range += [(upper - lower) / 2 for lower, upper in zip(low, high, strict=True)]
-            segments.append(ActionSegment(key, leaf.shape, leaf.dtype, start, len(center), categories, one_hot))
+                lows += low
+                highs += high
+            segments.append(ActionSegment(key, leaf.shape, leaf.dtype, start, len(lows), categories, one_hot))
         if not segments:
             raise ValueError("The action spec has no leaves; a world model needs at least one action key.")
         self.segments = tuple(segments)
         self.keys = tuple(segment.key for segment in segments)
-        self.width = len(center)
+        self.width = len(lows)
         continuous = torch.ones(self.width, dtype=torch.bool)
         for start, stop in self.groups:
             continuous[start:stop] = False
         self.is_continuous = not self.groups
         self.is_discrete = sum(stop - start for start, stop in self.groups) == self.width
         self.register_buffer("continuous", continuous, persistent=False)
-        self.register_buffer("center", torch.tensor(center), persistent=False)
-        self.register_buffer("half_range", torch.tensor(half_range), persistent=False)
+        bounds = list(zip(lows, highs, strict=True))
+        for name, values in (
+            ("low", lows),
+            ("high", highs),
+            ("center", [(low + high) / 2 for low, high in bounds]),
+            ("half_range", [(high - low) / 2 for low, high in bounds]),
+        ):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
 
     @property
     def combinations(self) -> int:
@@ -102,30 +114,28 @@ class ActionSpace(nn.Module):
         parts = []
         for segment in self.segments:
             value = action[segment.key]
+            value = value.flatten(-len(segment.shape)) if segment.shape else value.unsqueeze(-1)
             if segment.categories and not segment.one_hot:
-                index = value.unsqueeze(-1) if len(segment.shape) == 0 else value
-                groups = [F.one_hot(index[..., i], count) for i, count in enumerate(segment.categories)]
-                parts.append(torch.cat(groups, -1).to(self.center.dtype))
-            else:
-                parts.append((value.flatten(-len(segment.shape)) if segment.shape else value.unsqueeze(-1)))
+                groups = [F.one_hot(value[..., i].long(), count) for i, count in enumerate(segment.categories)]
+                value = torch.cat(groups, -1)
+            parts.append(value)
         flat = torch.cat([part.to(self.center.dtype) for part in parts], -1)
         return (flat - self.center) / self.half_range
 
     def unflatten(self, flat: Tensor) -> dict[NestedKey, Tensor]:
         """Actions as the environment takes them, from [..., A]; real numbers are kept inside the bounds."""
         scaled = flat * self.half_range + self.center
-        low, high = self.center - self.half_range, self.center + self.half_range
         action: dict[NestedKey, Tensor] = {}
         for segment in self.segments:
             place = slice(segment.start, segment.stop)
             if not segment.categories:
-                value = scaled[..., place].clamp(low[place], high[place])
+                value = scaled[..., place].clamp(self.low[place], self.high[place])
             elif segment.one_hot:
                 value = flat[..., place]
             else:
                 pieces = flat[..., place].split(list(segment.categories), -1)
                 value = torch.stack([piece.argmax(-1) for piece in pieces], -1)
-            action[segment.key] = value.reshape(*flat.shape[:-1], *segment.shape).to(segment.dtype)
+            action[segment.key] = value.reshape((*flat.shape[:-1], *segment.shape)).to(segment.dtype)
         return action
 
 
@@ -142,12 +152,13 @@ def _bounds(key: NestedKey, leaf: TensorSpec) -> tuple[Tensor, Tensor]:
 
 
 def _categories(key: NestedKey, leaf: TensorSpec) -> tuple[tuple[int, ...], bool]:
+    # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: the special kind comes first.
     if isinstance(leaf, OneHot):
         if len(leaf.shape) != 1:
             raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
+        if isinstance(leaf, MultiOneHot):
+            return tuple(int(box.n) for box in leaf.space), True
         return (int(leaf.shape[-1]),), True
-    if isinstance(leaf, MultiOneHot):
-        return tuple(int(box.n) for box in leaf.space), True
     if isinstance(leaf, MultiCategorical):
         return tuple(int(count) for count in leaf.nvec.flatten().tolist()), False
     if isinstance(leaf, Categorical):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from worldloom_rl.keys import as_tuple
 Json = Any  # what the json module reads and writes
 
 _LARGEST_SPEC = 2**26  # elements of one leaf; above it a file is damaged or hostile
+_MOST_CLASSES = 2**20  # of one categorical
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -84,15 +85,16 @@ def spec_to_json(spec: Composite) -> dict[str, Json]:
             "shape": list(leaf.shape),
             "dtype": str(leaf.dtype).removeprefix("torch."),
         }
-        if isinstance(leaf, OneHot | Categorical):
+        # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: the special kind comes first.
+        if isinstance(leaf, Binary):
+            entry["kind"] = "Binary"
+        elif isinstance(leaf, MultiOneHot | MultiCategorical):
+            counts = [box.n for box in leaf.space] if isinstance(leaf, MultiOneHot) else leaf.nvec.tolist()
+            entry["kind"] = "MultiOneHot" if isinstance(leaf, MultiOneHot) else "MultiCategorical"
+            entry["n"] = counts
+        elif isinstance(leaf, OneHot | Categorical):
             entry["kind"] = "OneHot" if isinstance(leaf, OneHot) else "Categorical"
             entry["n"] = int(leaf.space.n)
-        elif isinstance(leaf, MultiOneHot | MultiCategorical):
-            counts = [box.n for box in leaf.space] if isinstance(leaf, MultiOneHot) else leaf.nvec.flatten().tolist()
-            entry["kind"] = "MultiOneHot" if isinstance(leaf, MultiOneHot) else "MultiCategorical"
-            entry["n"] = [int(count) for count in counts]
-        elif isinstance(leaf, Binary):
-            entry["kind"] = "Binary"
         elif isinstance(leaf, Bounded):
             entry["kind"] = "Bounded"
             entry["low"], entry["high"] = _bound(leaf.space.low), _bound(leaf.space.high)
@@ -111,24 +113,28 @@ def _bound(bound: torch.Tensor) -> Json:
 
 def spec_from_json(data: Mapping[str, Json]) -> Composite:
     """The composite spec that `spec_to_json` described. Raises ValueError on anything else."""
-    if set(data) != {"leaves"} or not isinstance(data["leaves"], list):
+    if not isinstance(data, Mapping) or set(data) != {"leaves"} or not isinstance(data["leaves"], list):
         raise ValueError(f"A spec is described by its list of 'leaves', got the fields {sorted(data)}.")
     spec = Composite()
-    for entry in data["leaves"]:
+    for number, entry in enumerate(data["leaves"]):
         try:
             spec[tuple(entry["key"])] = _leaf_from_json(entry)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The description of the spec leaf {entry!r} is incomplete or wrong: {error}.") from error
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            name = entry.get("key", number) if isinstance(entry, Mapping) else number
+            raise ValueError(f"The description of the spec leaf {name!r} is incomplete or wrong: {error}.") from error
     return spec
 
 
 def _leaf_from_json(entry: Mapping[str, Json]) -> TensorSpec:
     shape = torch.Size(entry["shape"])
     if any(size < 0 for size in shape) or math.prod(shape) > _LARGEST_SPEC:
-        raise ValueError(f"The spec leaf {entry['key']} has the absurd shape {tuple(shape)}.")
+        raise ValueError(f"absurd shape {tuple(shape)}")
+    counts = entry["n"] if isinstance(entry.get("n"), list) else [entry.get("n", 1)]
+    if any(type(count) is not int or not 1 <= count <= _MOST_CLASSES for count in _flat(counts)):
+        raise ValueError(f"absurd number of classes {entry['n']!r}")
     dtype = getattr(torch, entry["dtype"])
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"The spec leaf {entry['key']} has the unknown dtype {entry['dtype']!r}.")
+        raise ValueError(f"unknown dtype {entry['dtype']!r}")
     kind = entry["kind"]
     if kind == "OneHot":
         return OneHot(entry["n"], shape=shape, dtype=dtype)
@@ -150,4 +156,9 @@ def _leaf_from_json(entry: Mapping[str, Json]) -> TensorSpec:
             for name in ("low", "high")
         )
         return Bounded(low=low, high=high, shape=shape, dtype=dtype)
-    raise ValueError(f"The spec leaf {entry['key']} has the unknown kind {kind!r}.")
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def _flat(values: list[Json]) -> Iterator[Json]:
+    for value in values:
+        yield from _flat(value) if isinstance(value, list) else (value,)

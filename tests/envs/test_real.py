@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tensordict.nn import TensorDictModule
-from torchrl.collectors import Collector
-from torchrl.envs import EnvBase, InitTracker, StepCounter, TransformedEnv
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import Composite, Unbounded
+from torchrl.envs import EnvBase, InitTracker, StepCounter, TensorDictPrimer, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from worldloom_rl.envs import episode_length, make_env
@@ -164,7 +165,7 @@ def test_an_observation_that_is_not_numbers_is_refused_by_its_name(monkeypatch: 
 
 def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = spaces.Dict({"y": spaces.Discrete(4), "image": spaces.Box(0, 255, (8, 8, 3), np.uint8)})
-    space = spaces.Dict({"x": spaces.Box(-1e300, 1e300, (), np.float64), "inner": inner})
+    space = spaces.Dict({"x": spaces.Box(-1e30, 1e30, (), np.float64), "inner": inner})
     name = register(monkeypatch, observation=space)
     env = make_env(name)
     check_env_specs(env)
@@ -239,21 +240,41 @@ def trackers(env: EnvBase) -> int:
     count = 0
     inner: EnvBase | None = env
     while isinstance(inner, TransformedEnv):
-        chain = inner.transform if isinstance(inner.transform, torch.nn.Module) else []
-        count += sum(isinstance(part, InitTracker) for part in chain.modules())
+        count += sum(isinstance(part, InitTracker) for part in inner.transform.modules())
         inner = inner.base_env
     return count
 
 
-def collect(num_envs: int, parallel: bool) -> None:
-    env = make_env("Counting-v0", num_envs=num_envs, parallel=parallel)
-    policy = TensorDictModule(lambda o: o.new_zeros(*o.shape[:-1], 2), in_keys=["observation"], out_keys=["action"])
-    policy.make_tensordict_primer = lambda: None
+class Remembering(TensorDictModuleBase):
+    """A policy of zeros that counts the steps of an episode in a carried state."""
+
+    in_keys = ("observation", "is_init", "memory")
+    out_keys = ("action", "memory", ("next", "memory"))
+
+    def __init__(self, action: int) -> None:
+        super().__init__()
+        self.action = action
+
+    def forward(self, steps: TensorDictBase) -> TensorDictBase:
+        memory = steps["memory"].masked_fill(steps["is_init"], 0.0) + 1
+        steps["memory"] = memory
+        steps["next", "memory"] = memory
+        return steps.set("action", memory.new_zeros(*steps.batch_size, self.action))
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        return TensorDictPrimer(Composite(memory=Unbounded((1,))), default_value=0.0, expand_specs=True)
+
+
+def collect(env: EnvBase, steps: int, action: int) -> TensorDictBase:
+    """[num_envs, steps] by a stock collector under a policy of zeros."""
+    from torchrl.collectors import Collector
+
+    num_envs = env.batch_size.numel()
     collector = Collector(
         env,
-        TensorDictModule(lambda o: o.new_zeros(*o.shape[:-1], 2), in_keys=["observation"], out_keys=["action"]),
-        frames_per_batch=12 * num_envs,
-        total_frames=12 * num_envs,
+        Remembering(action),
+        frames_per_batch=steps * num_envs,
+        total_frames=steps * num_envs,
         auto_register_policy_transforms=True,
     )
     try:
@@ -261,37 +282,36 @@ def collect(num_envs: int, parallel: bool) -> None:
         assert trackers(collector.env) == 1
     finally:
         collector.shutdown()
-    rows = batch.reshape(num_envs, 12)
+    return batch.reshape(num_envs, steps)
+
+
+@pytest.mark.filterwarnings("ignore:Creating .* which inherits from WeightUpdaterBase is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_a_stock_collector_resets_it_with_one_init_tracker(num_envs: int) -> None:
+    rows = collect(make_env("Counting-v0", num_envs=num_envs), steps=12, action=2)
     assert rows["observation"].flatten(1).tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]] * num_envs
     assert (rows["is_init"] == (rows["observation"] == 0)).all()
+    assert torch.equal(rows["memory"], rows["observation"] + 1)
     assert (rows["next", "terminated"] == (rows["next", "observation"] == 5)).all()
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_a_stock_collector_resets_it_with_one_init_tracker(num_envs: int) -> None:
-    collect(num_envs, parallel=False)
-
-
 @pytest.mark.process
-def test_parallel_environments_give_what_serial_ones_give() -> None:
-    def rewards(parallel: bool) -> torch.Tensor:
-        env = make_env("Pendulum-v1", num_envs=2, action_repeat=2, seed=5, parallel=parallel)
-        try:
-            assert episode_length(env) == 100
-            torch.manual_seed(0)
-            reward: torch.Tensor = env.rollout(6)["next", "reward"].clone()
-        finally:
-            env.close()
-        return reward
-
-    assert torch.equal(rewards(parallel=True), rewards(parallel=False))
+@pytest.mark.filterwarnings("ignore:Creating .* which inherits from WeightUpdaterBase is deprecated:DeprecationWarning")
+def test_parallel_environments_are_collected_as_serial_ones_are() -> None:
+    env = make_env("Pendulum-v1", num_envs=2, action_repeat=2, time_limit=8, seed=5, parallel=True)
+    assert episode_length(env) == 4
+    parallel = collect(env, steps=6, action=1)
+    assert parallel["is_init"].flatten(1).tolist() == [[True, False, False, False, True, False]] * 2
+    serial = collect(make_env("Pendulum-v1", num_envs=2, action_repeat=2, time_limit=8, seed=5), steps=6, action=1)
+    assert parallel["memory"].flatten(1).tolist() == [[1, 2, 3, 4, 1, 2]] * 2
+    assert torch.equal(parallel["next", "reward"], serial["next", "reward"])
 
 
 def test_pixels_are_stacked_channels_first_and_the_first_frame_is_repeated() -> None:
     env = make_env("Pendulum-v1", pixels=True, frame_stack=3, image_size=32)
     check_env_specs(env)
     steps = env.rollout(4)
-    assert "observation" not in steps.keys()
+    assert "observation" not in set(steps.keys())
     pixels = steps["pixels"]
     assert (pixels.shape, pixels.dtype) == ((4, 9, 32, 32), torch.uint8)
     assert torch.equal(pixels[0, :3], pixels[0, 6:])
@@ -349,14 +369,16 @@ def test_a_control_suite_state_is_terminal_only_at_discount_zero(monkeypatch: py
     from dm_control.suite import cartpole
 
     for discount, terminal in ((0.0, True), (0.5, False), (1.0, False)):
-        monkeypatch.setattr(cartpole.Balance, "get_termination", lambda self, physics, value=discount: value, raising=False)
+        monkeypatch.setattr(
+            cartpole.Balance, "get_termination", lambda self, physics, value=discount: value, raising=False
+        )
         last = make_env("dmc:cartpole-balance").rollout(5)["next"][-1]
         assert (last["terminated"].item(), last["truncated"].item()) == (terminal, not terminal)
 
 
 def test_an_unknown_control_suite_task_gets_close_matches() -> None:
     pytest.importorskip("dm_control")
-    with pytest.raises(ValueError, match="Did you mean .*dmc:cartpole-balance"):
+    with pytest.raises(ValueError, match=r"Did you mean .*dmc:cartpole-balance"):
         make_env("dmc:cartpole-balanse")
 
 

@@ -31,7 +31,7 @@ class Arrived(NamedTuple):
         late: [K] "stream" and latent of the row that stands last in that stream; None if there is none.
     """
 
-    rows: TensorDict
+    rows: TensorDictBase
     late: TensorDict | None = None
 
 
@@ -39,12 +39,12 @@ class Arrivals:
     """Replay rows of collector transitions; every frame once, the terminal observation included.
 
         collector  [E,T]   (o0 a0 | next o1 r1) (o1 a1 | next o2 r2 done) (o0' …
-        replay rows        (o0, ·, 0, is_init)  (o1, a0, r1)  (o2, a1, r2, terminated or truncated)  (o0', ·, 0, is_init) …
+        replay rows        (o0, ·, 0, is_init) (o1, a0, r1) (o2, a1, r2, terminated or truncated) (o0', ·, 0, is_init) …
 
-    A stream is an environment, named by its place in the batch. It starts with an init row, whose previous action and
-    reward are zeros: at its first transition, after a done, where `is_init` is set. float64 becomes float32; other
-    dtypes stay. Latents are the posterior at the row's own observation: the row after a batch's last transition gets its latent
-    when its own transition comes (`Arrived.late`), a terminal row keeps zeros.
+    A stream is an environment, named by its place in the batch. An episode starts with an init row, whose previous
+    action and reward are zeros: at the stream's first transition, after a done, and where `is_init` is set. float64
+    becomes float32; other dtypes stay. A latent is the posterior at the row's own observation: the last row of a batch
+    gets it when its own transition comes (`Arrived.late`), a terminal row keeps zeros.
 
     Args:
         observation_keys: the observation leaves to keep.
@@ -52,8 +52,12 @@ class Arrivals:
         latent_keys: latent leaves written by a recurrent policy at the root; none for other models.
 
     Example:
-        >>> arrivals = Arrivals(["pixels"])
-        >>> replay.extend(arrivals(transitions))  # doctest: +SKIP
+        >>> from torchrl.envs import GymEnv, InitTracker, TransformedEnv
+        >>> from worldloom_rl.data import Arrivals
+        >>> env = TransformedEnv(GymEnv("CartPole-v1"), InitTracker())
+        >>> rows = Arrivals(["observation"])(env.rollout(5)).rows
+        >>> rows["is_init"].flatten().tolist()
+        [True, False, False, False, False, False]
     """
 
     def __init__(
@@ -97,22 +101,25 @@ class Arrivals:
             rows[stored] = interleave(self._read(data, key))
         rows[REWARD] = interleave(self._reward(data))
         rows[TERMINATED] = interleave(terminated)
-        rows[TRUNCATED] = interleave(done.reshape(terminated.shape) & ~terminated)
+        cut = done.reshape(terminated.shape) & ~terminated  # the whole truth where an environment has no "truncated"
+        rows[TRUNCATED] = interleave(cut | data.get(("next", TRUNCATED), default=cut))
         rows[IS_INIT] = interleave(torch.zeros_like(terminated), torch.ones_like(terminated))
         stream = torch.arange(len(data), device=starts.device)
         rows[STREAM] = interleave(*2 * (stream.unsqueeze(-1).expand(data.shape),))
         for key in self.latent_keys:
             rows[key] = interleave(self._next_latent(self._read(data, key), starts), self._read(data, key))
-        return Arrived(rows, self._late(data, starts, stream))
+        late = self._late(data, starts, stream)
+        self._goes_on = ~done[:, -1]
+        return Arrived(rows, late)
 
     def _read(self, data: TensorDictBase, key: NestedKey) -> Tensor:
         """The entry, float64 as float32."""
-        value = data.get(key, default=None)
-        if value is None:
+        found = data.get(key, default=None)
+        if found is None:
             given = sorted(map(str, data.keys(include_nested=True, leaves_only=True)))
             remedy = "append InitTracker() to the environment." if key == IS_INIT else "name the keys it has."
             raise KeyError(f"the transitions have no entry {key!r}; they hold {given}: {remedy}")
-        value = value.detach()
+        value: Tensor = found.detach()
         return value.float() if value.dtype == torch.float64 else value
 
     def _reward(self, data: TensorDictBase) -> Tensor:
@@ -127,22 +134,21 @@ class Arrivals:
         return reward
 
     def _starts(self, is_init: Tensor, done: Tensor) -> Tensor:
-        """[E, T] where an init row stands before the arrival; remembers which streams go on."""
+        """[E, T] where an init row stands before the arrival."""
         goes_on = torch.zeros_like(done[:, 0]) if self._goes_on is None else self._goes_on.to(done.device)
         if len(goes_on) != len(done):
             raise ValueError(
                 f"the transitions have {len(done)} streams and had {len(goes_on)} before: "
                 "make one Arrivals (and one replay, or its own range of streams) per collector."
             )
-        starts = is_init | ~torch.cat([goes_on.unsqueeze(-1), ~done[:, :-1]], -1)
-        self._goes_on = ~done[:, -1]
-        return starts
+        return is_init | ~torch.cat([goes_on.unsqueeze(-1), ~done[:, :-1]], -1)
 
     @staticmethod
     def _next_latent(latent: Tensor, starts: Tensor) -> Tensor:
         """[E, T, ...] latent of the observation arrived at: that of the next transition, zeros where none continues."""
         following = torch.zeros_like(latent)
-        following[:, :-1] = latent[:, 1:].where(~starts[:, 1:].reshape(-1, starts.shape[1] - 1, *[1] * (latent.ndim - 2)), 0)
+        following[:, :-1] = latent[:, 1:]
+        following[:, :-1][starts[:, 1:]] = 0
         return following
 
     def _late(self, data: TensorDictBase, starts: Tensor, stream: Tensor) -> TensorDict | None:

@@ -20,13 +20,14 @@ from worldloom_rl.keys import TRUNCATED, as_tuple
 
 INDEX = "index"  # []  int64, the row's slot
 GENERATION = "index_generation"  # []  int64, how often the ring had gone round when the row was written
+_SERIAL = "serial"  # in files, the rows' serials; a leaf's name there is the JSON of its key
 _FORMAT = 1
 _FILE_BYTES = 2**28  # about, of rows in one file
 _LAWS = {"episode": EpisodeLaw, "window": WindowLaw}
 
 
 class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
-    """Windows [B, L] of replay rows in order of their stream, with "index" and "index_generation" beside the rows' keys.
+    """Windows [B, L] of rows that follow each other in a stream: the rows' keys, "index" and "index_generation".
 
     Rows of all streams share one first-in-first-out ring; contributions may be ragged. A sample costs the same whatever
     the capacity, and draws from `generator` only.
@@ -45,10 +46,14 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         device: where rows in memory are kept; samples come out there.
 
     Example:
-        >>> replay = Replay(capacity=1000, window=4, batch_size=2)
-        >>> replay.extend(arrivals(transitions))  # doctest: +SKIP
-        >>> replay.sample()["reward"].shape  # doctest: +SKIP
-        torch.Size([2, 4, 1])
+        >>> from torchrl.envs import GymEnv, InitTracker, TransformedEnv
+        >>> from worldloom_rl.data import Arrivals, Replay
+        >>> env = TransformedEnv(GymEnv("CartPole-v1"), InitTracker())
+        >>> arrivals = Arrivals(["observation"])
+        >>> replay = Replay(capacity=1000, window=4, batch_size=2, by="window")
+        >>> slots = replay.extend(arrivals(env.rollout(20, break_when_any_done=False)))
+        >>> replay.sample()["observation"].shape
+        torch.Size([2, 4, 4])
     """
 
     def __init__(
@@ -103,23 +108,23 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     @property
     def bytes_per_row(self) -> float:
         """Bytes that one row of capacity takes: its leaves, and the links and tables beside them."""
-        leaves = self._storage._storage.values(include_nested=True, leaves_only=True)
-        beside = self._ring.nbytes + self._changed.nbytes + self._change_of.nbytes
-        return float(beside + sum(leaf.nbytes for leaf in leaves)) / self._ring.capacity
+        ring, leaves = self._ring, self._leaves.values()
+        beside = ring.nbytes + self._changed.nbytes + self._change_of.nbytes
+        index = 8  # TorchRL's writer keeps the slot as a leaf
+        return float(beside + sum(leaf.nbytes for leaf in leaves)) / ring.capacity + index
 
     def extend(self, data: Arrived | TensorDictBase, *, update_priority: bool | None = None) -> Tensor:
         """Writes rows [N]; returns their slots [N].
 
         Args:
-            data: what `Arrivals` returns, or rows with "stream", "is_init", "terminated" and "truncated", in order within
-                a stream. An init row after a row that ended nothing (the collector was reset) marks that row truncated.
+            data: what `Arrivals` returns, or rows with "stream", "is_init", "terminated" and "truncated", in order
+                within a stream. An init row after a row that ended nothing (the collector was reset) marks that one
+                truncated.
         """
-        rows = data
-        if isinstance(data, Arrived):
-            rows = data.rows
-            if data.late is not None:
-                self._write_late(data.late)
-        rows = rows.exclude(INDEX).to(self._storage.device)
+        arrived = data if isinstance(data, Arrived) else Arrived(data)
+        if arrived.late is not None:
+            self._write_late(arrived.late)
+        rows = arrived.rows.exclude(INDEX).to(self._storage.device)
         self._check_rows(rows)
         index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
@@ -168,7 +173,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         return result
 
     def dumps(self, path: str | os.PathLike[str]) -> None:
-        """Saves in a directory (also called `save`): as new files what was written or patched since the last save there.
+        """Saves in a directory (also called `save`): new files hold what was written or patched since the last time.
 
         The manifest is renamed into place last, so a save that is cut off leaves the previous one. Files whose rows are
         all recycled, or patched again since, are removed after it.
@@ -180,14 +185,14 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         rows = [entry for entry in files["rows"] if entry["stop"] > ring.oldest]
         rows += [self._save_rows(journal, first, stop) for first, stop in self._parts(saved, ring.serial)]
         change_of = torch.full_like(self._change_of, -1) if fresh else self._change_of.clone()
-        changed = ring.slots(ring.oldest, saved)
-        changed = changed[self._changed[changed]]
+        changed = torch.arange(ring.oldest, saved)
+        changed = changed[self._changed[changed % ring.capacity]]
         changes = list(files["changes"])
         if len(changed):
             number = 1 + max((entry["number"] for entry in changes), default=0)
-            change_of[changed] = number
+            change_of[changed % ring.capacity] = number
             changes.append(journal.write("changes", self._take(sorted(self._patched), changed), number=number))
-        live = change_of[ring.slots(ring.oldest, ring.serial)].unique().tolist()
+        live = set(change_of[torch.arange(ring.oldest, ring.serial) % ring.capacity].tolist())
         changes = [entry for entry in changes if entry["number"] in live]
         order = journal.write("order", {"members": ring.law.members.items.clone()})
         files = {"rows": rows, "changes": changes, "order": [order]}
@@ -226,10 +231,14 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         self._note_saved(journal, state["files"])
 
     def state_dict(self) -> dict[str, Any]:
-        raise NotImplementedError("replay is saved by appending to a directory: use save(directory) and load(directory).")
+        raise NotImplementedError(
+            "replay is saved by appending to a directory: use save(directory) and load(directory)."
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        raise NotImplementedError("replay is saved by appending to a directory: use save(directory) and load(directory).")
+        raise NotImplementedError(
+            "replay is saved by appending to a directory: use save(directory) and load(directory)."
+        )
 
     def empty(self, empty_write_count: bool = True) -> None:
         """Drops all rows; handles of sampled ones go stale."""
@@ -271,11 +280,15 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         given = _leaves(rows)
         if self._leaves and given.keys() != self._leaves.keys():
             missing, extra = self._leaves.keys() - given.keys(), given.keys() - self._leaves.keys()
-            raise KeyError(f"these rows lack {sorted(missing)} and add {sorted(extra)} against those already in replay.")
+            raise KeyError(
+                f"these rows lack {sorted(missing)} and add {sorted(extra)} against those already in replay."
+            )
         for key, number in self._frame_stack.items():
             if key not in given or given[key].ndim != 4:
                 shapes = {name: tuple(leaf.shape[1:]) for name, leaf in given.items()}
-                raise ValueError(f"frame_stack={{{key}: {number}}} needs [C, height, width] frames there; given {shapes}.")
+                raise ValueError(
+                    f"frame_stack={{{key}: {number}}} needs [C, height, width] frames there; given {shapes}."
+                )
 
     def _write_late(self, late: TensorDict) -> None:
         last = [self._ring.last_row(stream) for stream in late[STREAM].tolist()]
@@ -315,18 +328,21 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         return ((start, min(start + step, stop)) for start in range(first, stop, step))
 
     def _save_rows(self, journal: Journal, first: int, stop: int) -> Entry:
-        tensors = self._take(list(self._leaves), self._ring.slots(first, stop))
-        del tensors[INDEX]
-        return journal.write("rows", tensors, first=first, stop=stop)
+        return journal.write("rows", self._take(list(self._leaves), torch.arange(first, stop)), first=first, stop=stop)
 
-    def _take(self, keys: list[tuple[str, ...]], slots: Tensor) -> dict[str, Tensor]:
-        """The rows' leaves by name, and their slots."""
-        leaves = {key: self._leaves[key] for key in keys}
-        tensors = {_name(key): leaf.index_select(0, slots.to(leaf.device)) for key, leaf in leaves.items()}
-        return {INDEX: slots, **tensors}
+    def _take(self, keys: list[tuple[str, ...]], serials: Tensor) -> dict[str, Tensor]:
+        """Leaves of the rows by name, and their serials."""
+        slots = serials % self._ring.capacity
+        leaves = {_name(key): self._leaves[key] for key in keys}
+        return {_SERIAL: serials} | {name: leaf.index_select(0, slots.to(leaf.device)) for name, leaf in leaves.items()}
 
     def _restore_changes(self, tensors: dict[str, Tensor], number: int) -> None:
-        ...
+        serials = tensors.pop(_SERIAL)
+        live = serials >= self._ring.oldest
+        slots = serials[live] % self._ring.capacity
+        patch = {_key(name): value[live] for name, value in tensors.items()}
+        self.update_if_present(index=slots, generation=self._ring.generations_of(slots), patch=patch)
+        self._change_of[slots] = number
 
 
 def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:
@@ -336,7 +352,7 @@ def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:
 
 
 def _rows(tensors: dict[str, Tensor]) -> TensorDict:
-    rows = TensorDict({}, batch_size=[len(next(iter(tensors.values())))])
+    rows = TensorDict({}, batch_size=tensors.pop(_SERIAL).shape)
     for name, value in tensors.items():
         rows[_key(name)] = value
     return rows

@@ -32,6 +32,15 @@ class _DenseSet:
         self._position = np.full(size, -1, dtype=np.int64)
         self.count = 0
 
+    @property
+    def items(self) -> Tensor:
+        """[count] the members, in the order that a draw indexes."""
+        return self.members[: self.count]
+
+    @property
+    def nbytes(self) -> int:
+        return self._members.nbytes + self._position.nbytes
+
     def add(self, item: int) -> None:
         self._position[item] = self.count
         self._members[self.count] = item
@@ -50,7 +59,7 @@ class _DenseSet:
 
     def reorder(self, members: Tensor) -> None:
         """Puts the same members in the order given: draws then repeat those of the set that had it."""
-        if not torch.equal(members.sort().values, self.members[: self.count].sort().values):
+        if not torch.equal(members.sort().values, self.items.sort().values):
             raise ValueError(f"the order lists {len(members)} other members than the {self.count} of the rows.")
         self._members[: self.count] = members.numpy()
         self._position[members.numpy()] = np.arange(self.count)
@@ -61,6 +70,11 @@ class Law(ABC):
 
     def __init__(self, capacity: int) -> None:
         self.members = _DenseSet(capacity)  # what is drawn uniformly
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables, all told."""
+        return self.members.nbytes
 
     def window(self, ring: LinkedRingWriter, start: int) -> None:  # noqa: B027
         """Row `start` (a serial) has become the first of a whole window."""
@@ -107,6 +121,11 @@ class EpisodeLaw(Law):
         self._episode_of = np.full(capacity, -1, dtype=np.int64)  # of start: its episode
         self._first_array, self._count_array = self._first.numpy(), self._count.numpy()
 
+    @property
+    def nbytes(self) -> int:
+        tables = self._first.nbytes + self._count.nbytes + self._arena.nbytes + self._episode_of.nbytes
+        return self.members.nbytes + tables
+
     def episode(self, ring: LinkedRingWriter, last: int) -> None:
         starts = ring.starts(last)
         if not starts:
@@ -136,7 +155,7 @@ class EpisodeLaw(Law):
         return self._arena.index_select(0, self._first.index_select(0, episode) + start)
 
     def _close_up(self) -> None:
-        episode = self.members.members[: self.members.count]
+        episode = self.members.items
         count = self._count[episode]
         self._used = int(count.sum())
         first = count.cumsum(0) - count
@@ -183,6 +202,12 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
         self._closed = np.zeros(self.capacity, dtype=np.bool_)
         self._streams: dict[int, _Stream] = {}
         self._cursor = serial % self.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of links, generations and the law's tables."""
+        generations = 0 if self._generation is None else self._generation.nbytes
+        return generations + self.next.nbytes + self.previous.nbytes + self._closed.nbytes + self.law.nbytes
 
     def last_row(self, stream: int) -> int | None:
         """Serial of the stream's last row, None if it is unknown or recycled."""

@@ -1,8 +1,8 @@
 """Real environments from gymnasium and DeepMind Control, as TorchRL environments in one fixed form.
 
-Whatever turns a simulator's step into an agent's step (action repeat, frame stack, data types) stands in one numpy wrapper *below*
-TorchRL: there the repeat stops at the end of an episode, which `FrameSkipTransform` does not, and it costs microseconds
-where a TorchRL transform costs a tenth of a millisecond.
+Whatever turns a simulator's step into an agent's step (action repeat, frame stack, data types) stands in one numpy
+wrapper *below* TorchRL: there the repeat stops at the end of an episode, which `FrameSkipTransform` does not, and it
+costs microseconds where a TorchRL transform costs a tenth of a millisecond.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import math
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
 from typing import Any, SupportsFloat
@@ -49,14 +49,14 @@ def make_env(
     """A TorchRL environment with float32 observations and rewards, `is_init`, and true `terminated`/`truncated`.
 
     Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
-    keys if gymnasium gives a dictionary (TorchRL calls a key "state" "observation"), or, with `pixels`, under "pixels": uint8
-    [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as they are, discrete
-    ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
+    keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
+    under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as
+    they are, discrete ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
 
     Args:
         name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id), or
             "dmc:cartpole-balance" (DeepMind Control, all its observations concatenated in their order).
-        num_envs: stepped one after another, or, with `parallel`, in a process each.
+        num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
         frame_stack: images in one observation; the first one is repeated at a reset.
         time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
@@ -68,19 +68,23 @@ def make_env(
         >>> env.rollout(3)["next", "reward"].shape, episode_length(env)
         (torch.Size([3, 1]), 100)
     """
-    for argument, value in (("num_envs", num_envs), ("action_repeat", action_repeat), ("image_size", image_size)):
-        if value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}.")
+    counts = {
+        "num_envs": num_envs,
+        "action_repeat": action_repeat,
+        "frame_stack": frame_stack,
+        "image_size": image_size,
+    }
+    for argument, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{argument} must be at least 1, got {count}.")
     if time_limit is not None and time_limit < 1:
         raise ValueError(f"time_limit must be at least 1 simulator step, got {time_limit}.")
-    if frame_stack < 1 or (frame_stack > 1 and not pixels):
-        raise ValueError(
-            f"frame_stack stacks images, got frame_stack={frame_stack} with pixels={pixels}; set pixels=True."
-        )
+    if frame_stack > 1 and not pixels:
+        raise ValueError(f"frame_stack={frame_stack} stacks images, but pixels=False: set pixels=True.")
 
-    # Built once here, so that a wrong name or a space that cannot be used is reported from this process, not from a worker.
+    # Built once here, so that a wrong name or a space that cannot be used is reported by this process, not by a worker.
     steps = _agent_steps(name, action_repeat, pixels, frame_stack, image_size, time_limit)
-    if num_envs == 1 and not parallel:
+    if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
     else:
         steps.close()
@@ -107,7 +111,7 @@ def episode_length(env: EnvBase) -> int:
     )
 
 
-class _RealEnv(TransformedEnv):
+class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
     """Adds `is_init` and remembers the episode length, where a ParallelEnv need not ask its workers for it."""
 
     def __init__(self, env: EnvBase, length: int) -> None:
@@ -179,11 +183,11 @@ def _dm_control_suite() -> ModuleType:
         return importlib.import_module("dm_control.suite")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "Names that begin with 'dmc:' need dm-control: pip install 'worldloom-rl[dmc]' (it also keeps mujoco below 4)."
+            "Names that begin with 'dmc:' need dm-control and mujoco below 4: pip install 'worldloom-rl[dmc]'."
         ) from error
 
 
-def _did_you_mean(name: str, known: Any) -> str:
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
@@ -207,10 +211,8 @@ class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
         self.render_mode = "rgb_array" if image_size else None
         self.limit = float(getattr(self._task, "_step_limit", math.inf))  # dm_control.rl.control.Environment
         action = self._task.action_spec()
-        self.action_space = spaces.Box(
-            action.minimum.astype(np.float32), action.maximum.astype(np.float32), dtype=np.float32
-        )
-        size = sum(max(1, math.prod(leaf.shape)) for leaf in self._task.observation_spec().values())
+        self.action_space = spaces.Box(action.minimum, action.maximum, dtype=action.dtype)
+        size = sum(math.prod(leaf.shape) for leaf in self._task.observation_spec().values())
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     def reset(
@@ -225,7 +227,7 @@ class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
         terminated = step.last() and step.discount == 0.0
         return self._observation(step), step.reward, terminated, step.last() and not terminated, {}
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         image: np.ndarray = self._task.physics.render(self._image_size, self._image_size, camera_id=self._camera)
         return image
 
@@ -303,11 +305,10 @@ class _Image:
     def _resized(self, frame: np.ndarray) -> np.ndarray:
         channels_first = np.moveaxis(frame, -1, 0)
         if channels_first.shape[1:] == (self.size, self.size):
-            return channels_first.copy()
+            return np.array(channels_first, dtype=np.uint8)
         # A renderer may hand out a flipped or read-only view, which torch does not take.
         image = torch.from_numpy(np.array(channels_first, dtype=np.float32))
-        smaller = F.interpolate(image[None], (self.size, self.size), mode="area")[0]
-        resized: np.ndarray = smaller.round().to(torch.uint8).numpy()
+        resized: np.ndarray = F.interpolate(image[None], (self.size, self.size), mode="area")[0].round().byte().numpy()
         return resized
 
 
@@ -329,7 +330,7 @@ def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.AC
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"{name}: {key!r} has the bounds low={space.low}, high={space.high}; planners and policies need finite ones. "
+            f"{name}: {key!r} has the bounds low={space.low}, high={space.high}; planning needs finite ones. "
             "Register the environment with bounds, for example under "
             "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1.0, 1.0, shape))."
         )
@@ -339,9 +340,7 @@ def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.AC
 def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
-    if isinstance(space, spaces.Discrete) and space.start:
-        return action + space.start
-    return action
+    return action + space.start if isinstance(space, spaces.Discrete) and space.start else action
 
 
 def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
@@ -359,8 +358,8 @@ def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[st
         return spaces.Box(0.0, 1.0, (spaces.flatdim(space),), np.float32)
     leaf = ".".join(key) or "observation"
     raise ValueError(
-        f"{name}: the observation {leaf!r} is {space}, not numbers of a fixed shape. Leave it out or encode it as a Box "
-        "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
+        f"{name}: the observation {leaf!r} is {space}, not numbers of a fixed shape. Leave it out or encode it as a "
+        "Box (gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
     )
 
 
@@ -370,6 +369,5 @@ def _convert(space: spaces.Space[Any], observation: Any) -> Any:
         array = np.array(observation, dtype=np.uint8 if space.dtype == np.uint8 else np.float32)
         return array if array.ndim else array.reshape(1)
     if isinstance(space, spaces.Dict):
-        assert isinstance(observation, Mapping)
         return {part: _convert(leaf, observation[part]) for part, leaf in space.items()}
     return np.asarray(spaces.flatten(space, observation), dtype=np.float32)

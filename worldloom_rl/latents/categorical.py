@@ -74,3 +74,8 @@ def sample_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probabilities.detach().cumsum(-1)
     below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative[..., :-1]
     return below.sum(-1)
+
+
+def gumbel_argmax(probabilities: Tensor, exponential: Tensor) -> Tensor:
+    """int64 [...] class drawn from probabilities [..., K] by the Gumbel-max trick, from Exp(1) draws [..., K]."""
+    return (probabilities.log() - exponential.log()).argmax(-1)

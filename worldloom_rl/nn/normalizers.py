@@ -25,16 +25,17 @@ class RunningScale(nn.Module):
     def update(self, x: Tensor) -> None:
         """Move the scale towards the range of x (any shape, taken as one sample)."""
         flat = x.detach().flatten().sort().values
-        low, high = (self._percentile(flat, share) for share in (5.0, 95.0))
+        low, high = (percentile(flat, share) for share in (5.0, 95.0))
         self.value.lerp_((high - low).clamp(min=1.0).to(self.value.dtype).reshape(1), self.rate)
-
-    @staticmethod
-    def _percentile(flat: Tensor, percent: float) -> Tensor:
-        position = percent * (flat.shape[0] - 1) / 100
-        below = int(position)
-        above = min(below + 1, flat.shape[0] - 1)
-        return flat[below] * (1 - (position - below)) + flat[above] * (position - below)
 
     def forward(self, x: Tensor) -> Tensor:
         """x divided by the scale, which gets no gradient."""
         return x / self.value
+
+
+def percentile(ascending: Tensor, percent: float) -> Tensor:
+    """[] the percentile, interpolated linearly, of a sorted sample [N]."""
+    position = percent * (ascending.shape[0] - 1) / 100
+    below = int(position)
+    above = min(below + 1, ascending.shape[0] - 1)
+    return ascending[below] * (1 - (position - below)) + ascending[above] * (position - below)

@@ -160,7 +160,7 @@ class SamplingPlanner(TensorDictModuleBase, ABC):
         mask = self.model.action_mask(latent)
         mask = None if mask is None else mask.unsqueeze(-2)  # [B, 1, A]
         prior_actions = self._policy_trajectories(latent, noise)
-        mean = self._warm_start(previous_mean)
+        mean = self.warm_start(previous_mean)
         std = torch.full_like(mean, self.max_std)
         iterations: list[Iteration] = []
         for _ in range(self.num_iterations):
@@ -227,7 +227,7 @@ class SamplingPlanner(TensorDictModuleBase, ABC):
             actions.append(self.policy_prior(state, noise))
         return torch.stack(actions)
 
-    def _warm_start(self, previous_mean: Tensor) -> Tensor:
+    def warm_start(self, previous_mean: Tensor) -> Tensor:
         """[H, B, A] the previous mean moved one step ahead; its last row, and rows without one, start fresh."""
         mean = torch.zeros_like(previous_mean).transpose(0, 1).contiguous()
         mean[:-1] = previous_mean.transpose(0, 1)[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldloom_rl.latents.categorical import gumbel_argmax
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.base import LatentFunction, SamplingPlanner, TerminationRule
 from worldloom_rl.planners.termination import soft_continue
@@ -61,6 +62,5 @@ class MPPIPlanner(SamplingPlanner):
 
     def _choose(self, mean: Tensor, elites: Tensor, score: Tensor, noise: Noise) -> Tensor:
         # Gumbel-max: one elite sequence, with probability equal to its score, also when not exploring.
-        gumbel = -noise.exponential("elite", score.shape, score).log()
-        elite = (score.log() + gumbel).argmax(-1)
+        elite = gumbel_argmax(score, noise.exponential("elite", score.shape, score))
         return elites.take_along_dim(elite[:, None, None], 1).squeeze(1)

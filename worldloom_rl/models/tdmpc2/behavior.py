@@ -7,18 +7,21 @@ samples one.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import dispatch
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
 from worldloom_rl.actions import ActionSpace
+from worldloom_rl.functional.squashed_gaussian import (
+    bounded_log_std,
+    gaussian_log_probability,
+    squashed_log_probability,
+)
 from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.latents.categorical import sample_index
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
@@ -94,8 +97,7 @@ class Behavior(nn.Module):
 
     def _sample_real(self, output: Tensor, mask: Tensor | None, noise: Noise) -> PolicySample:
         mean, raw = output.chunk(2, -1)
-        low, high = self.config.log_std_min, self.config.log_std_max
-        log_std = low + 0.5 * (high - low) * (torch.tanh(raw) + 1)
+        log_std = bounded_log_std(raw, self.config.log_std_min, self.config.log_std_max)
         epsilon = noise.normal("policy", mean.shape, mean)
         dimensions: Tensor | int = mean.shape[-1]
         if mask is not None:
@@ -103,9 +105,9 @@ class Behavior(nn.Module):
             dimensions = mask.sum(-1, keepdim=True)
         action = torch.tanh(mean + epsilon * log_std.exp())
         # Masked dimensions keep their constant terms, as in the official code.
-        log_probability = (-0.5 * epsilon.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1, keepdim=True)
+        log_probability = gaussian_log_probability(epsilon, log_std)
         scale = log_probability * dimensions
-        squashed = log_probability - torch.log(F.relu(1 - action.square()) + 1e-6).sum(-1, keepdim=True)
+        squashed = squashed_log_probability(log_probability, action)
         # The quotient cancels the squashing but for its 1e-8: the official scaled entropy, kept as it is.
         scaled_entropy = -squashed * (scale / (squashed + 1e-8))
         zeros = torch.zeros_like(mean)
@@ -229,11 +231,10 @@ class PolicyLoss(LossModule):
         self.in_keys = list(model.latent_keys)
         self.out_keys = ["loss_policy", "policy_entropy", "policy_scaled_entropy", "policy_scale"]
 
-    @dispatch
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+    def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> TensorDictBase:
         """Losses and metrics, all without batch dimensions, from the latents [B, T, …]."""
         latent = {name: value.detach().transpose(0, 1) for name, value in self.model.read_latent(tensordict).items()}
-        metrics, _, _ = self.terms(latent, self.model.noise)
+        metrics, _, _ = self.terms(latent, noise or self.model.noise)
         return TensorDict(metrics, batch_size=[])
 
     def terms(self, latent: Latent, noise: Noise) -> tuple[dict[str, Tensor], PolicySample, Tensor]:

@@ -43,6 +43,7 @@ class TDMPC2Config(WorldModelConfig):
     grad_clip_norm: float = 20.0
     batch_size: int = 256
     updates_per_step: float = 1.0  # gradient updates per agent step
+    min_seed_steps: int = 1000  # random agent steps before learning: this many, and at least five episodes
     carry_task_gradient: bool = True  # the policy loss's gradient on the task embedding joins the next model update, as
     # in the official code; False keeps it out
 
@@ -103,7 +104,7 @@ def discount_for(episode_length: int, denominator: float = 5.0, low: float = 0.9
 PRESETS = {
     "tiny": TDMPC2Config(
         encoder_dim=64, mlp_dim=64, latent_dim=64, num_q=2, num_bins=101, dropout=0.0, learning_rate=1e-3,
-        batch_size=128, iterations=4, num_samples=128, num_elites=16, num_policy_trajectories=8, num_channels=4,
+        batch_size=128, min_seed_steps=500, iterations=4, num_samples=128, num_elites=16, num_policy_trajectories=8, num_channels=4,
     ),
     "1m": TDMPC2Config(encoder_dim=256, mlp_dim=384, latent_dim=128, encoder_layers=2, num_q=2, num_channels=8),
     "5m": TDMPC2Config(),

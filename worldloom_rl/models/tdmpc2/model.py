@@ -261,8 +261,7 @@ class TDMPC2(WorldModel):
         with torch.no_grad():
             encoded = [self.encode_latent(row, noise) for row in rows[1:]]
             arrived = {name: torch.stack([latent[name] for latent in encoded]) for name in encoded[0]}
-            value = self.behavior.target_value(self.latent_features(arrived), self.action_mask(arrived), noise)
-            td_target = reward + self.discount(arrived) * (1 - terminated) * value
+            td_target = self.td_target(arrived, reward, terminated, noise)
 
         latent = self.encode_latent(rows[0], noise)
         latents = [latent["deterministic"]]
@@ -291,6 +290,11 @@ class TDMPC2(WorldModel):
         return ModelTerms(
             arrived["deterministic"], td_target, rolled, reward_logits, q_logits, termination_logits, losses
         )
+
+    def td_target(self, arrived: Latent, reward: Tensor, terminated: Tensor, noise: Noise) -> Tensor:
+        """[..., 1] reward of arriving plus, unless terminated (0 or 1), γ times the target Qs' value of the latent there."""
+        value = self.behavior.target_value(self.latent_features(arrived), self.action_mask(arrived), noise)
+        return reward + self.discount(arrived) * (1 - terminated) * value
 
     def _two_hot(self, x: Tensor) -> Tensor:
         return two_hot(x, self.config.vmin, self.config.vmax, self.config.num_bins)

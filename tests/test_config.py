@@ -1,0 +1,191 @@
+"""Configurations and specs as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    NonTensor,
+    OneHot,
+    Unbounded,
+)
+
+from worldloom_rl.config import WorldModelConfig, check_range, did_you_mean, spec_from_json, spec_to_json
+from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config, discount_for
+
+
+@dataclass(frozen=True)
+class Nested(WorldModelConfig):
+    width: int = 3
+    shapes: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+    rate: float = 0.1
+    name: str = "a"
+    flag: bool = False
+
+
+@pytest.mark.parametrize("config", [Nested(), Nested(shapes=()), *PRESETS.values()])
+def test_a_configuration_survives_json(config):
+    text = json.dumps(config.to_json())
+    assert type(config).from_json(json.loads(text)) == config
+
+
+def test_tuples_become_lists_in_json():
+    assert Nested().to_json() == {"width": 3, "shapes": [[1, 2], [3]], "rate": 0.1, "name": "a", "flag": False}
+
+
+def test_an_unknown_field_is_refused_with_the_closest_name():
+    with pytest.raises(ValueError, match=r"Nested has no field 'widht'. Did you mean 'width'\?"):
+        Nested.from_json({**Nested().to_json(), "widht": 4})
+
+
+def test_a_missing_field_is_refused_by_name():
+    values = Nested().to_json()
+    del values["rate"]
+    with pytest.raises(ValueError, match=r"lacks the fields \['rate'\] of Nested"):
+        Nested.from_json(values)
+
+
+def test_did_you_mean_lists_all_names_when_none_is_close():
+    assert did_you_mean("zzz", ["b", "a"]) == " Known are ['a', 'b']."
+    assert did_you_mean("tdmcp2", ["tdmpc2", "dreamerv3"]) == " Did you mean 'tdmpc2'?"
+
+
+@pytest.mark.parametrize("value", [-1, 2, True, "1", None, float("nan")])
+def test_check_range_refuses_what_is_no_number_in_the_range(value):
+    with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\], got"):
+        check_range("rate", value, 0, 1)
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5])
+def test_check_range_accepts_the_range_with_its_ends(value):
+    check_range("rate", value, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("latent_dim", 2**20, "latent_dim must be a number in"),
+        ("latent_dim", 510, "not a multiple of simnorm_dim 8"),
+        ("num_elites", 513, "between 1 and num_samples 512"),
+        ("num_policy_trajectories", 513, "must not exceed num_samples 512"),
+        ("vmin", 10.0, "vmin must be below vmax"),
+        ("discount", 1.5, "discount must be a number"),
+        ("discount", (0.9, 0.9), "2 discounts were given for 0 tasks"),
+        ("horizon", 0, "horizon must be a number in"),
+        ("horizon", "3", "horizon must be a number in"),
+    ],
+)
+def test_a_bad_number_stops_when_the_configuration_is_built(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TDMPC2Config(), **{field: value})
+
+
+@pytest.mark.parametrize(("length", "discount"), [(500, 0.99), (1000, 0.995), (5, 0.95), (100, 0.95), (200, 0.975)])
+def test_discount_for_matches_the_table_of_the_official_heuristic(length, discount):
+    assert discount_for(length) == pytest.approx(discount, abs=1e-12)
+
+
+SPECS = {
+    "unbounded": Unbounded((3,)),
+    "unbounded int": Unbounded((), dtype=torch.int64),
+    "bounded": Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32),
+    "bounded each": Bounded(
+        torch.tensor([-1.0, 0.1]), torch.tensor([2.0, 1 / 3]), shape=(2,), dtype=torch.float32
+    ),
+    "bounded double": Bounded(torch.tensor([0.1, 0.2]).double(), 1.0, shape=(2,), dtype=torch.float64),
+    "bounded infinite": Bounded(
+        torch.tensor([-1.0, -torch.inf]), torch.tensor([1.0, torch.inf]), shape=(2,), dtype=torch.float32
+    ),
+    "pixels": Bounded(0, 255, shape=(3, 64, 64), dtype=torch.uint8),
+    "one-hot": OneHot(4),
+    "one-hot bool": OneHot(4, dtype=torch.bool),
+    "categorical": Categorical(5, shape=(), dtype=torch.int64),
+    "categorical vector": Categorical(5, shape=(2,), dtype=torch.int32),
+    "multi-one-hot": MultiOneHot([2, 3]),
+    "multi-categorical": MultiCategorical([2, 3]),
+    "binary": Binary(3),
+    "no dimensions": Bounded(0.0, 2.0, shape=(), dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("leaf", SPECS.values(), ids=SPECS)
+def test_every_kind_of_spec_survives_json(leaf):
+    spec = Composite(observation=leaf)
+    back = spec_from_json(json.loads(json.dumps(spec_to_json(spec))))
+    assert back == spec
+    assert back["observation"].dtype == leaf.dtype
+
+
+def test_a_nested_spec_keeps_its_keys_in_order():
+    spec = Composite(b=Unbounded((1,)), a=Composite(d=OneHot(2), c=Composite(e=Unbounded((2,)))))
+    back = spec_from_json(json.loads(json.dumps(spec_to_json(spec))))
+    assert back == spec
+    assert list(back.keys(True, True)) == ["b", ("a", "d"), ("a", "c", "e")]
+
+
+def test_a_spec_that_a_checkpoint_cannot_describe_is_refused_by_key():
+    with pytest.raises(ValueError, match=r"spec of 'text' is a NonTensor"):
+        spec_to_json(Composite(text=NonTensor(shape=())))
+
+
+def changed(**changes):
+    (entry,) = spec_to_json(Composite(x=Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32)))["leaves"]
+    return {"leaves": [{**entry, **changes}]}
+
+
+@pytest.mark.parametrize(
+    "shape", [[2**27], [2**14, 2**14], [-1], [10**12, 10**12], [2**62, 4]], ids=str
+)
+def test_an_absurd_shape_is_refused_before_memory_is_taken(shape):
+    with pytest.raises(ValueError, match=r"spec leaf \['x'\].*absurd shape"):
+        spec_from_json(changed(shape=shape))
+
+
+@pytest.mark.parametrize("count", [-1, 0, 2**40, "3", None, 1.5, True, [3]])
+@pytest.mark.parametrize("kind", ["OneHot", "Categorical"])
+def test_an_absurd_class_count_is_refused(kind, count):
+    with pytest.raises(ValueError, match=r"spec leaf \['x'\] is"):
+        spec_from_json(changed(kind=kind, n=count, shape=[3], dtype="int64"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "Gizmo"}, "unknown kind 'Gizmo'"),
+        ({"dtype": "nn"}, "unknown dtype 'nn'"),
+        ({"dtype": "float33"}, "incomplete or wrong"),
+        ({"low": [1.0, 2.0, 3.0]}, r"\['x'\] is incomplete or wrong: shape"),
+        ({"low": "zero"}, r"\['x'\] is incomplete or wrong"),
+        ({"shape": 3}, "incomplete or wrong"),
+        ({"shape": [1.5]}, "incomplete or wrong"),
+        ({"key": None}, "incomplete or wrong"),
+        ({"key": []}, "incomplete or wrong"),
+    ],
+    ids=str,
+)
+def test_a_wrong_description_of_a_spec_is_a_value_error_that_shows_it(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spec_from_json(changed(**changes))
+
+
+def test_an_incomplete_description_of_a_spec_is_refused():
+    described = changed()
+    del described["leaves"][0]["low"]
+    with pytest.raises(ValueError, match="incomplete or wrong: 'low'"):
+        spec_from_json(described)
+    with pytest.raises(ValueError, match="list of 'leaves'"):
+        spec_from_json({"leafs": []})
+    with pytest.raises(ValueError, match="list of 'leaves'"):
+        spec_from_json([])
+    with pytest.raises(ValueError, match="spec leaf 0 is incomplete or wrong"):
+        spec_from_json({"leaves": ["x"]})

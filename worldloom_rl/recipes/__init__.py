@@ -1,0 +1,1 @@
+"""Recipes: one readable script a result."""

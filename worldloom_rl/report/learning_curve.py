@@ -1,0 +1,35 @@
+"""The learning curve of a run as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+
+def draw_learning_curve(
+    file: Path,
+    title: str,
+    steps: Sequence[int],
+    returns: Sequence[Sequence[float]],
+    references: Mapping[str, float] | None = None,
+) -> None:
+    """Write a PNG of mean episode return, with the band from smallest to largest, against environment steps.
+
+    Args:
+        steps: environment steps (action repeat counted) of each evaluation.
+        returns: per-episode returns of each evaluation.
+        references: labelled horizontal lines, such as an official score.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, [sum(values) / len(values) for values in returns], marker="o", label="mean")
+    axes.fill_between(
+        steps, [min(values) for values in returns], [max(values) for values in returns], alpha=0.2, label="min to max"
+    )
+    for name, value in (references or {}).items():
+        axes.axhline(value, linestyle="--", color="grey", label=name)
+    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
+    axes.legend()
+    figure.savefig(file, dpi=120)

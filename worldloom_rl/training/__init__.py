@@ -1,0 +1,1 @@
+"""Small verbs that recipes call."""

@@ -1,0 +1,72 @@
+"""The live line of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_INTERVAL = 5.0  # seconds between plain lines
+
+
+class LiveLine:
+    """Shows phase, agent steps, steps per second, metrics and the time left; use as a context manager.
+
+    Args:
+        total: agent steps of the whole run.
+        start: agent steps done before, for a resumed run.
+    """
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        self.console = Console(soft_wrap=True)
+        self.total = total
+        self._begin = (time.monotonic(), start)
+        self._shown = 0.0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn("{task.fields[rate]:.1f} steps/s"),
+            TextColumn("{task.fields[metrics]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        self._task = (
+            self._bar.add_task("starting", total=total, completed=start, rate=0.0, metrics="") if self._bar else None
+        )
+
+    def __enter__(self) -> LiveLine:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last line; ask before computing metrics."""
+        return time.monotonic() - self._shown >= (0.5 if self._bar else _PLAIN_INTERVAL)
+
+    def show(self, phase: str, agent_steps: int, metrics: Mapping[str, float]) -> None:
+        """Show the state of the run now."""
+        self._shown = time.monotonic()
+        seconds = self._shown - self._begin[0]
+        rate = (agent_steps - self._begin[1]) / max(seconds, 1e-9)
+        text = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=agent_steps, description=phase, rate=rate, metrics=text)
+            return
+        left = (self.total - agent_steps) / rate if rate > 0 else float("inf")
+        remaining = "?" if left == float("inf") else f"{int(left) // 60}:{int(left) % 60:02d}"
+        self.say(f"{phase}  {agent_steps}/{self.total} steps  {rate:.1f} steps/s  {text}  left {remaining}")
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        self.console.print(message, highlight=False)

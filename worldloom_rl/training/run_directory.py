@@ -1,0 +1,112 @@
+"""The directory of a run: configuration, logs, checkpoints, learning curve and result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torchrl.record import CSVLogger, TensorboardLogger
+
+from worldloom_rl.config import Json
+from worldloom_rl.training.checkpoint import Checkpoints
+
+CONFIG_FILE = "config.json"
+RESULT_FILE = "result.json"
+CURVE_FILE = "curve.png"
+
+
+class RunDirectory:
+    """Files of one run: config.json, logs/ (CSV and TensorBoard), checkpoints/, curve.png, result.json."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self._loggers: list[CSVLogger | TensorboardLogger] = []
+
+    @classmethod
+    def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
+        """A new run directory with its configuration. Raises FileExistsError if the path holds a run already."""
+        chosen = Path(path) if path else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if (chosen / CONFIG_FILE).exists():
+            raise FileExistsError(
+                f"{chosen} holds a run already. Continue it with 'worldloom resume {chosen}', or choose another directory."
+            )
+        chosen.mkdir(parents=True, exist_ok=True)
+        write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
+        return cls(chosen)
+
+    def read_config(self) -> tuple[str, dict[str, Json]]:
+        """The recipe's name and its configuration. Raises FileNotFoundError if this is no run directory."""
+        file = self.path / CONFIG_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of 'worldloom train'.")
+        data = json.loads(file.read_text())
+        return data["recipe"], data["config"]
+
+    def log(self, metrics: Mapping[str, float], agent_steps: int) -> None:
+        """Scalars to CSV and TensorBoard, at that number of agent steps."""
+        if not self._loggers:
+            logs = str(self.path / "logs")
+            self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
+        for logger in self._loggers:
+            for name, value in metrics.items():
+                logger.log_scalar(name, value, step=agent_steps)
+
+    def write_result(self, result: Mapping[str, Json]) -> Path:
+        """result.json with where and with what it was made added."""
+        file = self.path / RESULT_FILE
+        write_json(file, {**result, **provenance()})
+        return file
+
+
+def write_json(file: Path, data: Mapping[str, Json]) -> None:
+    """Write JSON under a temporary name, then rename."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    with os.fdopen(handle, "w") as stream:
+        json.dump(data, stream, indent=2)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, file)
+
+
+def provenance() -> dict[str, Json]:
+    """Commit of the code (None when installed from a wheel), library versions and the machine."""
+    packages = ("worldloom-rl", "torch", "torchrl", "tensordict", "gymnasium")
+    return {
+        "commit": _commit(),
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "machine": {
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

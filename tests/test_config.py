@@ -62,27 +62,37 @@ def test_did_you_mean_lists_all_names_when_none_is_close():
 
 @pytest.mark.parametrize("value", [-1, 2, True, "1", None, float("nan")])
 def test_check_range_refuses_what_is_no_number_in_the_range(value):
-    with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\], got"):
-        check_range("rate", value, 0, 1)
+    with pytest.raises(ValueError, match=r"rate must be a number in \[0.0, 1.0\], got"):
+        check_range("rate", value, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5])
 def test_check_range_accepts_the_range_with_its_ends(value):
-    check_range("rate", value, 0, 1)
+    check_range("rate", value, 0.0, 1.0)
+
+
+def test_whole_bounds_ask_for_a_whole_number():
+    check_range("width", 3, 1, 9)
+    with pytest.raises(ValueError, match=r"width must be a whole number in \[1, 9\], got 3.0"):
+        check_range("width", 3.0, 1, 9)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("latent_dim", 2**20, "latent_dim must be a number in"),
+        ("latent_dim", 2**20, "latent_dim must be a whole number in"),
+        ("mlp_dim", 64.5, "mlp_dim must be a whole number in"),
+        ("action_dims", (3, 0), "action_dims must be a whole number in"),
+        ("action_dims", 3, "action_dims must be a tuple"),
+        ("episodic", "false", "episodic must be true or false, got 'false'"),
         ("latent_dim", 510, "not a multiple of simnorm_dim 8"),
         ("num_elites", 513, "between 1 and num_samples 512"),
         ("num_policy_trajectories", 513, "must not exceed num_samples 512"),
         ("vmin", 10.0, "vmin must be below vmax"),
         ("discount", 1.5, "discount must be a number"),
         ("discount", (0.9, 0.9), "2 discounts were given for 0 tasks"),
-        ("horizon", 0, "horizon must be a number in"),
-        ("horizon", "3", "horizon must be a number in"),
+        ("horizon", 0, "horizon must be a whole number in"),
+        ("horizon", "3", "horizon must be a whole number in"),
     ],
 )
 def test_a_bad_number_stops_when_the_configuration_is_built(field, value, message):

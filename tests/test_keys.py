@@ -51,3 +51,9 @@ def test_the_key_map_survives_json():
 def test_an_unknown_name_is_refused_beside_the_known_ones():
     with pytest.raises(ValueError, match=r"has the names .*'reward'.*got \['rewards'\]"):
         KeyMap.from_names({"rewards": "r"})
+
+
+@pytest.mark.parametrize("key", [3, ("a", 3), None])
+def test_what_is_no_nested_key_is_refused(key):
+    with pytest.raises(TypeError, match="nested key is a string or a tuple"):
+        KeyMap.from_names({"reward": key})

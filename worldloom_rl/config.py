@@ -51,6 +51,8 @@ class WorldModelConfig:
     @classmethod
     def from_json(cls: type[ConfigType], values: Mapping[str, Json]) -> ConfigType:
         """The configuration with these values. Raises ValueError on an unknown or a missing field."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"The config must be the fields of {cls.__name__} by name, got {values!r}.")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
@@ -70,9 +72,13 @@ def _tupled(value: Json) -> Json:
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise ValueError unless low ≤ value ≤ high; for `__post_init__` of configurations."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low}, {high}], got {value!r}.")
+    """Raise ValueError unless low ≤ value ≤ high; for `__post_init__` of configurations.
+
+    Bounds that are ints ask for a whole number, bounds that are floats for any.
+    """
+    whole = isinstance(low, int) and isinstance(high, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+        raise ValueError(f"{name} must be a {'whole ' * whole}number in [{low}, {high}], got {value!r}.")
 
 
 def spec_to_json(spec: Composite) -> dict[str, Json]:

@@ -32,6 +32,8 @@ def as_tuple(key: NestedKey) -> tuple[str, ...]:
     """The key as a tuple of its parts: "a" → ("a",), ("a", ("b", "c")) → ("a", "b", "c")."""
     if isinstance(key, str):
         return (key,)
+    if not isinstance(key, tuple):
+        raise TypeError(f"A nested key is a string or a tuple of nested keys, got {key!r}.")
     return tuple(part for step in key for part in as_tuple(step))
 
 

@@ -49,8 +49,13 @@ def new_directory(target: Path) -> Iterator[Path]:
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
             os.replace(target, old / target.name)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, target)
+            except BaseException:
+                os.replace(old / target.name, target)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(temporary, target)
     except BaseException:
@@ -105,11 +110,18 @@ def _read_config(path: Path) -> dict[str, Json]:
         raise ValueError(f"{path} is larger than {_LARGEST_CONFIG} bytes; this is no world model configuration.")
     try:
         config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(config, dict) or set(config) != _FIELDS:
         fields = sorted(config) if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"{path} must have exactly the fields {sorted(_FIELDS)}, got {fields}.")
+    key_map = config["key_map"]
+    if not isinstance(config["model_type"], str):
+        raise ValueError(f"{path}: model_type must be the name of a family, got {config['model_type']!r}.")
+    if not isinstance(key_map, dict) or not all(
+        isinstance(key, list) and key and all(isinstance(part, str) for part in key) for key in key_map.values()
+    ):
+        raise ValueError(f"{path}: key_map must give each name the list of its key's parts, got {key_map!r}.")
     if config["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format version {config['format_version']!r}; this library reads version {FORMAT_VERSION}. "

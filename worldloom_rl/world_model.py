@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite
+from torchrl.envs.utils import step_mdp
 from torchrl.modules import recurrent_mode
 
 from worldloom_rl import pretrained
 from worldloom_rl.actions import ActionSpace
 from worldloom_rl.config import WorldModelConfig
-from worldloom_rl.keys import KeyMap
+from worldloom_rl.keys import DONE, TERMINATED, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, Noise
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
@@ -28,7 +29,7 @@ Observation = dict[NestedKey, Tensor]
 
 
 class Prediction(NamedTuple):
-    """One imagined step: the latent arrived at, the reward [..., 1] of arriving, the probability [..., 1] of going on."""
+    """An imagined step: the latent arrived at, the reward [..., 1] of arriving, the probability [..., 1] of more."""
 
     latent: Latent
     reward: Tensor
@@ -83,7 +84,7 @@ class WorldModel(TensorDictModuleBase, ABC):
     def filter_latent(
         self, previous: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
     ) -> Latent:
-        """Posterior of this row from the previous row's latent, the flat action [..., A] that led here and is_init [..., 1]."""
+        """Posterior of this row from the previous row's latent, the flat action [..., A] that led here, is_init."""
 
     @abstractmethod
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
@@ -115,6 +116,18 @@ class WorldModel(TensorDictModuleBase, ABC):
     @abstractmethod
     def default_specs() -> tuple[Composite, Composite]:
         """The observation and action specs that a preset is built for when none are given."""
+
+    def continuation(self, latent: Latent) -> Tensor:
+        """[..., 1] probability that the episode goes on at a latent: what `decode_latent` says, else ones.
+
+        A family whose `decode_latent` is dear (images) overrides it; imagination asks it once, for its start.
+        """
+        decoded = self.decode_latent(latent).get(self.key_map.continuation)
+        if decoded is not None:
+            return decoded
+        name, leaf = next(iter(self.latent_spec.items()))
+        batch = latent[name].shape[: latent[name].dim() - len(leaf.shape)]
+        return torch.ones(*batch, 1, device=latent[name].device)
 
     def initial_latent(self, batch: torch.Size | tuple[int, ...] = ()) -> Latent:
         """The latent before any observation: zeros, unless the family says otherwise."""
@@ -233,6 +246,136 @@ class WorldModel(TensorDictModuleBase, ABC):
             latents.append(carry)
         return {name: torch.stack([latent[name] for latent in latents], time) for name in carry}
 
+    # ------------------------------------------------------------------ imagination
+
+    def imagine(
+        self,
+        start: TensorDictBase,
+        policy: TensorDictModuleBase | None = None,
+        *,
+        actions: Tensor | TensorDictBase | None = None,
+        horizon: int | None = None,
+        noise: Noise | None = None,
+    ) -> TensorDict:
+        """H imagined steps from start latents: the TensorDict [*B, H] of `ImaginationEnv(self).rollout(H, policy, …)`.
+
+        At the root stand the latent and "continue" before each step, the action, the done flags (False) and, unchanged
+        or as the policy carries them, the other entries of `start`; under "next" the latent, reward, "continue" and
+        done flags after it. Root and "next" latents share memory. `start` is not written to, and gradients flow.
+
+        Args:
+            start: [*B] holds the latent.
+            policy: reads the root, writes the action. A `LatentPolicy` is called on tensors, any other on a tensordict.
+            actions: instead of a policy, either flat actions [*B, H, A], or a tensordict [*B, H] of the action keys.
+            horizon: H; given actions bring their own.
+            noise: source of random draws, in the order policy, prediction of every step; by default the model's.
+        Raises ValueError for a horizon below 1, for neither or both of policy and actions, or for actions that do not
+        fit; KeyError for a latent leaf or action key that is missing.
+        """
+        if (policy is None) == (actions is None):
+            given = "neither" if policy is None else "both"
+            raise ValueError(f"imagine follows either a policy or given actions; {given} was given.")
+        written = None if actions is None else self._given_actions(actions, start.batch_size, horizon)
+        if written is not None:
+            horizon = next(iter(written.values())).shape[start.batch_dims]
+        if horizon is None or horizon < 1:
+            raise ValueError(f"imagine needs a horizon of at least 1 step, got {horizon}.")
+        noise = self.noise if noise is None else noise
+        latent = self.read_latent(start)
+        if written is None and not (isinstance(policy, LatentPolicy) and type(policy).forward is LatentPolicy.forward):
+            assert policy is not None
+            return self._imagine_with_module(start, policy, horizon, noise)
+
+        time = start.batch_dims
+        flat_actions = None if written is None else self.action_space.flatten(written)
+        latents, continuations = [latent], [self.continuation(latent)]
+        rewards: list[Tensor] = []
+        chosen: list[dict[NestedKey, Tensor]] = []
+        for t in range(horizon):
+            if flat_actions is None:
+                assert isinstance(policy, LatentPolicy)
+                # What the environment would be given, and back: bounds and dtypes count as in a rollout.
+                chosen.append(self.action_space.unflatten(policy.act(latent, noise)))
+                action = self.action_space.flatten(chosen[-1])
+            else:
+                action = flat_actions.select(time, t)
+            latent, reward, continuation = self.predict_latent(latent, action, noise)
+            latents.append(latent)
+            rewards.append(reward)
+            continuations.append(continuation)
+        if written is None:
+            written = {key: torch.stack([action[key] for action in chosen], time) for key in self.action_keys}
+        states = {self.key_map.leaf(name): torch.stack([row[name] for row in latents], time) for name in latent}
+        states[self.key_map.continuation] = torch.stack(continuations, time)
+        reward = torch.stack(rewards, time)
+
+        packed = self._carried(start, horizon)
+        for prefix, first in (((), 0), (("next",), 1)):
+            for key, value in states.items():
+                packed.set((*prefix, *as_tuple(key)), value.narrow(time, first, horizon))
+            for flag in (DONE, TERMINATED):
+                packed.set((*prefix, flag), torch.zeros_like(reward, dtype=torch.bool))
+        packed.set(("next", *as_tuple(self.key_map.reward)), reward)
+        for key, value in written.items():
+            packed.set(key, value)
+        packed.names = [*start.names, "time"]
+        return packed
+
+    def _given_actions(
+        self, actions: Tensor | TensorDictBase, batch: torch.Size, horizon: int | None
+    ) -> dict[NestedKey, Tensor]:
+        """Given actions [*B, H, …] by key as the environment takes them. Raises ValueError where they do not fit."""
+        steps = actions.shape[len(batch)] if len(actions.shape) > len(batch) else 0
+        shape: tuple[int, ...] = (*batch, steps)
+        if isinstance(actions, Tensor):
+            shape = (*shape, self.action_space.width)
+        if tuple(actions.shape[: len(shape)]) != shape or (isinstance(actions, Tensor) and actions.dim() != len(shape)):
+            wanted = (*batch, "H", *shape[len(batch) + 1 :])
+            raise ValueError(f"Given actions must have shape {wanted}, got {tuple(actions.shape)}.")
+        if steps < 1 or horizon not in (None, steps):
+            raise ValueError(f"Actions for {steps} steps were given with horizon={horizon}; leave the horizon out.")
+        if isinstance(actions, Tensor):
+            return self.action_space.unflatten(actions)
+        return {key: _get(actions, key, self) for key in self.action_keys}
+
+    def _carried(self, start: TensorDictBase, horizon: int) -> TensorDict:
+        """[*B, H] the entries of `start` that imagination carries along unchanged, without copying."""
+        time = start.batch_dims
+        packed = TensorDict({}, batch_size=(*start.batch_size, horizon), device=start.device)
+        others = self._others(start)
+        return packed if others.is_empty() else packed.update(others.unsqueeze(time).expand(*packed.batch_size))
+
+    def _others(self, start: TensorDictBase) -> TensorDictBase:
+        """The entries of `start` that no step of imagination writes."""
+        names = self.key_map
+        written = [*self.latent_keys, *self.action_keys, names.continuation, names.reward, DONE, TERMINATED]
+        return start.exclude(*written, "next", "_reset")
+
+    def _imagine_with_module(
+        self, start: TensorDictBase, policy: TensorDictModuleBase, horizon: int, noise: Noise
+    ) -> TensorDict:
+        """`imagine` with a policy that reads and writes tensordicts, and may carry entries of its own under "next"."""
+        names = self.key_map
+        latent = self.read_latent(start)
+        row = self.write_latent(self._others(start), latent).set(names.continuation, self.continuation(latent))
+        flag = torch.zeros_like(row.get(names.continuation), dtype=torch.bool)
+        row.update({DONE: flag, TERMINATED: flag})
+        rows: list[TensorDictBase] = []
+        for _ in range(horizon):
+            row.update(policy(row))
+            prediction = self.predict_latent(self.read_latent(row), self.read_action(row), noise)
+            arrived = TensorDict({DONE: flag, TERMINATED: flag}, batch_size=row.batch_size, device=row.device)
+            self.write_latent(arrived, prediction.latent).set(names.reward, prediction.reward)
+            arrived.set(names.continuation, prediction.continuation)
+            carried = row.get("next", None)
+            if carried is not None:
+                arrived.update(carried.exclude(*arrived.keys(True, True)))
+            rows.append(row.set("next", arrived))
+            row = step_mdp(row, exclude_action=False, reward_keys=names.reward, action_keys=list(self.action_keys))
+        packed: TensorDict = TensorDict.stack(rows, start.batch_dims)
+        packed.names = [*start.names, "time"]
+        return packed
+
     # ------------------------------------------------------------------ sizes, saving
 
     def num_parameters(self) -> int:
@@ -288,8 +431,15 @@ class Observe(Verb):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.model
         observation = model.read_observation(tensordict)
-        if not model.recurrent:
+        if not model.recurrent and not recurrent_mode():
             return model.write_latent(tensordict, model.encode_latent(observation, model.noise))
+        if not model.recurrent:
+            time = tensordict.batch_dims - 1
+            steps = range(tensordict.shape[time])
+            rows = [{key: value.select(time, t) for key, value in observation.items()} for t in steps]
+            latents = [model.encode_latent(row, model.noise) for row in rows]  # draws come per time step
+            stacked = {name: torch.stack([latent[name] for latent in latents], time) for name in latents[0]}
+            return model.write_latent(tensordict, stacked)
         previous_action = model.read_previous_action(tensordict)
         is_init = _get(tensordict, model.key_map.is_init, model)
         carry = model.read_latent(tensordict)
@@ -362,5 +512,3 @@ def _get(td: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:
         present = sorted(map(str, td.keys(include_nested=True, leaves_only=True)))
         raise KeyError(f"{type(model).__name__} needs the key {key!r}, but the tensordict holds {present}.")
     return value
-
-

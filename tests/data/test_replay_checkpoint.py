@@ -128,6 +128,17 @@ def test_a_change_file_is_dropped_when_every_row_in_it_was_patched_again(tmp_pat
     assert set(loaded.sample(64)[LATENT].flatten().tolist()) == {3.0}
 
 
+def test_a_change_file_is_dropped_when_its_rows_are_recycled(tmp_path):
+    replay = build(capacity=12)
+    replay.extend(rows(12))
+    replay.save(tmp_path)
+    train(replay, 1.0)
+    replay.save(tmp_path)
+    replay.extend(rows(12, first=12))
+    replay.save(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["files"]["changes"] == []
+
+
 def test_the_mark_of_a_cut_episode_survives_when_its_row_was_saved_before(tmp_path):
     replay = build("episode")
     replay.extend(rows(4, streams=1))
@@ -138,6 +149,13 @@ def test_the_mark_of_a_cut_episode_survives_when_its_row_was_saved_before(tmp_pa
     loaded.load(tmp_path)
     assert loaded.sample(64)["truncated"].sum() == replay.sample(64)["truncated"].sum() > 0
     assert loaded.episodes == 1
+    for value in (1.0, 2.0):  # files of latents must not push out the mark
+        for _ in range(5):
+            train(loaded, value)
+        loaded.save(tmp_path)
+    again = build("episode")
+    again.load(tmp_path)
+    assert again.sample(64)["truncated"].any()
 
 
 def test_a_save_that_is_cut_off_leaves_the_one_before(tmp_path, monkeypatch):

@@ -3,8 +3,9 @@
     python -m worldloom_rl.benchmarks.replay [--out FILE.json]
 
 Both hold the same observations, stored once ("no next copy": TorchRL's buffer has no ("next", observation) either), in
-episodes of 100 rows, and draw windows of the same size inside episodes. SliceSampler keeps its cached values, which only
-a buffer that is not written to can do. Rounds of the two alternate on one thread; a round is the mean of several batches.
+episodes of 100 rows, and draw windows of the same size inside episodes. SliceSampler keeps its cached values, which
+only a buffer that is not written to can do. Rounds of the two alternate on one thread; a round is the mean of several
+batches.
 """
 
 from __future__ import annotations

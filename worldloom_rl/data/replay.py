@@ -128,7 +128,6 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         self._check_rows(rows)
         index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
-        self._changed[index] = False
         self._change_of[index] = -1
         cuts, self._ring.cuts = torch.tensor(self._ring.cuts, dtype=torch.int64), []
         if len(cuts):

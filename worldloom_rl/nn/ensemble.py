@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.nn.mlp import Activation
 from worldloom_rl.noise import Noise
 
 
 class EnsembleLinear(nn.Module):
-    """M affine maps with, unless `norm` is False, LayerNorm and Mish. Weights are [M, out, in]."""
+    """Weights of M affine maps, [M, out, in], and of their LayerNorms unless `norm` is False."""
 
     def __init__(self, members: int, inputs: int, outputs: int, *, norm: bool) -> None:
         super().__init__()
@@ -27,15 +28,26 @@ class EnsembleMLP(nn.Module):
 
     Args:
         members: M.
-        hidden: widths of the hidden layers (LayerNorm and Mish).
+        hidden: widths of the hidden layers, each with LayerNorm and activation.
         dropout: share of the first hidden layer's units dropped, before its LayerNorm; masks differ between members.
+        activation: of the hidden layers.
     Reference: tdmpc2 common/layers.py, Ensemble.
     """
 
-    def __init__(self, members: int, inputs: int, hidden: Sequence[int], outputs: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        dropout: float = 0.0,
+        activation: Activation = F.mish,
+    ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
         self.members = members
+        self.activation = activation
         self.dropout = dropout
         self.layers = nn.ModuleList(
             EnsembleLinear(members, i, o, norm=index < len(hidden))
@@ -73,7 +85,7 @@ class EnsembleMLP(nn.Module):
             else:
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
             if layer.norm_weight is not None and layer.norm_bias is not None:
-                hidden = F.layer_norm(hidden, hidden.shape[-1:])
-                hidden = torch.addcmul(pick(layer.norm_bias).unsqueeze(1), hidden, pick(layer.norm_weight).unsqueeze(1))
-                hidden = F.mish(hidden)
+                norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
+                # Product and sum rounded one by one, as the official vmap does: with F.mish bit-equal on the CPU.
+                hidden = self.activation(F.layer_norm(hidden, hidden.shape[-1:]) * norm_weight + norm_bias)
         return hidden.unflatten(1, lead) if len(lead) != 1 else hidden

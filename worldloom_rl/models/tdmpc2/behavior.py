@@ -22,6 +22,7 @@ from worldloom_rl.functional.squashed_gaussian import (
     gaussian_log_probability,
     squashed_log_probability,
 )
+from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.latents.categorical import sample_index
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
@@ -59,9 +60,15 @@ class Behavior(nn.Module):
         real = [place for place in range(action_space.width) if place not in one_hot]
         self.real = len(real)
         self.register_buffer("real_index", torch.tensor(real, dtype=torch.int64), persistent=False)
-        self.policy = MLP(features, hidden, 2 * self.real + action_space.width - self.real)
+        activation = fast_mish if config.fast_mish else F.mish
+        self.policy = MLP(features, hidden, 2 * self.real + action_space.width - self.real, activation=activation)
         self.q_ensemble = EnsembleMLP(
-            config.num_q, features + action_space.width, hidden, config.num_bins, dropout=config.dropout
+            config.num_q,
+            features + action_space.width,
+            hidden,
+            config.num_bins,
+            dropout=config.dropout,
+            activation=activation,
         )
         self.target_q_ensemble = copy.deepcopy(self.q_ensemble).requires_grad_(False)
         enumerate_ = 0 < action_space.combinations <= _MOST_ENUMERATED

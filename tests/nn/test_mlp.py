@@ -9,16 +9,16 @@ from torch import nn
 from worldloom_rl.nn.mlp import MLP, NormedLinear
 
 
-def test_a_normed_linear_layer_is_linear_then_layer_norm_then_mish():
+def test_a_normed_linear_layer_is_linear_then_layer_norm_then_its_activation():
     torch.manual_seed(0)
-    layer, x = NormedLinear(5, 8), torch.randn(3, 5)
+    layer, x = NormedLinear(5, 8, F.mish), torch.randn(3, 5)
     plain = F.layer_norm(F.linear(x, layer.weight, layer.bias), (8,), layer.norm.weight, layer.norm.bias)
     torch.testing.assert_close(layer(x), plain * torch.tanh(torch.log1p(torch.exp(plain))), rtol=1e-5, atol=1e-6)
 
 
 def test_without_activation_a_normed_layer_has_zero_mean_and_unit_variance():
     torch.manual_seed(0)
-    output = NormedLinear(5, 64, activate=False)(torch.randn(3, 5))
+    output = NormedLinear(5, 64, None)(torch.randn(3, 5))
     torch.testing.assert_close(output.mean(-1), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(output.std(-1, correction=0), torch.ones(3), rtol=0, atol=1e-3)
 

@@ -109,15 +109,16 @@ class EpisodeLaw(Law):
     """A complete episode uniformly, then a start uniformly among its windows that are still there (TD-MPC2).
 
     An episode is named by the slot of its last row, which outlives its other rows. Its starts stand in order in an
-    arena of 2·capacity, closed up when it is full, so the cost per row is constant.
+    arena that goes round. While a row is live fewer than 2·capacity starts come after it: rows that were live when its
+    episode closed, and rows written since; so an arena of that size never overwrites a live one.
     """
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._first = torch.zeros(capacity, dtype=torch.int64)  # of episode: where its starts stand in the arena
+        self._first = torch.zeros(capacity, dtype=torch.int64)  # of episode: its first start, counted through the arena
         self._count = torch.zeros(capacity, dtype=torch.int64)  # of episode: how many there are
         self._arena = torch.zeros(2 * capacity, dtype=torch.int64)  # slots of starts
-        self._used = 0
+        self._used = 0  # starts that ever entered the arena
         self._episode_of = np.full(capacity, -1, dtype=np.int64)  # of start: its episode
         self._first_array, self._count_array = self._first.numpy(), self._count.numpy()
 
@@ -130,10 +131,8 @@ class EpisodeLaw(Law):
         starts = ring.starts(last)
         if not starts:
             return
-        if self._used + len(starts) > len(self._arena):
-            self._close_up()
         slots, episode = np.asarray(starts) % ring.capacity, last % ring.capacity
-        self._arena[self._used : self._used + len(starts)] = torch.from_numpy(slots)
+        self._arena.numpy()[np.arange(self._used, self._used + len(starts)) % len(self._arena)] = slots
         self._first_array[episode], self._count_array[episode] = self._used, len(starts)
         self._used += len(starts)
         self._episode_of[slots] = episode
@@ -152,16 +151,7 @@ class EpisodeLaw(Law):
     def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
         episode = self.members.draw(number, generator)
         start = torch.randint(2**62, (number,), generator=generator) % self._count.index_select(0, episode)
-        return self._arena.index_select(0, self._first.index_select(0, episode) + start)
-
-    def _close_up(self) -> None:
-        episode = self.members.items
-        count = self._count[episode]
-        self._used = int(count.sum())
-        first = count.cumsum(0) - count
-        kept = torch.arange(self._used) + (self._first[episode] - first).repeat_interleave(count)
-        self._arena[: self._used] = self._arena[kept]
-        self._first[episode] = first
+        return self._arena.index_select(0, (self._first.index_select(0, episode) + start) % len(self._arena))
 
 
 @dataclass

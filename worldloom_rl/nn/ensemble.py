@@ -88,4 +88,4 @@ class EnsembleMLP(nn.Module):
                 norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
                 # Product and sum rounded one by one, as the official vmap does: with F.mish bit-equal on the CPU.
                 hidden = self.activation(F.layer_norm(hidden, hidden.shape[-1:]) * norm_weight + norm_bias)
-        return hidden.unflatten(1, lead) if len(lead) != 1 else hidden
+        return hidden.reshape(hidden.shape[0], *lead, hidden.shape[-1])

@@ -99,6 +99,8 @@ class SamplingPlanner(TensorDictModuleBase, ABC):
             raise ValueError("num_policy_trajectories needs a policy_prior; give one, or set it to 0.")
         if not 0.0 <= min_std <= max_std:
             raise ValueError(f"The standard deviation needs 0 <= min_std <= max_std, got {min_std} and {max_std}.")
+        if not 0.0 <= floor <= 1.0:
+            raise ValueError(f"floor is a share of probability mass in [0, 1], got {floor}.")
         self.model = model
         self.horizon = horizon
         self.num_iterations = iterations
@@ -137,6 +139,11 @@ class SamplingPlanner(TensorDictModuleBase, ABC):
                 f"Planning needs {PLANNER_MEAN} and {model.key_map.is_init!r} in the tensordict, which holds "
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Collect with auto_register_policy_transforms=True, or "
                 "append InitTracker() and planner.make_tensordict_primer() to the environment."
+            )
+        if previous.shape != (*batch, *shape[1:]):
+            raise ValueError(
+                f"The warm start {PLANNER_MEAN} has shape {tuple(previous.shape)}, but this planner needs "
+                f"{(*batch, *shape[1:])}; build the environment's primer with planner.make_tensordict_primer()."
             )
         kept = torch.where(is_init.reshape(-1, 1, 1), torch.zeros_like(previous.reshape(shape)), previous.reshape(shape))
         explore = exploration_type() is ExplorationType.RANDOM

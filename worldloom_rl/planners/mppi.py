@@ -54,6 +54,8 @@ class MPPIPlanner(SamplingPlanner):
             termination=termination,
             noise=noise,
         )
+        if not temperature >= 0:
+            raise ValueError(f"temperature must not be negative, got {temperature}.")
         self.temperature = temperature
 
     def _score(self, elite_value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -32,7 +33,7 @@ from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
 from worldloom_rl.training.evaluate import Evaluation, evaluate
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
+from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory, provenance, write_json
 
 FAMILY = "tdmpc2"
 
@@ -435,3 +436,26 @@ def _write_result(state: State, run: RunDirectory, final: Evaluation) -> None:
             "final_mean_return": final.mean_return,
         }
     )
+
+
+def evaluate_run(run: RunDirectory, episodes: int, seed: int) -> Evaluation:
+    """Play episodes with a run's newest checkpoint and write them to evaluation-seed<seed>.json in the run directory."""
+    config = read_config(run)
+    folder = run.checkpoints.latest()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(seed)
+    model = TDMPC2.from_pretrained(folder / "model").to(config.device).eval()
+    policy = make_policy(model, GeneratorNoise(torch.Generator(config.device).manual_seed(seed)))
+    env = config.make_env(episodes, seed).append_transform(policy[-1].make_tensordict_primer())
+    agent_steps = int(folder.name.rpartition("_")[2])
+    evaluation = evaluate(env, policy, agent_steps, seed)
+    env.close()
+    file = run.path / f"evaluation-seed{seed}.json"
+    write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
+    low, high = min(evaluation.returns), max(evaluation.returns)
+    Console(soft_wrap=True).print(
+        f"{config.env} after {agent_steps} agent steps: mean return {evaluation.mean_return:.1f} over {episodes} episodes "
+        f"(from {low:.1f} to {high:.1f}). Written to {file}",
+        highlight=False,
+    )
+    return evaluation

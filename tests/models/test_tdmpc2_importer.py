@@ -1,0 +1,275 @@
+"""Official checkpoints come in whole, in both namings, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from worldloom_rl import AutoWorldModel, ReplayNoise
+from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint, model_from_state_dict
+
+DATA = Path(__file__).parents[1] / "reference" / "data"
+ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", DATA)) / "tdmpc2"
+CHECKPOINTS = sorted(ROOT.glob("*.pt"))
+# Those that are spoilt below: one for each network that not every model has.
+SPOILT = [path for path in CHECKPOINTS if re.search(r"(multi|pixels|episodic)(_legacy)?$", path.stem)]
+
+StateDict = dict[str, Any]
+
+
+def golden_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.stem.removesuffix("_legacy") + ".safetensors")
+
+
+def settings_for(checkpoint: Path) -> ImportSettings:
+    """What the user must know of the checkpoint: γ is left out, none of the tests needs it."""
+    with safe_open(golden_of(checkpoint), framework="pt") as content:
+        cfg = json.loads(content.metadata()["cfg"])
+    names = ("vmin", "vmax", "simnorm_dim", "log_std_min", "log_std_max", "num_samples", "num_elites")
+    dims = tuple(cfg.get("action_dims", ())) if checkpoint.stem.endswith("_legacy") else ()
+    return ImportSettings(
+        action_dims=dims, num_policy_trajectories=cfg["num_pi_trajs"], **{name: cfg[name] for name in names}
+    )
+
+
+def state_dict_of(checkpoint: Path) -> StateDict:
+    return torch.load(checkpoint, weights_only=True)["model"]
+
+
+def save(state_dict: object, directory: Path) -> Path:
+    path = directory / "checkpoint.pt"
+    torch.save({"model": state_dict}, path)
+    return path
+
+
+def refuse(checkpoint: Path, output: Path, match: str, settings: ImportSettings | None = None) -> None:
+    """The import must fail with a message that holds `match`, and leave nothing behind."""
+    before = set(output.parent.iterdir())
+    with pytest.raises(ValueError, match=re.escape(match)):
+        import_checkpoint(checkpoint, output, settings)
+    assert set(output.parent.iterdir()) == before
+
+
+def any_checkpoint(family: str = "single") -> Path:
+    return next(path for path in CHECKPOINTS if path.stem.endswith(family))
+
+
+def test_checkpoints_in_both_namings_are_found() -> None:
+    assert any(path.stem.endswith("_legacy") for path in CHECKPOINTS)
+    assert any(not path.stem.endswith("_legacy") for path in CHECKPOINTS)
+
+
+# ------------------------------------------------------------------ what comes in
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda path: path.stem)
+def test_imported_model_gives_the_official_numbers(checkpoint: Path, tmp_path: Path) -> None:
+    model = import_checkpoint(checkpoint, tmp_path / "model", settings_for(checkpoint))
+    golden = load_file(golden_of(checkpoint))
+
+    def latent(section: str) -> dict[str, Tensor]:
+        inputs = {"deterministic": golden[f"fn/{section}/z"], "task": golden.get(f"fn/{section}/task")}
+        return {name: value for name, value in inputs.items() if value is not None}
+
+    with torch.no_grad():
+        observation = {key: golden["fn/encode/obs"] for key in model.observation_keys}
+        if model.task_key is not None:
+            observation[model.task_key] = golden["fn/encode/task"]
+        shift = [golden[name].flatten(0, 2) for name in ["fn/encode/rng_shift"] if name in golden]
+        encoded = model.encode_latent(observation, ReplayNoise({"shift": shift}))
+        step = model.predict_latent(latent("next"), golden["fn/next/a"], ReplayNoise({}))
+        rewarded = model.predict_latent(latent("reward"), golden["fn/reward/a"], ReplayNoise({}))
+        noise = ReplayNoise({"policy": [golden["fn/pi/rng_eps"]]})
+        prior = model.behavior.sample(model.latent_features(latent("pi")), model.action_mask(latent("pi")), noise)
+        q_latent = latent("Q_inputs")
+        steps = torch.cat([model.latent_features(q_latent), golden["fn/Q_inputs/a"]], -1)
+        q, target_q = model.behavior.q(steps), model.behavior.q(steps, target=True)
+    for actual, name in (
+        (encoded["deterministic"], "encode/z"),
+        (step.latent["deterministic"], "next/out"),
+        (prior.action, "pi/action"),
+        (q, "Q_online_all/out"),
+        (target_q, "Q_target_all/out"),
+    ):
+        torch.testing.assert_close(actual, golden[f"fn/{name}"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rewarded.reward, golden["fn/reward/value"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda path: path.stem)
+def test_written_directory_holds_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
+    model = import_checkpoint(checkpoint, tmp_path / "model", settings_for(checkpoint))
+    for read in (TDMPC2.from_pretrained(tmp_path / "model"), AutoWorldModel.from_pretrained(tmp_path / "model")):
+        assert read.config == model.config
+        assert read.observation_spec == model.observation_spec
+        assert read.action_spec == model.action_spec
+        weights = read.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda path: path.stem)
+def test_both_namings_give_the_same_model(checkpoint: Path) -> None:
+    twin = checkpoint.with_name(checkpoint.name.replace("_legacy", ""))
+    model = model_from_state_dict(state_dict_of(checkpoint), settings_for(checkpoint))
+    other = model_from_state_dict(state_dict_of(twin), settings_for(twin))
+    assert model.config == other.config
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_state_dict_may_stand_without_its_wrapper(tmp_path: Path) -> None:
+    checkpoint = any_checkpoint()
+    bare = tmp_path / "bare.pt"
+    torch.save(state_dict_of(checkpoint), bare)
+    imported = import_checkpoint(bare, tmp_path / "model", settings_for(checkpoint))
+    expected = model_from_state_dict(state_dict_of(checkpoint), settings_for(checkpoint))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in imported.state_dict().items())
+
+
+def test_settings_name_the_keys_and_reach_the_configuration() -> None:
+    checkpoint = any_checkpoint()
+    settings = ImportSettings(observation_key="proprio", action_key="torque", discount=0.975, rho=0.7)
+    model = model_from_state_dict(state_dict_of(checkpoint), settings)
+    assert model.observation_keys == ("proprio",)
+    assert model.action_keys == ("torque",)
+    assert (model.config.discount, model.config.rho) == (0.975, 0.7)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("checkpoint", SPOILT, ids=lambda path: path.stem)
+def test_every_missing_tensor_is_named(checkpoint: Path) -> None:
+    settings, state_dict = settings_for(checkpoint), state_dict_of(checkpoint)
+    for name, value in state_dict.items():
+        if isinstance(value, Tensor):
+            with pytest.raises(ValueError, match=re.escape(repr(name))):
+                model_from_state_dict({other: x for other, x in state_dict.items() if other != name}, settings)
+
+
+@pytest.mark.parametrize("checkpoint", SPOILT, ids=lambda path: path.stem)
+def test_every_misshaped_tensor_is_named(checkpoint: Path) -> None:
+    settings, state_dict = settings_for(checkpoint), state_dict_of(checkpoint)
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            continue
+        for axis in range(value.dim()):
+            # Only these tell the width of the observation and the number of channels: any size is a possible one.
+            if (name, axis) in (("_encoder.state.0.weight", 1), ("_encoder.rgb.2.weight", 1)):
+                continue
+            longer = torch.cat([value, value.narrow(axis, 0, 1)], axis)
+            with pytest.raises(ValueError, match=re.escape(repr(name))):
+                model_from_state_dict({**state_dict, name: longer}, settings)
+        with pytest.raises(ValueError, match=re.escape(repr(name))):
+            model_from_state_dict({**state_dict, name: value.unsqueeze(0)}, settings)
+
+
+def missing(state_dict: StateDict) -> str:
+    del state_dict["_target_Qs_params.1.ln.bias"]
+    return "_target_Qs_params.1.ln.bias"
+
+
+def extra(state_dict: StateDict) -> str:
+    state_dict["_reward.3.weight"] = torch.zeros(2)
+    return "_reward.3.weight"
+
+
+def misshaped(state_dict: StateDict) -> str:
+    state_dict["_dynamics.1.bias"] = torch.zeros(3)
+    return "_dynamics.1.bias"
+
+
+def of_another_type(state_dict: StateDict) -> str:
+    state_dict["_pi.0.bias"] = state_dict["_pi.0.bias"].double()
+    return "_pi.0.bias"
+
+
+def without_numbers(state_dict: StateDict) -> str:
+    state_dict["_pi.0.bias"] = torch.zeros(1).expand(2**40)
+    return "_pi.0.bias"
+
+
+def no_tensor(state_dict: StateDict) -> str:
+    state_dict["_pi.0.bias"] = [1.0, 2.0]
+    return "_pi.0.bias"
+
+
+def wrong_note(state_dict: StateDict) -> str:
+    state_dict["_Qs.params.__batch_size"] = "5"
+    return "_Qs.params.__batch_size"
+
+
+@pytest.mark.parametrize("spoil", [missing, extra, misshaped, of_another_type, without_numbers, no_tensor, wrong_note])
+def test_spoilt_file_is_refused_by_the_name_of_its_entry(spoil: Callable[[StateDict], str], tmp_path: Path) -> None:
+    state_dict = state_dict_of(any_checkpoint())
+    name = spoil(state_dict)
+    refuse(save(state_dict, tmp_path), tmp_path / "model", repr(name))
+
+
+class Trap:
+    """Unpickling it creates the file it was given."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+class Plain:
+    """An object that does nothing."""
+
+
+def test_pickled_call_is_refused_by_name_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = save({**state_dict_of(any_checkpoint()), "hook": Trap(tmp_path / "sprung")}, tmp_path / "in")
+    refuse(path, tmp_path / "model", "Path.touch" if "Path.touch" in str(path) else "pathlib")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_pickled_object_is_refused_by_name(tmp_path: Path) -> None:
+    path = save({**state_dict_of(any_checkpoint()), "hook": Plain()}, tmp_path)
+    refuse(path, tmp_path / "model", f"{Plain.__module__}.Plain")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"model": 3}, "weights"])
+def test_something_else_than_a_dict_is_refused(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save(content, path)
+    refuse(path, tmp_path / "model", "a dict of named tensors is expected")
+
+
+def test_what_stands_beside_the_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": state_dict_of(any_checkpoint()), "optimizer": {}}, path)
+    refuse(path, tmp_path / "model", "optimizer")
+
+
+def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"not a checkpoint")
+    refuse(path, tmp_path / "model", "not a checkpoint written by torch.save")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        import_checkpoint(tmp_path / "nowhere.pt", tmp_path / "model")
+
+
+def test_empty_dict_is_refused(tmp_path: Path) -> None:
+    refuse(save({}, tmp_path), tmp_path / "model", "none of the tensors")
+
+
+def test_first_release_file_of_several_tasks_needs_their_action_dimensions(tmp_path: Path) -> None:
+    refuse(any_checkpoint("multi_legacy"), tmp_path / "model", "action_dims")
+    refuse(any_checkpoint("multi_legacy"), tmp_path / "model", "tasks", ImportSettings(action_dims=(1,)))
+
+
+def test_action_dimensions_that_contradict_the_masks_are_refused(tmp_path: Path) -> None:
+    refuse(any_checkpoint("multi"), tmp_path / "model", "_action_masks", ImportSettings(action_dims=(1, 1, 1)))

@@ -1,0 +1,156 @@
+"""The TD-MPC2 recipe and the command line around it, with budgets of seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldloom_rl import AutoWorldModel, cli
+from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.recipes.tdmpc2 import Config
+from worldloom_rl.training.run_directory import RunDirectory
+
+SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
+
+
+def small(run_directory: Path, **changes: object) -> Config:
+    """Pendulum with episodes of 20 agent steps: 100 random ones and 20 planned ones."""
+    values: dict[str, object] = {
+        "env": "Pendulum-v1",
+        "overrides": (*SMALL, "min_seed_steps=100"),
+        "action_repeat": 2,
+        "time_limit": 40,
+        "steps": 120,
+        "eval_episodes": 2,
+        "final_eval_episodes": 3,
+        "run_directory": str(run_directory),
+    }
+    return Config(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def arguments(config: Config) -> list[str]:
+    return [
+        "train", "tdmpc2", "--env", config.env, "--overrides", *config.overrides, "--action-repeat", "2",
+        "--time-limit", "40", "--steps", "120", "--eval-episodes", "2", "--final-eval-episodes", "3",
+        "--run-directory", str(config.run_directory),
+    ]  # fmt: skip
+
+
+def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path / "run")
+    cli.main(arguments(config))
+    printed = capsys.readouterr().out
+    assert printed.rstrip().endswith(f"Evaluate it: worldloom eval {tmp_path / 'run'}")
+    run = RunDirectory(tmp_path / "run")
+    result = json.loads((run.path / "result.json").read_text())
+    assert result["agent_steps"] == 120
+    assert result["environment_steps"] == 240
+    assert result["updates"] == 120  # a burst of as many as there were seed steps, then one a step
+    assert [len(entry["returns"]) for entry in result["evaluations"]] == [2, 3]
+    assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / 3)
+    assert {"commit", "machine", "versions", "training_seconds", "config", "model_config"} <= set(result)
+    assert (run.path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run.path / "logs").rglob("*.csv"))
+    assert list((run.path / "logs").rglob("events.out.tfevents*"))
+    model = AutoWorldModel.from_pretrained(run.checkpoints.latest() / "model")
+    assert model.config.discount == 0.95  # 20 agent steps an episode
+
+    cli.main(["eval", str(run.path), "--episodes", "2", "--seed", "7"])
+    assert "mean return" in capsys.readouterr().out
+    assert len(json.loads((run.path / "evaluation-seed7.json").read_text())["returns"]) == 2
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run = tdmpc2.train(small(tmp_path / name, seed=seed))
+        results.append(json.loads((run.path / "result.json").read_text())["final_returns"])
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Path) -> None:
+    config = small(tmp_path / "run", checkpoint_every=110)
+    run = tdmpc2.train(config)
+    first, last = run.checkpoints.all()
+    assert (first.name, last.name) == ("step_000000110", "step_000000120")
+    before = tdmpc2.load_state(config, last)
+    again = tdmpc2.load_state(config, last)
+    try:
+        assert before.updates == 120
+        assert len(before.replay) == 120 + 6  # one row more than steps an episode
+        assert before.optimizers.model.state_dict()["state"][0]["step"] == 120
+        assert before.episode_returns == again.episode_returns
+        torch.testing.assert_close(before.replay.sample()["reward"], again.replay.sample()["reward"], rtol=0, atol=0)
+    finally:
+        before.collector.shutdown()
+        again.collector.shutdown()
+
+    # A run that was stopped: without its last checkpoint and its result.
+    for file in sorted(last.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    last.rmdir()
+    (run.path / "result.json").unlink()
+    cli.main(["resume", str(run.path)])
+    result = json.loads((run.path / "result.json").read_text())
+    assert result["agent_steps"] == 120
+    assert result["updates"] == 120
+
+
+def test_several_environments_are_stepped_side_by_side(tmp_path: Path) -> None:
+    run = tdmpc2.train(small(tmp_path / "run", num_envs=4, steps=420))
+    result = json.loads((run.path / "result.json").read_text())
+    assert result["agent_steps"] == 420
+    assert result["updates"] == 420
+
+
+def test_discrete_actions_and_terminal_states(tmp_path: Path) -> None:
+    config = small(tmp_path / "run", env="CartPole-v1", action_repeat=1, episodic=True, time_limit=20)
+    result = json.loads((tdmpc2.train(config).path / "result.json").read_text())
+    assert all(1 <= length <= 20 for length in result["evaluations"][-1]["lengths"])
+    assert result["model_config"]["episodic"] is True
+
+
+def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--episodic"):
+        tdmpc2.train(small(tmp_path / "run", env="CartPole-v1", action_repeat=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "tdmpc2", "--env", "Pendulun-v1"], "Did you mean Pendulum-v1"),
+        (["train", "tdmpc2", "--env", "Pendulum-v1", "--preset", "tinny"], "Did you mean 'tdmpc2:tiny'"),
+        (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "horizon=0"], "horizon must be a whole number in"),
+        (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "horzon=3"], "Did you mean 'horizon'"),
+        (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "num_elites=999"], "num_samples"),
+        (["train", "tdmpc2", "--env", "Pendulum-v1", "--steps", "0"], "steps must be at least 1"),
+        (["eval", "nowhere"], "not a run directory"),
+        (["resume", "nowhere"], "not a run directory"),
+        (["tarin"], "has no command 'tarin'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_ends_with_its_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", "name", "tdmpc2", {})
+    with pytest.raises(FileExistsError, match="worldloom resume"):
+        RunDirectory.create(tmp_path / "run", "name", "tdmpc2", {})
+
+
+def test_list_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["list", "tdmpc2:*"])
+    assert capsys.readouterr().out.split() == [f"tdmpc2:{size}" for size in ("tiny", "1m", "5m", "19m", "48m", "317m")]

@@ -1,0 +1,100 @@
+"""The command line: worldloom train | resume | eval | list | import."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint
+from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.registry import list_world_models
+from worldloom_rl.training.run_directory import RunDirectory
+
+_RunPath = Annotated[Path, tyro.conf.Positional]
+
+
+def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
+    """Train TD-MPC2 on an environment, into a new run directory."""
+    tdmpc2.train(config)
+
+
+def import_tdmpc2(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    output: Annotated[Path, tyro.conf.Positional],
+    settings: tyro.conf.OmitArgPrefixes[ImportSettings] = ImportSettings(),  # noqa: B008 (frozen)
+) -> None:
+    """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
+    model = import_checkpoint(checkpoint, output, settings)
+    print(f"Wrote {output}: {model.num_parameters():,} parameters.")
+    print(f'Load it: AutoWorldModel.from_pretrained("{output}")')
+
+
+def resume(run: _RunPath) -> None:
+    """Go on from the newest checkpoint of a run."""
+    tdmpc2.resume(RunDirectory(run))
+
+
+def evaluate(run: _RunPath, episodes: int = 20, seed: int = 0) -> None:
+    """Play whole episodes with the newest checkpoint of a run, without exploration noise.
+
+    Args:
+        run: the run directory.
+        episodes: how many, planned for side by side.
+        seed: of environments and planner.
+    """
+    tdmpc2.evaluate_run(RunDirectory(run), episodes, seed)
+
+
+def list_models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
+    """Print the world models known by name, such as tdmpc2:5m."""
+    print("\n".join(list_world_models(pattern)))
+
+
+_Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]]"]
+
+_COMMANDS: _Commands = {
+    "train": {"tdmpc2": train_tdmpc2},
+    "resume": resume,
+    "eval": evaluate,
+    "list": list_models,
+    "import": {"tdmpc2": import_tdmpc2},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `worldloom`. A mistake in what was asked for ends with its message and exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(_COMMANDS, given, "worldloom")
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+        if "WORLDLOOM_TRACEBACK" in os.environ:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"worldloom: {error}", markup=False, highlight=False)
+        raise SystemExit(2) from error
+
+
+def _dispatch(commands: _Commands, given: list[str], program: str) -> None:
+    group = commands.get(given[0]) if given else None
+    if isinstance(group, Mapping):
+        _dispatch(group, given[1:], f"{program} {given[0]}")
+        return
+    if given and callable(group):
+        tyro.cli(group, args=given[1:], prog=f"{program} {given[0]}")
+        return
+    asked_for_help = given and given[0] in ("-h", "--help")
+    lines = [f"usage: {program} COMMAND …", "", *(f"  {name:8} {_summary(entry)}" for name, entry in commands.items())]
+    print("\n".join([*lines, "", f"'{program} COMMAND --help' tells the rest."]))
+    if given and not asked_for_help:
+        raise ValueError(f"{program} has no command {given[0]!r}; it has {sorted(commands)}.")
+
+
+def _summary(entry: Any) -> str:
+    if isinstance(entry, Mapping):
+        return f"{' | '.join(entry)}: " + "; ".join(_summary(inner) for inner in entry.values())
+    return str(entry.__doc__).splitlines()[0]

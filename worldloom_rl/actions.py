@@ -133,7 +133,7 @@ class ActionSpace(nn.Module):
             elif segment.one_hot:
                 value = flat[..., place]
             else:
-                pieces = flat[..., place].split(list(segment.categories), -1)
+                pieces = torch.split(flat[..., place], list(segment.categories), -1)
                 value = torch.stack([piece.argmax(-1) for piece in pieces], -1)
             action[segment.key] = value.reshape((*flat.shape[:-1], *segment.shape)).to(segment.dtype)
         return action

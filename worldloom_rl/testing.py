@@ -37,20 +37,20 @@ def check_world_model(model: WorldModel, *, observation: TensorDictBase | None =
     """Nothing, if the model keeps the contract of `WorldModel`; the first broken rule is an AssertionError naming it.
 
     The data are drawn from the model's specs, and the checks run on copies built by `type(model)(config, specs…)` with
-    slightly perturbed weights, on one CPU thread. The model, its noise and torch's global generator are left as they are.
+    slightly perturbed weights, on one CPU thread. The model, its noise and torch's global generator stay as they are.
 
         check_world_model(MyWorldModel(config, observation_spec, action_spec))
 
     Args:
         model: on the CPU, of a registered family.
-        observation: rows [N, …] from which observations are drawn instead, for models that random ones make no sense to.
+        observation: rows [N, …] from which observations are drawn instead, where random ones make no sense.
         seed: of data, perturbation and noise.
 
     The rules, in the order of checking: verbs read and write their keys, in any batch shape, without touching their
-    inputs; a sequence equals its steps and honours resets; a prediction depends on each action and agrees with `decode`;
-    `imagine` equals the rollout of `ImaginationEnv`, whose specs hold; gradients flow; the loss is finite, reaches every
-    weight of the model and names what is missing; keys can be renamed; modes are deterministic; weights are registered
-    once, build on the meta device and survive saving.
+    inputs; a sequence equals its steps and honours resets; a prediction depends on each action and agrees with
+    `decode`; `imagine` equals the rollout of `ImaginationEnv`, whose specs hold; gradients flow; the loss is finite,
+    reaches every weight outside `model.behavior` and names what is missing; keys can be renamed; modes are
+    deterministic; weights are registered once, build on the meta device and survive saving.
     """
     with _single_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -148,7 +148,8 @@ def _rebuild(model: WorldModel, key_map: Mapping[str, NestedKey] | None = None) 
     # A family's constructor and configuration; the base class has a wider one.
     copy: WorldModel = type(model)(model.config, model.observation_spec, model.action_spec, names)
     copy.load_state_dict(model.state_dict())
-    return copy.train(model.training)
+    copy.train(model.training)
+    return copy
 
 
 def _seeded(subject: WorldModel, seed: int = 1) -> WorldModel:
@@ -232,7 +233,7 @@ def _check_keys(subject: WorldModel, data: _Data) -> None:
         extra = found - writes - reads
         _require(not extra, subject, f"{name} writes {sorted(extra)}, which are not among its out_keys.")
         for key in verb.in_keys:
-            _require_key_error(subject, lambda td, verb=verb: verb(td), given, key, name)
+            _require_key_error(subject, verb, given, key, name)
     latent_keys = {as_tuple(key) for key in subject.latent_keys}
     named = {subject.key_map.leaf(leaf) for leaf in subject.latent_spec.keys()}  # noqa: SIM118 (a spec is no mapping)
     _require(latent_keys == named, subject, f"latent_keys are {latent_keys}, but latent_spec has {named}.")
@@ -270,7 +271,9 @@ def _require_latent(subject: WorldModel, latent: Latent, batch: tuple[int, ...],
         wanted = (*batch, *spec.shape)
         kind = f"{tuple(value.shape)} {value.dtype}"
         same = tuple(value.shape) == wanted and value.dtype == spec.dtype
-        _require(same, subject, f"{name} gives the latent leaf {leaf!r} as {kind}, its spec says {wanted} {spec.dtype}.")
+        _require(
+            same, subject, f"{name} gives the latent leaf {leaf!r} as {kind}, its spec says {wanted} {spec.dtype}."
+        )
         inside = spec.expand(*wanted).is_in(value.detach())
         _require(inside, subject, f"{name} gives the latent leaf {leaf!r} values outside its spec {spec}.")
 
@@ -290,10 +293,16 @@ def _check_batch_shapes(subject: WorldModel, data: _Data) -> None:
                 claim = f"{name} of a batch {batch} differs from the same rows side by side under the same noise"
                 _require_equal(subject, out, flat, claim, tolerance=1e-5)
         latent = subject.read_latent(inputs)
-        features, discount, mask = subject.latent_features(latent), subject.discount(latent), subject.action_mask(latent)
-        _require(tuple(features.shape[:-1]) == batch, subject, f"latent_features are {tuple(features.shape)} for {batch}.")
+        features, discount, mask = (
+            subject.latent_features(latent),
+            subject.discount(latent),
+            subject.action_mask(latent),
+        )
+        _require(
+            tuple(features.shape[:-1]) == batch, subject, f"latent_features are {tuple(features.shape)} for {batch}."
+        )
         _require(torch.equal(subject.features(inputs), features), subject, "features(td) differs from latent_features.")
-        broadcast = tuple(torch.broadcast_shapes(discount.shape, (*batch, 1))) == (*batch, 1)
+        broadcast = tuple((discount + torch.zeros(*batch, 1)).shape) == (*batch, 1)
         _require(broadcast, subject, f"discount is {tuple(discount.shape)}, not broadcastable against {(*batch, 1)}.")
         within = bool(((discount >= 0) & (discount <= 1)).all())
         _require(within, subject, f"discount must lie in [0, 1], got {discount.tolist()}.")
@@ -319,10 +328,10 @@ def _observe_sequence(subject: WorldModel, rows: TensorDictBase) -> TensorDict:
 def _observe_steps(subject: WorldModel, rows: TensorDictBase) -> TensorDict:
     """The latents of single steps, each given the one before as its carry."""
     time = rows.batch_dims - 1
-    carry = subject.read_latent(rows.select(*subject.latent_keys)[(*(slice(None),) * time, 0)])
+    carry = subject.read_latent(rows.select(*subject.latent_keys).unbind(time)[0])
     found = []
-    for t in range(rows.shape[time]):
-        row = rows.select(*subject.in_keys)[(*(slice(None),) * time, t)].clone()
+    for step in rows.select(*subject.in_keys).unbind(time):
+        row = step.clone()
         if subject.recurrent:
             subject.write_latent(row, carry)
         with torch.no_grad():
@@ -409,20 +418,28 @@ def _check_prediction(subject: WorldModel, data: _Data) -> None:
         _require(shape == (*batch, 1), subject, f"predict writes {key!r} of shape {shape}, expected {(*batch, 1)}.")
     goes_on = arrived.get(names.continuation)
     inside = bool(((goes_on >= 0) & (goes_on <= 1)).all())
-    _require(inside, subject, f"{names.continuation!r} is a probability, but predict writes {goes_on.min():.3g} … {goes_on.max():.3g}.")
+    _require(
+        inside,
+        subject,
+        f"{names.continuation!r} is a probability, but predict writes {goes_on.min():.3g} … {goes_on.max():.3g}.",
+    )
 
     for key in subject.action_keys:
         other = given.clone().set(key, data.actions(batch).get(key))
         changed = _run(subject, subject.predict, other)
         outputs = [*subject.latent_keys, names.reward]
         depends = any(not torch.equal(arrived.get(out), changed.get(out)) for out in outputs)
-        _require(depends, subject, f"predict ignores the action {key!r}: neither the latent nor the reward depends on it.")
+        _require(
+            depends, subject, f"predict ignores the action {key!r}: neither the latent nor the reward depends on it."
+        )
 
     for leaf, value in subject.read_latent(start).items():
         sources = [source for source in observations.values(True, True) if source.shape == value.shape]
         if any(torch.equal(source, value) for source in sources if source.dtype == value.dtype):
             kept = torch.equal(arrived.get(names.leaf(leaf)), value)
-            _require(kept, subject, f"predict changes the context leaf {leaf!r}, which encode copies from the observation.")
+            _require(
+                kept, subject, f"predict changes the context leaf {leaf!r}, which encode copies from the observation."
+            )
 
     decoded = _run(subject, subject.decode, arrived.select(*subject.latent_keys))
     for key in subject.decode.out_keys:
@@ -452,15 +469,15 @@ def _check_imagination(subject: WorldModel, data: _Data) -> None:
             _require_equal(subject, imagined, rollout, claim, tolerance=0.0)
         at_start = subject.decode(_latent_of(subject, start)).get(subject.key_map.continuation, None)
         expected = torch.ones(*batch, 1) if at_start is None else at_start
-        first = imagined.get(subject.key_map.continuation)[(*(slice(None),) * len(batch), 0)]
+        first = imagined.get(subject.key_map.continuation).select(len(batch), 0)
         claim = "imagination does not start from decode's probability of going on (ones without a head)"
         _require(torch.allclose(first, expected, rtol=1e-5, atol=1e-6), subject, f"{claim}.")
         for leaf in subject.latent_keys:
-            kept = torch.equal(imagined.get(leaf)[(*(slice(None),) * len(batch), 0)], start.get(leaf))
+            kept = torch.equal(imagined.get(leaf).select(len(batch), 0), start.get(leaf))
             _require(kept, subject, f"imagine does not keep the start's {leaf!r} bit for bit.")
 
 
-class _Scripted(TensorDictModuleBase):
+class _Scripted(TensorDictModuleBase):  # type: ignore[misc]  # tensordict is untyped
     """A policy that writes given actions [*B, H], one step after the other."""
 
     def __init__(self, model: WorldModel, actions: TensorDictBase) -> None:
@@ -516,13 +533,14 @@ def _check_gradients(subject: WorldModel, data: _Data) -> None:
     policy = _ProbePolicy(subject)
     origin = start.select(*subject.latent_keys).detach()
     found = []
-    for imagine in (lambda td: subject.imagine(td, policy, horizon=_STEPS), lambda td: _rollout(subject, policy, td)):
+    for fused in (True, False):
         td = origin.clone()
         for key in leaves:
             td.get(key).requires_grad_()
         sources = [*(td.get(key) for key in leaves), *parameters]
         _seeded(subject)
-        returns = imagine(td).get(("next", *as_tuple(subject.key_map.reward))).sum()
+        imagined = subject.imagine(td, policy, horizon=_STEPS) if fused else _rollout(subject, policy, td)
+        returns = imagined.get(("next", *as_tuple(subject.key_map.reward))).sum()
         found.append(torch.autograd.grad(returns, sources, allow_unused=True))
     for left, right in zip(*found, strict=True):
         same = (left is None) == (right is None)
@@ -559,7 +577,7 @@ def _check_loss(subject: WorldModel, data: _Data) -> None:
     _require_latent(subject, latent, tuple(rows.batch_size), "compute_loss")
     attached = any(value.requires_grad for value in latent.values())
     _require(attached, subject, "the posterior of compute_loss is detached; what follows decides that, not the model.")
-    torch.stack([term.mean() for term in terms.values()]).sum().backward()
+    torch.autograd.backward([term.mean() for term in terms.values()])
     for name, parameter in subject.named_parameters():
         if parameter.requires_grad and not name.startswith("behavior."):
             learns = parameter.grad is not None and bool(parameter.grad.isfinite().all())
@@ -638,8 +656,8 @@ def _check_registered_weights(subject: WorldModel, data: _Data) -> None:
     head = nn.Linear(width, 1)
 
     def read(*leaves: Tensor) -> Tensor:
-        latent = dict(zip(subject.latent_spec.keys(), leaves, strict=True))
-        return head(subject.latent_features(latent))
+        value: Tensor = head(subject.latent_features(dict(zip(subject.latent_spec.keys(), leaves, strict=True))))
+        return value
 
     value = TensorDictModule(read, in_keys=list(subject.latent_keys), out_keys=["value"])
     value.head = head
@@ -659,7 +677,9 @@ def _check_meta_device(subject: WorldModel, data: _Data) -> None:
     with torch.device("meta"):
         built = type(subject)(subject.config, subject.observation_spec, subject.action_spec)
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
-        _require(tensor.is_meta, subject, f"built under torch.device('meta'), {name!r} takes memory on {tensor.device}.")
+        _require(
+            tensor.is_meta, subject, f"built under torch.device('meta'), {name!r} takes memory on {tensor.device}."
+        )
     shapes = {name: tensor.shape for name, tensor in subject.state_dict().items()}
     on_meta = {name: tensor.shape for name, tensor in built.state_dict().items()}
     _require(on_meta == shapes, subject, "built under torch.device('meta'), the model has other tensors.")

@@ -497,7 +497,7 @@ class LatentPolicy(TensorDictModuleBase, ABC):
 
 
 def _get(td: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:
-    value = td.get(key, None)
+    value: Tensor | None = td.get(key, None)
     if value is None:
         present = sorted(map(str, td.keys(include_nested=True, leaves_only=True)))
         raise KeyError(f"{type(model).__name__} needs the key {key!r}, but the tensordict holds {present}.")

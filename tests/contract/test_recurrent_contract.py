@@ -183,7 +183,9 @@ class PredictsWithoutAction(Recurrent):
 
 class PredictsWithoutGrip(Recurrent):
     def predict_latent(self, latent, action, noise):
-        return super().predict_latent(latent, torch.cat([action[..., :2], torch.zeros_like(action[..., 2:])], -1), noise)
+        return super().predict_latent(
+            latent, torch.cat([action[..., :2], torch.zeros_like(action[..., 2:])], -1), noise
+        )
 
 
 class PredictsLogits(Recurrent):

@@ -246,3 +246,20 @@ def test_a_journal_keeps_dtypes_and_removes_only_files_it_listed(tmp_path):
     assert all(torch.equal(value, tensors[name]) for name, value in journal.read(entry).items())
     journal.commit({"files": {"rows": []}})
     assert sorted(os.listdir(tmp_path)) == ["manifest.json", "notes.txt"]
+
+
+def test_a_save_into_another_directory_links_what_was_saved_before(tmp_path):
+    replay = build(by="window", capacity=64)
+    replay.extend(rows(30))
+    replay.save(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "first")
+    replay.moved(tmp_path / "first")
+    old = {file.name for file in (tmp_path / "first").glob("rows-*")}
+    replay.extend(rows(10, first=30))
+    replay.save(tmp_path / "second")
+    shared = [file for file in (tmp_path / "second").glob("rows-*") if file.name in old]
+    assert len(shared) == len(old) == 1
+    assert shared[0].stat().st_ino == (tmp_path / "first" / shared[0].name).stat().st_ino
+    loaded = build(by="window", capacity=64)
+    loaded.load(tmp_path / "second")
+    same_future(replay, loaded, 40)

@@ -237,7 +237,9 @@ def test_set_seed_repeats_imagination() -> None:
 
 def test_a_stock_collector_gathers_imagination() -> None:
     env = ImaginationEnv(build())
-    collector = Collector(env, Actor(env.model), frames_per_batch=4, total_frames=8, auto_register_policy_transforms=False)
+    collector = Collector(
+        env, Actor(env.model), frames_per_batch=4, total_frames=8, auto_register_policy_transforms=False
+    )
     assert [data.batch_size for data in collector] == [torch.Size([4])] * 2
     collector.shutdown()
 
@@ -383,13 +385,42 @@ def test_imagine_leaves_its_start_alone() -> None:
         assert (start == before).all()
 
 
+def test_imagine_takes_a_locked_start() -> None:
+    model = build()
+    start = start_of(model, (5,))
+    start["memory", "count"] = torch.zeros(5, 1)
+    start.lock_()
+    for policy in (Actor(model), CountingActor(Actor(model))):
+        assert model.imagine(start, policy, horizon=3).batch_size == torch.Size([5, 3])
+
+
+def test_the_fused_loop_touches_no_tensordict(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    start, actor = start_of(model, (5,)), Actor(model)
+    calls: list[str] = []
+    set_ = TensorDict.set
+
+    def counted(*given: object, **settings: object) -> TensorDictBase:
+        calls.append("set")
+        return set_(*given, **settings)
+
+    monkeypatch.setattr(TensorDict, "set", counted)
+    model.imagine(start, actor, horizon=2)
+    short = len(calls)
+    model.imagine(start, actor, horizon=9)
+    assert short > 0
+    assert len(calls) == 2 * short
+
+
 def test_gradients_of_imagine_equal_those_of_rollout() -> None:
     model = build()
     actor, origin = Actor(model), start_of(model, (5,))
 
     def gradients(imagined: TensorDictBase, latent: Tensor) -> list[Tensor | None]:
         survival = imagined["continue"].cumprod(-2)
-        outcome = (survival * imagined["next", "reward"]).sum() + imagined["next", "latent", "deterministic"][:, -1, 0].sum()
+        outcome = (survival * imagined["next", "reward"]).sum() + imagined["next", "latent", "deterministic"][
+            :, -1, 0
+        ].sum()
         return list(torch.autograd.grad(outcome, [latent, actor.weight, *model.parameters()], allow_unused=True))
 
     def run(fused: bool) -> list[Tensor | None]:

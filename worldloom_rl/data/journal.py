@@ -32,6 +32,17 @@ class Journal:
         self._replace(name, content)
         return {"file": name, "sha256": digest, **notes}
 
+    def adopt(self, entry: Entry, other: Path) -> None:
+        """Takes a listed file over from another journal's directory, by a hard link where the file system allows it."""
+        target = self.directory / entry["file"]
+        if target.exists():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(other / entry["file"], target)
+        except OSError:
+            self._replace(entry["file"], (other / entry["file"]).read_bytes())
+
     def read(self, entry: Entry) -> dict[str, Tensor]:
         """The tensors of a listed file.
 

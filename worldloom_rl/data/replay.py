@@ -174,11 +174,13 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def dumps(self, path: str | os.PathLike[str]) -> None:
         """Saves in a directory (also called `save`): new files hold what was written or patched since the last time.
 
-        The manifest is renamed into place last, so a save that is cut off leaves the previous one. Files whose rows are
+        In another directory than the last time, its files are taken over by hard links; a directory that was renamed
+        since is told by `moved`. The manifest is renamed into place last, so a save that is cut off leaves the previous one. Files whose rows are
         all recycled, or patched again since, are removed after it.
         """
         journal, ring = Journal(path), self._ring
-        fresh = journal.directory != self._saved_in
+        previous = self._saved_in if self._saved_in is not None and self._saved_in.is_dir() else None
+        fresh = previous is None
         files: dict[str, list[Entry]] = {"rows": [], "changes": []} if fresh else self._files
         saved = ring.oldest if fresh else max(self._saved_up_to, ring.oldest)
         rows = [entry for entry in files["rows"] if entry["stop"] > ring.oldest]
@@ -193,6 +195,9 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             changes.append(journal.write("changes", self._take(sorted(self._patched), changed), number=number))
         live = set(change_of[torch.arange(ring.oldest, ring.serial) % ring.capacity].tolist())
         changes = [entry for entry in changes if entry["number"] in live]
+        if previous is not None:
+            for entry in (*rows, *changes):
+                journal.adopt(entry, previous)
         order = journal.write("order", {"members": ring.law.members.items.clone()})
         files = {"rows": rows, "changes": changes, "order": [order]}
         patched = sorted(map(_name, self._patched))
@@ -200,6 +205,10 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         journal.commit(self._settings() | state)
         self._change_of = change_of
         self._note_saved(journal, files)
+
+    def moved(self, directory: str | os.PathLike[str]) -> None:
+        """Tells that the directory of the last `save` has this name now, so that the next one can build on it."""
+        self._saved_in = Path(directory).absolute()
 
     def loads(self, path: str | os.PathLike[str]) -> None:
         """Restores what `save` wrote (also called `load`) into a replay of the same settings; its own rows are dropped.

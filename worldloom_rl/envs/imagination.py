@@ -18,7 +18,7 @@ from worldloom_rl.world_model import WorldModel
 _ENDED_BELOW = 0.5  # hard termination: an episode ends where its probability of going on falls below this
 
 
-class ImaginationEnv(ModelBasedEnvBase):
+class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is untyped
     """An environment whose steps are predictions of a world model, from any batch of start latents.
 
     One instance serves every batch shape: specs have no batch dimensions and the output is sized by the input. The

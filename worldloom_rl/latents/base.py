@@ -13,7 +13,7 @@ from worldloom_rl.noise import Noise
 
 
 class LatentSpace(ABC):
-    """One leaf of a latent: its shape, how `parameters` (raw network outputs) become a value, its flat view for heads."""
+    """One leaf of a latent: its shape, how `parameters` (raw network outputs) become a value, its flat view."""
 
     parameters_width: int  # last dimension of the raw network output
     features_width: int  # last dimension of the flat view

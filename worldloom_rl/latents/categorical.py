@@ -46,7 +46,7 @@ class CategoricalLatent(LatentSpace):
     def log_probabilities(self, parameters: Tensor) -> Tensor:
         """[..., S, K] normalised log-probabilities after mixing in the uniform mass."""
         self._check(parameters)
-        logits = parameters.unflatten(-1, (self.groups, self.classes))
+        logits = torch.unflatten(parameters, -1, (self.groups, self.classes))
         if self.unimix == 0:
             return logits.log_softmax(-1)
         return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()

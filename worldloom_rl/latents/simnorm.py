@@ -38,4 +38,4 @@ class SimNormLatent(LatentSpace):
 
     def mode(self, parameters: Tensor) -> Tensor:
         self._check(parameters)
-        return parameters.unflatten(-1, (-1, self.group)).softmax(-1).flatten(-2)
+        return torch.unflatten(parameters, -1, (-1, self.group)).softmax(-1).flatten(-2)

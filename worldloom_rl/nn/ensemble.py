@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class EnsembleMLP(nn.Module):
         self.dropout = dropout
         self.layers = nn.ModuleList(
             EnsembleLinear(members, i, o, norm=index < len(hidden))
-            for index, (i, o) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for index, (i, o) in enumerate(pairwise(widths))
         )
 
     def forward(
@@ -78,7 +79,7 @@ class EnsembleMLP(nn.Module):
             if index == 0:  # all members read the same input: one product
                 count, width = weight.shape[:2]
                 hidden = F.linear(hidden, weight.flatten(0, 1), bias.flatten())
-                hidden = hidden.unflatten(-1, (count, width)).transpose(0, 1)
+                hidden = torch.unflatten(hidden, -1, (count, width)).transpose(0, 1)
                 if dropout is not None and self.dropout > 0:
                     keep = dropout.keep("dropout", (count, *lead, width), self.dropout, hidden)
                     hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))

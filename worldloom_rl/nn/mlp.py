@@ -43,7 +43,7 @@ class MLP(nn.Sequential):
         activation: Activation = F.mish,
     ) -> None:
         widths = [inputs, *hidden]
-        layers: list[nn.Module] = [NormedLinear(i, o, activation) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        layers: list[nn.Module] = [NormedLinear(i, o, activation) for i, o in pairwise(widths)]
         if norm_output:
             layers.append(NormedLinear(widths[-1], outputs, None))
         else:

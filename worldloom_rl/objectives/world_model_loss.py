@@ -11,7 +11,7 @@ from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import WorldModel
 
 
-class WorldModelLoss(LossModule):
+class WorldModelLoss(LossModule):  # type: ignore[misc]
     """Multiplies the terms of `model.compute_loss` by their weights, in the one place where that happens.
 
     Args:

@@ -43,11 +43,11 @@ class Plan(NamedTuple):
     iterations: list[Iteration]
 
 
-class SamplingPlanner(TensorDictModuleBase, ABC):
+class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
     """Plans by sampling action sequences in imagination and refitting their distribution to the best ones.
 
-    As a policy it reads the latent, "is_init" and the warm start ("planner", "mean"), and writes the action and the warm
-    start, which the environment carries: `make_tensordict_primer` gives the transform, and
+    As a policy it reads the latent, "is_init" and the warm start ("planner", "mean"), and writes the action and the
+    warm start, which the environment carries: `make_tensordict_primer` gives the transform, and
     `Collector(env, policy, auto_register_policy_transforms=True)` adds it by itself. The warm start is forgotten, per
     environment, where "is_init" is set. ExplorationType.RANDOM explores; every other type plans without action noise.
 
@@ -137,15 +137,16 @@ class SamplingPlanner(TensorDictModuleBase, ABC):
         if previous is None or is_init is None:
             raise KeyError(
                 f"Planning needs {PLANNER_MEAN} and {model.key_map.is_init!r} in the tensordict, which holds "
-                f"{sorted(map(str, tensordict.keys(True, True)))}. Collect with auto_register_policy_transforms=True, or "
-                "append InitTracker() and planner.make_tensordict_primer() to the environment."
+                f"{sorted(map(str, tensordict.keys(True, True)))}. Collect with auto_register_policy_transforms=True, "
+                "or append InitTracker() and planner.make_tensordict_primer() to the environment."
             )
         if previous.shape != (*batch, *shape[1:]):
             raise ValueError(
                 f"The warm start {PLANNER_MEAN} has shape {tuple(previous.shape)}, but this planner needs "
                 f"{(*batch, *shape[1:])}; build the environment's primer with planner.make_tensordict_primer()."
             )
-        kept = torch.where(is_init.reshape(-1, 1, 1), torch.zeros_like(previous.reshape(shape)), previous.reshape(shape))
+        previous = previous.reshape(shape)
+        kept = torch.where(is_init.reshape(-1, 1, 1), torch.zeros_like(previous), previous)
         explore = exploration_type() is ExplorationType.RANDOM
         plan = self.plan(flat, kept, self.noise or model.noise, explore=explore)
         mean = plan.mean.reshape(*batch, *shape[1:])

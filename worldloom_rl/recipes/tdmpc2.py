@@ -369,12 +369,12 @@ def _run(state: State, run: RunDirectory) -> RunDirectory:
                 run.log(_logged(state), state.agent_steps)
             if state.agent_steps >= next_checkpoint and state.updates_due < 1:
                 state.training_seconds = time.monotonic() - begin
-                run.checkpoints.save(state.agent_steps, lambda folder: save_state(state, folder))
+                _checkpoint(state, run)
                 next_checkpoint += config.checkpoint_every
         state.training_seconds = time.monotonic() - begin
         line.show("evaluating", state.agent_steps, _shown(state))
         final = _evaluate(state, run, line, config.final_eval_episodes)
-        run.checkpoints.save(state.agent_steps, lambda folder: save_state(state, folder))
+        _checkpoint(state, run)
         _write_result(state, run, final)
         line.say(
             f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
@@ -383,6 +383,11 @@ def _run(state: State, run: RunDirectory) -> RunDirectory:
         )
     state.collector.shutdown()
     return run
+
+
+def _checkpoint(state: State, run: RunDirectory) -> None:
+    folder = run.checkpoints.save(state.agent_steps, lambda temporary: save_state(state, temporary))
+    state.replay.moved(folder / "replay")
 
 
 def _evaluation_due(state: State) -> bool:

@@ -17,12 +17,12 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
 from worldloom_rl.actions import ActionSpace
+from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
     gaussian_log_probability,
     squashed_log_probability,
 )
-from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.latents.categorical import sample_index
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
@@ -50,6 +50,10 @@ class PolicySample(NamedTuple):
 
 class Behavior(nn.Module):
     """Policy prior and Q ensemble over features [..., F] (the latent, with the task embedding where there is one)."""
+
+    real_index: Tensor
+    all_actions: Tensor | None
+    target_q_ensemble: EnsembleMLP
 
     def __init__(self, config: TDMPC2Config, action_space: ActionSpace, features: int) -> None:
         super().__init__()
@@ -187,19 +191,21 @@ class Behavior(nn.Module):
 
     def _every_action(self, features: Tensor) -> Tensor:
         """[..., N, F + A] each feature row beside each of the N actions."""
+        assert self.all_actions is not None
         lead, count = features.shape[:-1], len(self.all_actions)
         actions = self.all_actions.expand(*lead, -1, -1)
         return _join(features.unsqueeze(-2).expand(*lead, count, -1), actions)
 
     def _expectation(self, values: Tensor, prior: PolicySample) -> Tensor:
         """[..., 1] mean of values [..., N, 1] of every action under the prior."""
+        assert self.all_actions is not None
         log_probability = prior.log_probabilities @ self.all_actions.T
         return (log_probability.exp().unsqueeze(-1) * values).sum(-2)
 
     def policy_value(
         self, features: Tensor, mask: Tensor | None, noise: Noise, dropout: Noise | None
     ) -> tuple[PolicySample, Tensor]:
-        """The prior's sample and its value [..., 1] by the mean of a random pair of Qs whose weights get no gradient."""
+        """The prior's sample and its value [..., 1], the mean of a random pair of Qs whose weights get no gradient."""
         prior = self.sample(features, mask, noise)
         if self.all_actions is None:
             return prior, self.q_pair(_join(features, prior.action), noise, detach=True, dropout=dropout).mean(0)
@@ -223,8 +229,8 @@ class PolicyPrior(LatentPolicy):
 class PolicyLoss(LossModule):
     """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
 
-    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]. Gradients reach the policy and,
-    as in the official code, the task embedding. Each call in training mode updates the running scale first.
+    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]. Gradients reach the policy
+    and, as in the official code, the task embedding. Each call in training mode updates the running scale first.
     Reference: tdmpc2.py, update_pi.
     """
 
@@ -266,7 +272,7 @@ class PolicyLoss(LossModule):
 
 
 def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
-    """The official planner on a TD-MPC2 model, as a policy that reads the latent; keyword arguments replace its numbers.
+    """The official planner on a TD-MPC2 model, as a policy that reads the latent; keywords replace its numbers.
 
     Two iterations are added for 20 and more action dimensions, as the official agent does.
     """

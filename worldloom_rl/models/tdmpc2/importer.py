@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.config import did_you_mean
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.model import TDMPC2
 
@@ -33,7 +32,7 @@ class ImportSettings:
     """What an official checkpoint does not hold; the defaults are those of the official config.yaml."""
 
     discount: float | tuple[float, ...] = TDMPC2Config.discount  # γ, one number or one a task; see `discount_for`
-    action_dims: tuple[int, ...] = ()  # valid action dimensions of each task; only multi-task first-release files need it
+    action_dims: tuple[int, ...] = ()  # of each task, the valid ones; only multi-task first-release files need it
     observation_key: str | None = None  # by default "observation" for a vector and "pixels" for images
     task_key: str = "task"  # multi-task: where the environment gives the task's number
     action_key: str = "action"  # actions are in [-1, 1]
@@ -139,7 +138,7 @@ def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
             raise ValueError(f"The checkpoint's entry {name!r} is a {type(value).__name__}, but a tensor is expected.")
         assert isinstance(value, Tensor)
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"The checkpoint's tensor {name!r} of shape {tuple(value.shape)} has no numbers of its own.")
+            raise ValueError(f"The checkpoint's tensor {name!r} of shape {tuple(value.shape)} lacks numbers of its own.")
         tensors[name] = value
     return tensors
 
@@ -150,7 +149,7 @@ class _Source:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         numbered = re.compile(r"_(target_)?Qs\.params\.(\d+)")
         self.legacy = any(numbered.fullmatch(name) for name in tensors)
-        self.tensors = {_current_name(name): tensor for name, tensor in tensors.items()} if self.legacy else dict(tensors)
+        self.tensors = {_current_name(name) if self.legacy else name: tensor for name, tensor in tensors.items()}
 
     def spelled(self, name: str) -> str:
         """The name as the file has it."""
@@ -167,17 +166,16 @@ class _Source:
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ValueError unless exactly the expected tensors are there, with their shapes and of the right type."""
-        wrong = [
-            f"lacks {self.spelled(name)!r} of shape {shape}" for name, shape in expected.items() if name not in self.tensors
-        ]
+        missing = [name for name in expected if name not in self.tensors]
+        wrong = [f"lacks {self.spelled(name)!r} of shape {expected[name]}" for name in missing]
         for name, tensor in self.tensors.items():
+            spelled, shape = self.spelled(name), tuple(tensor.shape)
             if name not in expected:
-                hint = did_you_mean(self.spelled(name), map(self.spelled, expected)) if not wrong else ""
-                wrong.append(f"has the extra tensor {self.spelled(name)!r} of shape {tuple(tensor.shape)}{hint.rstrip('.')}")
-            elif tuple(tensor.shape) != expected[name]:
-                wrong.append(f"has {self.spelled(name)!r} of shape {tuple(tensor.shape)} where {expected[name]} is needed")
+                wrong.append(f"has the extra tensor {spelled!r} of shape {shape}")
+            elif shape != expected[name]:
+                wrong.append(f"has {spelled!r} of shape {shape} where {expected[name]} is needed")
             elif tensor.dtype != torch.float32 and not name.startswith("log_std_"):
-                wrong.append(f"has {self.spelled(name)!r} of type {tensor.dtype} where torch.float32 is needed")
+                wrong.append(f"has {spelled!r} of type {tensor.dtype} where torch.float32 is needed")
         if wrong:
             raise ValueError(f"This is no official TD-MPC2 checkpoint: it {'; it '.join(wrong)}.")
 
@@ -222,7 +220,7 @@ def _describe(source: _Source, settings: ImportSettings) -> tuple[TDMPC2Config, 
         latents += source.layer(f"_encoder.state.{layers - 1}", _NORMED, 0)
     latent = sizes["latent_dim"] = most("latent_dim", latents)
 
-    # Dynamics, reward and Qs read latent, task and action; the policy reads latent and task, and gives 2 numbers an action.
+    # Dynamics, reward and Qs read latent, task and action; the policy reads latent and task, and gives 2A numbers.
     inputs = [*source.size("_dynamics.0.weight", 1), *source.size("_reward.0.weight", 1)]
     step = most("input width", inputs + [size for name in ensembles for size in source.size(f"{name}.0.weight", 2)])
     actions = [size // 2 for size in source.layer("_pi.2", _AFFINE, 0)] + source.size("_action_masks", 1)
@@ -272,8 +270,8 @@ def _action_dims(source: _Source, given: tuple[int, ...]) -> tuple[int, ...]:
     if masks is None:
         if not given:
             raise ValueError(
-                "This multi-task checkpoint has no '_action_masks', as those of the first release: say with action_dims "
-                "how many action dimensions each task uses, in the order of the tasks."
+                "This multi-task checkpoint has no '_action_masks', as those of the first release: say with "
+                "action_dims how many action dimensions each task uses, in the order of the tasks."
             )
         if rows and rows != [len(given)]:
             raise ValueError(f"action_dims names {len(given)} tasks, but '_task_emb.weight' has {rows[0]} rows.")
@@ -283,7 +281,7 @@ def _action_dims(source: _Source, given: tuple[int, ...]) -> tuple[int, ...]:
             f"'_action_masks' of shape {tuple(masks.shape)} should have a row a task, ones first and then zeros."
         )
     if rows and rows != [len(masks)]:
-        raise ValueError(f"'_action_masks' has {len(masks)} rows, but '_task_emb.weight' has {rows[0]}: one a task each.")
+        raise ValueError(f"'_action_masks' has {len(masks)} rows, but '_task_emb.weight' has {rows[0]}; both one a task.")
     dims = tuple(int(count) for count in masks.sum(-1).tolist())
     if given and given != dims:
         raise ValueError(f"action_dims {given} was given, but the checkpoint's '_action_masks' say {dims}.")

@@ -57,7 +57,9 @@ class Encoder(nn.Module):
     wide each and stand side by side. One branch is the reference, several are an extension.
     """
 
-    def __init__(self, config: TDMPC2Config, vector_keys: list[NestedKey], vector_width: int, images: dict[NestedKey, int]):
+    def __init__(
+        self, config: TDMPC2Config, vector_keys: list[NestedKey], vector_width: int, images: dict[NestedKey, int]
+    ) -> None:
         super().__init__()
         self.vector_keys = vector_keys
         self.image_keys = list(images)
@@ -113,7 +115,8 @@ class TDMPC2(WorldModel):
             whose last key part is "task".
         action_spec: one or several keys, see `ActionSpace`.
 
-    `compute_loss` gives "consistency", "reward", "value" and, if episodic, "termination", each [B, H] with its time weight.
+    `compute_loss` gives "consistency", "reward", "value" and, if episodic, "termination", each [B, H] with its time
+    weight.
     """
 
     model_type = "tdmpc2"
@@ -299,7 +302,7 @@ class TDMPC2(WorldModel):
         )
 
     def td_target(self, arrived: Latent, reward: Tensor, terminated: Tensor, noise: Noise) -> Tensor:
-        """[..., 1] reward of arriving plus, unless terminated (0 or 1), γ times the target Qs' value of the latent there."""
+        """[..., 1] reward of arriving plus, unless terminated (0 or 1), γ times the target Qs' value of that latent."""
         value = self.behavior.target_value(self.latent_features(arrived), self.action_mask(arrived), noise)
         return reward + self.discount(arrived) * (1 - terminated) * value
 
@@ -321,7 +324,7 @@ def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:
 def _sort_observations(
     spec: Composite, num_tasks: int
 ) -> tuple[dict[NestedKey, TensorSpec], dict[NestedKey, TensorSpec], NestedKey | None]:
-    """The vector leaves, the image leaves and the key of the task. Raises ValueError for a leaf that is none of them."""
+    """The vector leaves, the image leaves and the key of the task. Raises ValueError for a leaf that is none of these."""
     vectors: dict[NestedKey, TensorSpec] = {}
     images: dict[NestedKey, TensorSpec] = {}
     task_key: NestedKey | None = None

@@ -1,0 +1,72 @@
+"""Learning results: the runs that make them (slow), and the promises that the recorded files keep."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from worldloom_rl.recipes.tdmpc2 import Config, train
+
+RESULTS = Path(__file__).parent / "results"
+
+PENDULUM = {"env": "Pendulum-v1", "action_repeat": 2, "steps": 2500, "eval_every": 500}
+CARTPOLE = {"env": "CartPole-v1", "episodic": True, "steps": 4000, "eval_every": 1000}
+CARTPOLE_BALANCE = {
+    "env": "dmc:cartpole-balance",
+    "preset": "1m",
+    "steps": 12_500,
+    "eval_every": 6250,
+    "eval_episodes": 3,
+    "final_eval_episodes": 3,
+    "checkpoint_every": 500,
+    "overrides": ("fast_mish=true",),
+}
+
+
+def learn(name: str, directory: Path, settings: dict[str, object], seed: int) -> dict:
+    """Train, keep the result and the curve under `name`, and return the result."""
+    run = train(Config(**settings, seed=seed, run_directory=str(directory)))
+    shutil.copyfile(run.path / "result.json", RESULTS / f"{name}-seed{seed}.json")
+    return json.loads((run.path / "result.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tdmpc2_learns_pendulum(seed: int, tmp_path: Path) -> None:
+    result = learn("tdmpc2-pendulum", tmp_path / "run", PENDULUM, seed)
+    assert result["final_mean_return"] >= -250
+    assert result["training_seconds"] <= 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tdmpc2_learns_cartpole(seed: int, tmp_path: Path) -> None:
+    assert learn("tdmpc2-cartpole", tmp_path / "run", CARTPOLE, seed)["final_mean_return"] >= 400
+
+
+@pytest.mark.slow
+def test_tdmpc2_on_cartpole_balance_of_dm_control(tmp_path: Path) -> None:
+    result = learn("tdmpc2-dmc-cartpole-balance", tmp_path / "run", CARTPOLE_BALANCE, 0)
+    assert result["environment_steps"] == 25_000
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("tdmpc2-*.json")), ids=lambda file: file.stem)
+def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
+    result = json.loads(file.read_text())
+    assert {"commit", "versions", "machine", "config", "training_seconds", "evaluations"} <= set(result)
+    assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / len(result["final_returns"]))
+    assert result["evaluations"][-1] == {
+        "agent_steps": result["agent_steps"],
+        "returns": result["final_returns"],
+        "lengths": result["evaluations"][-1]["lengths"],
+    }
+
+
+@pytest.mark.parametrize(("name", "lowest"), [("tdmpc2-pendulum", -250.0), ("tdmpc2-cartpole", 400.0)])
+def test_three_recorded_seeds_reach_the_promised_return(name: str, lowest: float) -> None:
+    results = [json.loads((RESULTS / f"{name}-seed{seed}.json").read_text()) for seed in (0, 1, 2)]
+    assert [result["config"]["seed"] for result in results] == [0, 1, 2]
+    assert all(result["final_mean_return"] >= lowest for result in results)

@@ -1,7 +1,7 @@
 """One flat tensor for any action space: what the tensor core, planners and losses see of an action.
 
-Continuous dimensions are mapped from their bounds to [-1, 1]; integer and one-hot actions become one-hot groups. Several
-action keys stand side by side in the order of the spec.
+Continuous dimensions are mapped from their bounds to [-1, 1]; integer and one-hot actions become one-hot groups.
+Several action keys stand side by side in the order of the spec.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
     continuation: Tensor
 
 
-class WorldModel(TensorDictModuleBase, ABC):
+class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     """A latent world model over TensorDicts; `model(td)` is `observe`.
 
     Args:
@@ -385,7 +385,7 @@ class WorldModel(TensorDictModuleBase, ABC):
         return model
 
 
-class Verb(TensorDictModuleBase):
+class Verb(TensorDictModuleBase):  # type: ignore[misc]
     """A verb as a step of a TensorDictSequential; it registers the model, so its weights are found once."""
 
     in_keys: list[NestedKey]
@@ -475,7 +475,7 @@ class Decode(Verb):
         return tensordict
 
 
-class LatentPolicy(TensorDictModuleBase, ABC):
+class LatentPolicy(TensorDictModuleBase, ABC):  # type: ignore[misc]
     """A policy that reads the latent and writes the action: a shell around `act`, which fused loops call directly."""
 
     in_keys: list[NestedKey]

@@ -128,7 +128,9 @@ class Section:
         return self.golden.tensors[f"{self.prefix}/{name}"]
 
     def get(self, name: str) -> Tensor | None:
-        return None if name not in self else self[name]
+        if name not in self:
+            return None
+        return self[name]
 
     def below(self, folder: str) -> dict[str, Tensor]:
         """The tensors of a folder by their names in it."""

@@ -51,8 +51,7 @@ class EnsembleMLP(nn.Module):
         self.activation = activation
         self.dropout = dropout
         self.layers = nn.ModuleList(
-            EnsembleLinear(members, i, o, norm=index < len(hidden))
-            for index, (i, o) in enumerate(pairwise(widths))
+            EnsembleLinear(members, i, o, norm=index < len(hidden)) for index, (i, o) in enumerate(pairwise(widths))
         )
 
     def forward(

@@ -128,9 +128,7 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model, batch = self.model, tensordict.batch_size
         latent = model.read_latent(tensordict)
-        flat = {
-            name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in latent.items()
-        }
+        flat = {name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in latent.items()}
         shape = (batch.numel(), self.horizon, model.action_space.width)
         previous = tensordict.get(PLANNER_MEAN, None)
         is_init = tensordict.get(model.key_map.is_init, None)
@@ -276,6 +274,4 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
 
 def _repeat(latent: Latent, count: int) -> Latent:
     """Leaves [B, …] → [B, count, …] without copying."""
-    return {
-        name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()
-    }
+    return {name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()}

@@ -301,4 +301,3 @@ def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
 
 def _join(features: Tensor, action: Tensor) -> Tensor:
     return torch.cat([features, action], -1)
-

@@ -64,8 +64,9 @@ class TDMPC2Config(WorldModelConfig):
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
             ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
-            ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20), ("updates_per_step", 0.0, 1024.0),
-            ("horizon", 1, 1000), ("iterations", 1, 1000), ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),
+            ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20),
+            ("updates_per_step", 0.0, 1024.0), ("horizon", 1, 1000), ("iterations", 1, 1000),
+            ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),
             ("min_std", 0.0, 100.0), ("max_std", 0.0, 100.0), ("temperature", 0.0, 1e6),
         ):  # fmt: skip
             check_range(name, getattr(self, name), low, high)
@@ -84,7 +85,7 @@ class TDMPC2Config(WorldModelConfig):
             raise ValueError(f"num_elites {self.num_elites} must be between 1 and num_samples {self.num_samples}.")
         if self.num_policy_trajectories > self.num_samples:
             raise ValueError(
-                f"num_policy_trajectories {self.num_policy_trajectories} must not exceed num_samples {self.num_samples}."
+                f"num_policy_trajectories {self.num_policy_trajectories} must not exceed num_samples {self.num_samples}"
             )
         if isinstance(self.discount, tuple) and len(self.discount) != len(self.action_dims):
             raise ValueError(f"{len(self.discount)} discounts were given for {len(self.action_dims)} tasks.")
@@ -113,7 +114,8 @@ def discount_for(episode_length: int, denominator: float = 5.0, low: float = 0.9
 PRESETS = {
     "tiny": TDMPC2Config(
         encoder_dim=64, mlp_dim=64, latent_dim=64, num_q=2, num_bins=101, dropout=0.0, learning_rate=1e-3,
-        batch_size=128, min_seed_steps=500, fast_mish=True, iterations=4, num_samples=128, num_elites=16, num_policy_trajectories=8, num_channels=4,
+        batch_size=128, min_seed_steps=500, fast_mish=True, iterations=4, num_samples=128, num_elites=16,
+        num_policy_trajectories=8, num_channels=4,
     ),
     "1m": TDMPC2Config(encoder_dim=256, mlp_dim=384, latent_dim=128, encoder_layers=2, num_q=2, num_channels=8),
     "5m": TDMPC2Config(),

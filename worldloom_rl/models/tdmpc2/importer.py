@@ -138,7 +138,9 @@ def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
             raise ValueError(f"The checkpoint's entry {name!r} is a {type(value).__name__}, but a tensor is expected.")
         assert isinstance(value, Tensor)
         if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(f"The checkpoint's tensor {name!r} of shape {tuple(value.shape)} lacks numbers of its own.")
+            raise ValueError(
+                f"The checkpoint's tensor {name!r} of shape {tuple(value.shape)} lacks numbers of its own."
+            )
         tensors[name] = value
     return tensors
 
@@ -197,9 +199,7 @@ def _describe(source: _Source, settings: ImportSettings) -> tuple[TDMPC2Config, 
     hidden += [size for name in ensembles for i in range(2) for size in source.layer(f"{name}.{i}", _NORMED, 1)]
     bins = source.layer("_reward.2", _AFFINE, 0)
     bins += [size for name in ensembles for size in source.layer(f"{name}.2", _AFFINE, 1)]
-    members = [
-        size for name in ensembles for i in range(3) for size in source.layer(f"{name}.{i}", _NORMED, 0)
-    ]
+    members = [size for name in ensembles for i in range(3) for size in source.layer(f"{name}.{i}", _NORMED, 0)]
     sizes = {
         "mlp_dim": most("mlp_dim", hidden),
         "num_bins": most("num_bins", bins),
@@ -281,7 +281,9 @@ def _action_dims(source: _Source, given: tuple[int, ...]) -> tuple[int, ...]:
             f"'_action_masks' of shape {tuple(masks.shape)} should have a row a task, ones first and then zeros."
         )
     if rows and rows != [len(masks)]:
-        raise ValueError(f"'_action_masks' has {len(masks)} rows, but '_task_emb.weight' has {rows[0]}; both one a task.")
+        raise ValueError(
+            f"'_action_masks' has {len(masks)} rows, but '_task_emb.weight' has {rows[0]}; both one a task."
+        )
     dims = tuple(int(count) for count in masks.sum(-1).tolist())
     if given and given != dims:
         raise ValueError(f"action_dims {given} was given, but the checkpoint's '_action_masks' say {dims}.")

@@ -44,10 +44,11 @@ class PixelEncoder(nn.Sequential):
     def encode(self, image: Tensor, noise: Noise) -> Tensor:
         """[..., 16 · channels] from images [..., C, 64, 64], each shifted by its own draw."""
         lead = image.shape[:-3]
-        weight = self[0].weight
+        weight = next(self.parameters())
         shift = noise.integers("shift", 7, (*lead, 2), weight).reshape(-1, 2)
         shifted = shift_images(image.reshape(-1, *image.shape[-3:]).to(weight.dtype), shift)
-        return self(shifted / 255.0 - 0.5).reshape(*lead, -1)
+        features: Tensor = self(shifted / 255.0 - 0.5)
+        return features.reshape(*lead, -1)
 
 
 class Encoder(nn.Module):
@@ -86,9 +87,11 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation, task: Tensor | None, noise: Noise) -> Tensor:
         branches = []
         if self.state is not None:
-            vectors = [observation[key].to(self.state[0].weight.dtype) for key in self.vector_keys]
+            dtype = next(self.state.parameters()).dtype
+            vectors = [observation[key].to(dtype) for key in self.vector_keys]
             branches.append(self.state(torch.cat([*vectors, *([] if task is None else [task])], -1)))
         for key, encoder in zip(self.image_keys, self.pixels, strict=True):
+            assert isinstance(encoder, PixelEncoder)
             branches.append(encoder.encode(observation[key], noise))
         return branches[0] if len(branches) == 1 else torch.cat(branches, -1)
 
@@ -170,7 +173,9 @@ class TDMPC2(WorldModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -0.02, 0.02)
-        nn.init.zeros_(self.reward_head[-1].weight)
+        last = self.reward_head[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
         self.behavior.initialise()
 
     @staticmethod
@@ -324,7 +329,7 @@ def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:
 def _sort_observations(
     spec: Composite, num_tasks: int
 ) -> tuple[dict[NestedKey, TensorSpec], dict[NestedKey, TensorSpec], NestedKey | None]:
-    """The vector leaves, the image leaves and the key of the task. Raises ValueError for a leaf that is none of these."""
+    """The vector leaves, the image leaves and the key of the task. Raises ValueError for any other leaf."""
     vectors: dict[NestedKey, TensorSpec] = {}
     images: dict[NestedKey, TensorSpec] = {}
     task_key: NestedKey | None = None
@@ -348,5 +353,3 @@ def _sort_observations(
     if num_tasks and images:
         raise ValueError("TD-MPC2 learns several tasks from vectors only; the observation spec has images.")
     return vectors, images, task_key
-
-

@@ -58,7 +58,9 @@ def test_bounds_map_to_minus_one_and_one_and_their_middle_to_zero():
 def test_flat_actions_beyond_the_range_are_kept_inside_the_bounds():
     low, high = [-0.1, 3.3, -7.7], [0.2, 3.4, 100.1]
     spec = Composite(action=box(low, high))
-    action = ActionSpace(spec).unflatten(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0], [5.0, -9.0, 2.0]]))["action"]
+    action = ActionSpace(spec).unflatten(torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0], [5.0, -9.0, 2.0]]))[
+        "action"
+    ]
     assert action[2].tolist() == torch.tensor([0.2, 3.3, 100.1]).tolist()  # to the last bit
     assert all(spec["action"].is_in(row) for row in action)
 
@@ -97,9 +99,16 @@ def test_double_actions_come_back_as_double():
         (Binary(2), [0, 1], [1, 0, 0, 1], [(0, 2), (2, 4)]),
     ],
     ids=[
-        "one-hot", "one-hot bool", "categorical", "categorical[1]", "categorical[2]", "multi-categorical",
-        "multi-one-hot", "matrix of categoricals", "binary",
-    ],  # fmt: skip
+        "one-hot",
+        "one-hot bool",
+        "categorical",
+        "categorical[1]",
+        "categorical[2]",
+        "multi-categorical",
+        "multi-one-hot",
+        "matrix of categoricals",
+        "binary",
+    ],
 )
 def test_discrete_actions_become_one_hot_groups_and_come_back(leaf, value, flat, groups):
     discrete = space(action=leaf)
@@ -138,7 +147,8 @@ def test_composite_actions_stand_side_by_side_in_the_order_of_the_spec():
 def test_random_actions_of_every_kind_survive_the_round_trip_in_any_batch(batch):
     spec = Composite(
         a=box([-3.0, 1.0], [3.0, 2.0]), b=Categorical(4, shape=(), dtype=torch.int64), c=OneHot(3),
-        d=MultiCategorical([2, 5]), e=MultiOneHot([2, 2]), f=Composite(g=Bounded(0.0, 1.0, shape=(2, 2), dtype=torch.float32)),
+        d=MultiCategorical([2, 5]), e=MultiOneHot([2, 2]),
+        f=Composite(g=Bounded(0.0, 1.0, shape=(2, 2), dtype=torch.float32)),
     )  # fmt: skip
     torch.manual_seed(0)
     drawn = spec.expand(*batch).rand()

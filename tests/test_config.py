@@ -109,9 +109,7 @@ SPECS = {
     "unbounded": Unbounded((3,)),
     "unbounded int": Unbounded((), dtype=torch.int64),
     "bounded": Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32),
-    "bounded each": Bounded(
-        torch.tensor([-1.0, 0.1]), torch.tensor([2.0, 1 / 3]), shape=(2,), dtype=torch.float32
-    ),
+    "bounded each": Bounded(torch.tensor([-1.0, 0.1]), torch.tensor([2.0, 1 / 3]), shape=(2,), dtype=torch.float32),
     "bounded double": Bounded(torch.tensor([0.1, 0.2]).double(), 1.0, shape=(2,), dtype=torch.float64),
     "bounded infinite": Bounded(
         torch.tensor([-1.0, -torch.inf]), torch.tensor([1.0, torch.inf]), shape=(2,), dtype=torch.float32
@@ -153,9 +151,7 @@ def changed(**changes):
     return {"leaves": [{**entry, **changes}]}
 
 
-@pytest.mark.parametrize(
-    "shape", [[2**27], [2**14, 2**14], [-1], [10**12, 10**12], [2**62, 4]], ids=str
-)
+@pytest.mark.parametrize("shape", [[2**27], [2**14, 2**14], [-1], [10**12, 10**12], [2**62, 4]], ids=str)
 def test_an_absurd_shape_is_refused_before_memory_is_taken(shape):
     with pytest.raises(ValueError, match=r"spec leaf \['x'\].*absurd shape"):
         spec_from_json(changed(shape=shape))

@@ -11,7 +11,12 @@ from worldloom_rl.keys import LATENT, KeyMap, as_tuple, previous_action_keys
 
 @pytest.mark.parametrize(
     ("key", "parts"),
-    [("a", ("a",)), (("a", "b"), ("a", "b")), (("a", ("b", "c")), ("a", "b", "c")), ((("a", "b"), "c"), ("a", "b", "c"))],
+    [
+        ("a", ("a",)),
+        (("a", "b"), ("a", "b")),
+        (("a", ("b", "c")), ("a", "b", "c")),
+        ((("a", "b"), "c"), ("a", "b", "c")),
+    ],
 )
 def test_as_tuple_flattens_nested_keys(key, parts):
     assert as_tuple(key) == parts

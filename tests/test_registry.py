@@ -63,7 +63,7 @@ def test_a_family_name_is_not_given_twice(monkeypatch):
     presets = {"tiny": WorldModelConfig()}
     assert register_world_model("mine", WorldModelConfig, presets)(First) is First
     register_world_model("mine", WorldModelConfig, presets)(First)  # the same class again, as after a module reload
-    with pytest.raises(ValueError, match="'mine' is taken by .*First"):
+    with pytest.raises(ValueError, match=r"'mine' is taken by .*First"):
         register_world_model("mine", WorldModelConfig, presets)(Second)
 
 

@@ -31,7 +31,7 @@ _MOST_CLASSES = 2**20  # of one categorical
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """" Did you mean …?" with the closest known names, or the list of all when none is close."""
+    """A sentence "Did you mean …?" with the closest known names, or the list of all when none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known are {names}."
@@ -91,7 +91,7 @@ def spec_to_json(spec: Composite) -> dict[str, Json]:
             "shape": list(leaf.shape),
             "dtype": str(leaf.dtype).removeprefix("torch."),
         }
-        # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: the special kind comes first.
+        # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: special kinds come first.
         if isinstance(leaf, Binary):
             entry["kind"] = "Binary"
         elif isinstance(leaf, MultiOneHot | MultiCategorical):

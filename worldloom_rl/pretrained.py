@@ -88,7 +88,9 @@ def load_world_model(directory: str | Path) -> Any:
     folder = Path(directory)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}; a world model directory has {CONFIG_FILE} and {WEIGHTS_FILE}.")
+            raise FileNotFoundError(
+                f"{folder} holds no {name}; a world model directory has {CONFIG_FILE} and {WEIGHTS_FILE}."
+            )
     config = _read_config(folder / CONFIG_FILE)
     family = find_family(config["model_type"])
     arguments = (
@@ -149,11 +151,13 @@ _SAFETENSORS_DTYPES = {
 def check_tensors(
     found: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, Tensor], source: str
 ) -> None:
-    """Raise ValueError unless exactly the expected tensors are found, each with its shape and safetensors dtype name."""
+    """Raise ValueError unless the expected tensors and no others are found, with their shapes and dtype names."""
     for name in sorted(set(expected) - set(found)):
         raise ValueError(f"{source} lacks the tensor {name!r} of shape {tuple(expected[name].shape)}.")
     for name in sorted(set(found) - set(expected)):
-        raise ValueError(f"{source} has an extra tensor {name!r} of shape {found[name][0]}.{did_you_mean(name, expected)}")
+        raise ValueError(
+            f"{source} has an extra tensor {name!r} of shape {found[name][0]}.{did_you_mean(name, expected)}"
+        )
     for name, tensor in expected.items():
         wanted = (tuple(tensor.shape), _SAFETENSORS_DTYPES[tensor.dtype])
         if found[name] != wanted:
@@ -179,7 +183,7 @@ class AutoWorldModel:
         Args:
             observation_spec, action_spec: what the preset is built for; by default the family's documented example.
             env: takes both specs from this environment instead.
-        Raises ValueError for an unknown preset or for specs given beside a directory, FileNotFoundError for a missing one.
+        Raises ValueError for an unknown preset or for specs beside a directory, FileNotFoundError for a missing one.
         """
         if env is not None:
             if observation_spec is not None or action_spec is not None:

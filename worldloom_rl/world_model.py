@@ -14,7 +14,8 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.data import Composite
+from torchrl.data import Composite, TensorSpec, Unbounded
+from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
 
 from worldloom_rl import pretrained
@@ -209,7 +210,12 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     @property
     def observe(self) -> Verb:
         """Posterior latent of this row. Under TorchRL's `set_recurrent_mode(True)` the last batch dimension is time."""
-        return Observe(self)
+        return Observe(self) if self.recurrent else ObserveAlone(self)
+
+    @property
+    def carry_action(self) -> Verb:
+        """The last step of an acting recurrent policy: hands the action on as the next row's previous action."""
+        return CarryAction(self)
 
     @property
     def predict(self) -> Verb:
@@ -409,27 +415,39 @@ class Encode(Verb):
         return self.model.write_latent(tensordict, latent)
 
 
-class Observe(Verb):
-    """See `WorldModel.observe`."""
+class ObserveAlone(Verb):
+    """`WorldModel.observe` of a memoryless model: every row on its own."""
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__(model)
         self.in_keys = model.in_keys
-        carried: list[NestedKey] = [("next", *model.key_map.leaf(name)) for name in model.latent_spec.keys()]  # noqa: SIM118
-        self.out_keys = [*model.latent_keys, *(carried if model.recurrent else [])]
+        self.out_keys = list(model.latent_keys)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.model
         observation = model.read_observation(tensordict)
-        if not model.recurrent and not recurrent_mode():
+        if not recurrent_mode():
             return model.write_latent(tensordict, model.encode_latent(observation, model.noise))
-        if not model.recurrent:
-            time = tensordict.batch_dims - 1
-            steps = range(tensordict.shape[time])
-            rows = [{key: value.select(time, t) for key, value in observation.items()} for t in steps]
-            latents = [model.encode_latent(row, model.noise) for row in rows]  # draws come per time step
-            stacked = {name: torch.stack([latent[name] for latent in latents], time) for name in latents[0]}
-            return model.write_latent(tensordict, stacked)
+        time = tensordict.batch_dims - 1
+        steps = range(tensordict.shape[time])
+        rows = [{key: value.select(time, t) for key, value in observation.items()} for t in steps]
+        latents = [model.encode_latent(row, model.noise) for row in rows]  # draws come per time step
+        stacked = {name: torch.stack([latent[name] for latent in latents], time) for name in latents[0]}
+        return model.write_latent(tensordict, stacked)
+
+
+class Observe(Verb):
+    """`WorldModel.observe` of a recurrent model."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = model.in_keys
+        self._carried: list[NestedKey] = [("next", *as_tuple(key)) for key in model.latent_keys]
+        self.out_keys = [*model.latent_keys, *self._carried]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        model = self.model
+        observation = model.read_observation(tensordict)
         previous_action = model.read_previous_action(tensordict)
         is_init = _get(tensordict, model.key_map.is_init, model)
         carry = model.read_latent(tensordict)
@@ -439,9 +457,33 @@ class Observe(Verb):
             return model.write_latent(tensordict, latent)
         latent = model.filter_latent(carry, previous_action, observation, is_init, model.noise)
         model.write_latent(tensordict, latent)
-        for name, value in latent.items():  # the same value under "next": carried to the following step
-            tensordict.set(("next", *model.key_map.leaf(name)), value)
+        for carried, value in zip(self._carried, latent.values(), strict=True):
+            tensordict.set(carried, value)  # the same value under "next": carried to the following step
         return tensordict
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that gives an environment a place for the carried latent."""
+        leaves = zip(self.model.latent_keys, self.model.latent_spec.values(), strict=True)
+        return _zero_primer({as_tuple(key): Unbounded(leaf.shape, dtype=leaf.dtype) for key, leaf in leaves})
+
+
+class CarryAction(Verb):
+    """See `WorldModel.carry_action`."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__(model)
+        self.in_keys = list(model.action_keys)
+        self.out_keys = [("next", *as_tuple(key)) for key in model.previous_action_keys]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        for key, carried in zip(self.in_keys, self.out_keys, strict=True):
+            tensordict.set(carried, _get(tensordict, key, self.model))
+        return tensordict
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that gives an environment a place for the previous action."""
+        segments = zip(self.model.previous_action_keys, self.model.action_space.segments, strict=True)
+        return _zero_primer({as_tuple(key): Unbounded(part.shape, dtype=part.dtype) for key, part in segments})
 
 
 class Predict(Verb):
@@ -494,6 +536,14 @@ class LatentPolicy(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = self.act(self.model.read_latent(tensordict), self.model.noise)
         return self.model.write_action(tensordict, action)
+
+
+def _zero_primer(leaves: Mapping[tuple[str, ...], TensorSpec]) -> TensorDictPrimer:
+    """A primer of zeros; `expand_specs` makes it fit environments with a batch."""
+    spec = Composite()
+    for key, leaf in leaves.items():
+        spec[key] = leaf
+    return TensorDictPrimer(spec, default_value=0, expand_specs=True)
 
 
 def _get(td: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:

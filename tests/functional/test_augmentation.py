@@ -12,9 +12,7 @@ from worldloom_rl.functional.augmentation import shift_images
 def cropped(image: torch.Tensor, shift: torch.Tensor, pad: int) -> torch.Tensor:
     size = image.shape[-1]
     padded = F.pad(image, (pad,) * 4, mode="replicate")
-    rows = [
-        frame[:, y : y + size, x : x + size] for frame, (x, y) in zip(padded, shift.tolist(), strict=True)
-    ]
+    rows = [frame[:, y : y + size, x : x + size] for frame, (x, y) in zip(padded, shift.tolist(), strict=True)]
     return torch.stack(rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -96,7 +98,7 @@ def collect(
     exploration: ExplorationType = ExplorationType.RANDOM,
     ready: Callable[[], None] = lambda: None,
 ) -> TensorDictBase:
-    """[E, T] transitions in two batches of a stock collector; `ready` runs between its construction and its first step."""
+    """[E, T] transitions in two batches of a stock collector; `ready` runs before its first step."""
     count = env.batch_size.numel()
     collector = Collector(
         env,
@@ -158,6 +160,36 @@ def assert_warm_start_is_carried(planner: MPPIPlanner, rows: TensorDictBase) -> 
         expected = replanned(planner, rows, lambda: RowNoise([0], repeat=True))
     torch.testing.assert_close(rows["planner", "mean"], expected["planner", "mean"], rtol=0, atol=1e-5)
     torch.testing.assert_close(rows["action"], expected["action"], rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- the policy itself
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+def test_a_copied_or_pickled_policy_plans_with_the_model_that_came_along(copied):
+    model, _, policy = make_policy("Pendulum-v1")
+    other = copied(policy)
+    assert len({id(parameter) for parameter in other.parameters()}) == len(list(model.parameters()))
+    td = TensorDict(
+        {
+            "observation": torch.ones(1, 3),
+            "is_init": torch.ones(1, 1, dtype=torch.bool),
+            "planner": {"mean": torch.zeros(1, 3, 1)},
+        },
+        [1],
+    )
+
+    def mean(acting: TensorDictSequential) -> Tensor:
+        acting[1].noise = RowNoise([0])
+        return acting(td.clone())["planner", "mean"]
+
+    before = mean(policy)
+    assert torch.equal(mean(other), before)
+    with torch.no_grad():
+        for parameter in other[1].model.behavior.parameters():  # the prior and the Qs, which the planner calls
+            parameter.normal_()
+    assert not torch.equal(mean(other), before)
+    assert torch.equal(mean(policy), before)
 
 
 # ---------------------------------------------------------------------- one environment

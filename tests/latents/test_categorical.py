@@ -156,5 +156,7 @@ def test_bad_numbers_stop_at_construction(arguments, message):
 
 
 def test_parameters_of_another_width_are_refused_with_both():
-    with pytest.raises(ValueError, match=r"CategoricalLatent expects parameters of last dimension 8, got shape \(3, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"CategoricalLatent expects parameters of last dimension 8, got shape \(3, 7\)"
+    ):
         CategoricalLatent(2, 4).mode(torch.zeros(3, 7))

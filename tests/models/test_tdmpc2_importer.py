@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,16 +15,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl import AutoWorldModel, ReplayNoise
-from worldloom_rl.models.tdmpc2 import TDMPC2
-from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint, model_from_state_dict
+from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
+from worldloom_rl.models.tdmpc2.importer import (
+    ImportSettings,
+    import_checkpoint,
+    model_from_state_dict,
+    official_name,
+)
 
 DATA = Path(__file__).parents[1] / "reference" / "data"
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", DATA)) / "tdmpc2"
 CHECKPOINTS = sorted(ROOT.glob("*.pt"))
-# Those that are spoilt below: one for each network that not every model has.
-SPOILT = [path for path in CHECKPOINTS if re.search(r"(multi|pixels|episodic)(_legacy)?$", path.stem)]
 
 StateDict = dict[str, Any]
 
@@ -32,10 +37,32 @@ def golden_of(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.stem.removesuffix("_legacy") + ".safetensors")
 
 
+def cfg_of(checkpoint: Path) -> dict[str, Any]:
+    with safe_open(golden_of(checkpoint), framework="pt") as content:
+        return json.loads(content.metadata()["cfg"])
+
+
+def kind_of(checkpoint: Path) -> str:
+    """multi, pixels, episodic or single, and the naming."""
+    cfg = cfg_of(checkpoint)
+    kinds = {"multi": cfg["multitask"], "pixels": cfg["obs"] == "rgb", "episodic": cfg["episodic"], "single": True}
+    return next(kind for kind, holds in kinds.items() if holds) + checkpoint.stem.endswith("_legacy") * "_legacy"
+
+
+KINDS = {kind_of(path): path for path in CHECKPOINTS}
+# Those that are spoilt tensor by tensor: one of each naming for each network that not every model has.
+SPOILT = [path for kind, path in KINDS.items() if not kind.startswith("single")]
+
+
+def some(kind: str) -> Path:
+    if kind not in KINDS:
+        pytest.skip(f"{ROOT} holds no checkpoint of the kind {kind}.")
+    return KINDS[kind]
+
+
 def settings_for(checkpoint: Path) -> ImportSettings:
     """What the user must know of the checkpoint: γ is left out, none of the tests needs it."""
-    with safe_open(golden_of(checkpoint), framework="pt") as content:
-        cfg = json.loads(content.metadata()["cfg"])
+    cfg = cfg_of(checkpoint)
     names = ("vmin", "vmax", "simnorm_dim", "log_std_min", "log_std_max", "num_samples", "num_elites")
     dims = tuple(cfg.get("action_dims", ())) if checkpoint.stem.endswith("_legacy") else ()
     return ImportSettings(
@@ -59,10 +86,6 @@ def refuse(checkpoint: Path, output: Path, match: str, settings: ImportSettings 
     with pytest.raises(ValueError, match=re.escape(match)):
         import_checkpoint(checkpoint, output, settings)
     assert set(output.parent.iterdir()) == before
-
-
-def any_checkpoint(family: str = "single") -> Path:
-    return next(path for path in CHECKPOINTS if path.stem.endswith(family))
 
 
 def test_checkpoints_in_both_namings_are_found() -> None:
@@ -127,7 +150,7 @@ def test_both_namings_give_the_same_model(checkpoint: Path) -> None:
 
 
 def test_state_dict_may_stand_without_its_wrapper(tmp_path: Path) -> None:
-    checkpoint = any_checkpoint()
+    checkpoint = some("single")
     bare = tmp_path / "bare.pt"
     torch.save(state_dict_of(checkpoint), bare)
     imported = import_checkpoint(bare, tmp_path / "model", settings_for(checkpoint))
@@ -136,12 +159,49 @@ def test_state_dict_may_stand_without_its_wrapper(tmp_path: Path) -> None:
 
 
 def test_settings_name_the_keys_and_reach_the_configuration() -> None:
-    checkpoint = any_checkpoint()
+    checkpoint = some("single")
     settings = ImportSettings(observation_key="proprio", action_key="torque", discount=0.975, rho=0.7)
     model = model_from_state_dict(state_dict_of(checkpoint), settings)
     assert model.observation_keys == ("proprio",)
     assert model.action_keys == ("torque",)
     assert (model.config.discount, model.config.rho) == (0.975, 0.7)
+
+
+SMALL = TDMPC2Config(encoder_dim=24, mlp_dim=40, latent_dim=16, num_bins=11, num_q=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "action"),
+    [
+        (SMALL, 1, 1),
+        (SMALL, 16, 21),
+        (dataclasses.replace(SMALL, encoder_layers=5, num_q=8), 3, 2),
+        (dataclasses.replace(SMALL, encoder_dim=16, mlp_dim=16, num_bins=16, episodic=True), 16, 8),
+        (dataclasses.replace(SMALL, encoder_layers=3, action_dims=(5, 1), task_dim=7), 9, 6),
+        (dataclasses.replace(SMALL, num_channels=1), torch.Size([3, 64, 64]), 4),
+    ],
+)
+@pytest.mark.parametrize("log_std_max", [2.0, 1.5])
+def test_sizes_are_read_from_the_tensors(
+    config: TDMPC2Config, width: int | torch.Size, action: int, log_std_max: float
+) -> None:
+    config = dataclasses.replace(config, log_std_max=log_std_max)
+    leaf = Unbounded((width,)) if isinstance(width, int) else Bounded(0, 255, shape=width, dtype=torch.uint8)
+    spec = Composite({"observation" if isinstance(width, int) else "pixels": leaf})
+    if config.num_tasks:
+        spec["task"] = Categorical(config.num_tasks, shape=(), dtype=torch.int64)
+    model = TDMPC2(config, spec, Composite(action=Bounded(-1.0, 1.0, shape=(action,), dtype=torch.float32)))
+    state_dict = {official_name(name): value for name, value in model.state_dict().items()}
+    online = {name: value for name, value in state_dict.items() if name.startswith("_Qs.params.")}
+    state_dict |= {name.replace("_Qs.params", "_detach_Qs_params"): value for name, value in online.items()}
+    low, high = torch.tensor(config.log_std_min), torch.tensor(config.log_std_max)
+    state_dict |= {"log_std_min": low, "log_std_dif": high - low}
+    if config.num_tasks:
+        state_dict["_action_masks"] = model.action_masks
+    imported = model_from_state_dict(state_dict)
+    unused = {} if isinstance(width, int) else {"encoder_dim": config.encoder_dim}
+    assert dataclasses.replace(imported.config, **unused) == config
+    assert (imported.observation_spec, imported.action_spec) == (model.observation_spec, model.action_spec)
 
 
 # ------------------------------------------------------------------ what is refused
@@ -206,7 +266,7 @@ def wrong_note(state_dict: StateDict) -> str:
 
 @pytest.mark.parametrize("spoil", [missing, extra, misshaped, of_another_type, without_numbers, no_tensor, wrong_note])
 def test_spoilt_file_is_refused_by_the_name_of_its_entry(spoil: Callable[[StateDict], str], tmp_path: Path) -> None:
-    state_dict = state_dict_of(any_checkpoint())
+    state_dict = state_dict_of(some("single"))
     name = spoil(state_dict)
     refuse(save(state_dict, tmp_path), tmp_path / "model", repr(name))
 
@@ -227,13 +287,13 @@ class Plain:
 
 def test_pickled_call_is_refused_by_name_and_not_made(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    path = save({**state_dict_of(any_checkpoint()), "hook": Trap(tmp_path / "sprung")}, tmp_path / "in")
+    path = save({**state_dict_of(some("single")), "hook": Trap(tmp_path / "sprung")}, tmp_path / "in")
     refuse(path, tmp_path / "model", f"{os.mkdir.__module__}.mkdir")
     assert not (tmp_path / "sprung").exists()
 
 
 def test_pickled_object_is_refused_by_name(tmp_path: Path) -> None:
-    path = save({**state_dict_of(any_checkpoint()), "hook": Plain()}, tmp_path)
+    path = save({**state_dict_of(some("single")), "hook": Plain()}, tmp_path)
     refuse(path, tmp_path / "model", f"{Plain.__module__}.Plain")
 
 
@@ -246,7 +306,7 @@ def test_something_else_than_a_dict_is_refused(content: object, tmp_path: Path) 
 
 def test_what_stands_beside_the_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    torch.save({"model": state_dict_of(any_checkpoint()), "optimizer": {}}, path)
+    torch.save({"model": state_dict_of(some("single")), "optimizer": {}}, path)
     refuse(path, tmp_path / "model", "optimizer")
 
 
@@ -263,9 +323,9 @@ def test_empty_dict_is_refused(tmp_path: Path) -> None:
 
 
 def test_first_release_file_of_several_tasks_needs_their_action_dimensions(tmp_path: Path) -> None:
-    refuse(any_checkpoint("multi_legacy"), tmp_path / "model", "action_dims")
-    refuse(any_checkpoint("multi_legacy"), tmp_path / "model", "tasks", ImportSettings(action_dims=(1,)))
+    refuse(some("multi_legacy"), tmp_path / "model", "action_dims")
+    refuse(some("multi_legacy"), tmp_path / "model", "tasks", ImportSettings(action_dims=(1,)))
 
 
 def test_action_dimensions_that_contradict_the_masks_are_refused(tmp_path: Path) -> None:
-    refuse(any_checkpoint("multi"), tmp_path / "model", "_action_masks", ImportSettings(action_dims=(1, 1, 1)))
+    refuse(some("multi"), tmp_path / "model", "_action_masks", ImportSettings(action_dims=(99,)))

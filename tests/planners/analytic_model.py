@@ -26,7 +26,7 @@ class AnalyticConfig(WorldModelConfig):
 
 
 class Analytic(WorldModel):
-    """A fully observed model: the latent "deterministic" is the state, and `step` (state, flat action) → (state, reward, continue)."""
+    """A fully observed model: its latent is the state, and `step` maps (state, action) to (state, reward, continue)."""
 
     model_type = "analytic"
 

@@ -221,7 +221,9 @@ def counting(continuation: list[float], gamma: float) -> Analytic:
     return Analytic(step, unit_box(1), gamma=gamma)
 
 
-def value_of(continuation: list[float], rule: Callable[[Tensor, Tensor], Tensor] | None, terminal: float = 0.0) -> float:
+def value_of(
+    continuation: list[float], rule: Callable[[Tensor, Tensor], Tensor] | None, terminal: float = 0.0
+) -> float:
     options = {} if rule is None else {"termination": rule}
 
     def terminal_value(latent: dict[str, Tensor], noise: object) -> Tensor:

@@ -23,7 +23,11 @@ PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner])
 BOX = Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32)
 ACTIONS = pytest.mark.parametrize(
     "action",
-    [Composite(action=BOX), Composite(action=OneHot(3)), Composite(a=BOX, b=Categorical(3, shape=(), dtype=torch.int64))],
+    [
+        Composite(action=BOX),
+        Composite(action=OneHot(3)),
+        Composite(a=BOX, b=Categorical(3, shape=(), dtype=torch.int64)),
+    ],
     ids=["continuous", "discrete", "mixed"],
 )
 
@@ -33,7 +37,11 @@ def quadratic(action: TensorSpec = BOX, scale: float = 1.0, shift: float = 0.0) 
 
     def step(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, float]:
         error = action - torch.tanh(state[..., :1] + torch.arange(action.shape[-1]))
-        return 0.9 * state + 0.3 * action.sum(-1, keepdim=True), shift - scale * error.square().sum(-1, keepdim=True), 1.0
+        return (
+            0.9 * state + 0.3 * action.sum(-1, keepdim=True),
+            shift - scale * error.square().sum(-1, keepdim=True),
+            1.0,
+        )
 
     return Analytic(step, action, width=2, gamma=0.9)
 
@@ -259,7 +267,9 @@ def doubled(planner: Any, state: Tensor, noise: Any) -> Any:
 STATES = torch.tensor([[0.3, 0.0], [-1.0, 0.5]])
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1e2, 0.0), (1e4, 0.0), (1.0, 1e3), (1.0, -1e3), (1e4, -1e3)])
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1e-3, 0.0), (1e2, 0.0), (1e4, 0.0), (1.0, 1e3), (1.0, -1e3), (1e4, -1e3)]
+)
 @PLANNERS
 def test_scaled_and_shifted_rewards_give_the_same_order_of_sequences_and_no_nan(kind, scale, shift):
     plain, changed = (
@@ -389,7 +399,7 @@ def test_impossible_numbers_stop_at_construction_and_are_named(kind, arguments, 
 
 
 def test_mppi_refuses_a_negative_temperature_and_weighs_all_elites_the_same_at_zero():
-    with pytest.raises(ValueError, match="temperature must not be negative, got -1.0"):
+    with pytest.raises(ValueError, match="temperature must not be negative"):
         MPPIPlanner(quadratic(), temperature=-1.0)
     planner = MPPIPlanner(quadratic(), horizon=2, num_samples=8, num_elites=4, temperature=0.0)
     plan = plan_from(planner, torch.zeros(1, 2), seeded())
@@ -413,7 +423,9 @@ def test_a_missing_planner_state_says_which_transforms_bring_it(key):
 
 def test_a_missing_latent_is_named_with_what_is_there():
     planner = MPPIPlanner(quadratic(), horizon=3, num_samples=8, num_elites=2)
-    with pytest.raises(KeyError, match="Analytic needs the key .*latent.*deterministic.*but the tensordict holds.*is_init"):
+    with pytest.raises(
+        KeyError, match=r"Analytic needs the key .*latent.*deterministic.*but the tensordict holds.*is_init"
+    ):
         planner(acting_state(planner, [2]).exclude("latent"))
 
 

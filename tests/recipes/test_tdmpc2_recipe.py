@@ -136,7 +136,11 @@ def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: P
     ],
 )
 def test_a_mistake_on_the_command_line_ends_with_its_message(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:

@@ -254,9 +254,7 @@ def step(state: State) -> str:
     """
     if state.updates_due >= 1 and state.agent_steps >= state.seed_steps:
         batch = state.replay.sample().to(state.config.device)
-        state.metrics = update(
-            state.model, state.world_model_loss, state.policy_loss, state.optimizers, batch
-        )
+        state.metrics = update(state.model, state.world_model_loss, state.policy_loss, state.optimizers, batch)
         state.updates += 1
         state.updates_due -= 1
         return "pretraining" if state.updates < state.seed_steps else "training"
@@ -312,7 +310,9 @@ def load_state(config: Config, directory: Path) -> State:
     state = make_state(config, agent_steps=learning["counters"]["agent_steps"])
     saved = TDMPC2.from_pretrained(directory / "model")
     if saved.config != state.model.config:
-        raise ValueError(f"{directory} holds a model of other numbers than the run's configuration; restore config.json.")
+        raise ValueError(
+            f"{directory} holds a model of other numbers than the run's configuration; restore config.json."
+        )
     state.model.load_state_dict(saved.state_dict())
     state.optimizers.model.load_state_dict(learning["model_optimizer"])
     state.optimizers.policy.load_state_dict(learning["policy_optimizer"])
@@ -459,8 +459,8 @@ def evaluate_run(run: RunDirectory, episodes: int, seed: int) -> Evaluation:
     write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
     low, high = min(evaluation.returns), max(evaluation.returns)
     Console(soft_wrap=True).print(
-        f"{config.env} after {agent_steps} agent steps: mean return {evaluation.mean_return:.1f} over {episodes} episodes "
-        f"(from {low:.1f} to {high:.1f}). Written to {file}",
+        f"{config.env} after {agent_steps} agent steps: mean return {evaluation.mean_return:.1f} over {episodes} "
+        f"episodes (from {low:.1f} to {high:.1f}). Written to {file}",
         highlight=False,
     )
     return evaluation

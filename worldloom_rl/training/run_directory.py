@@ -37,7 +37,7 @@ class RunDirectory:
         chosen = Path(path) if path else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if (chosen / CONFIG_FILE).exists():
             raise FileExistsError(
-                f"{chosen} holds a run already. Continue it with 'worldloom resume {chosen}', or choose another directory."
+                f"{chosen} holds a run already. Continue it with 'worldloom resume {chosen}', or choose another."
             )
         chosen.mkdir(parents=True, exist_ok=True)
         write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
@@ -47,7 +47,7 @@ class RunDirectory:
         """The recipe's name and its configuration. Raises FileNotFoundError if this is no run directory."""
         file = self.path / CONFIG_FILE
         if not file.is_file():
-            raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of 'worldloom train'.")
+            raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of worldloom.")
         data = json.loads(file.read_text())
         return data["recipe"], data["config"]
 

@@ -7,6 +7,7 @@ samples one.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -276,7 +277,7 @@ def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
 
     Two iterations are added for 20 and more action dimensions, as the official agent does.
     """
-    config, behavior = model.config, model.behavior
+    config = model.config
     settings: dict[str, Any] = {
         "horizon": config.horizon,
         "iterations": config.iterations + 2 * (model.action_space.width >= 20),
@@ -290,13 +291,18 @@ def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
     }
     settings.update(overrides)
 
-    def policy_prior(latent: Latent, noise: Noise) -> Tensor:
-        return behavior.sample(model.latent_features(latent), model.action_mask(latent), noise).action
+    # Partials of module-level functions reach collector processes and are copied with their model; closures do not.
+    return MPPIPlanner(
+        model, policy_prior=partial(_policy_prior, model), terminal_value=partial(_terminal_value, model), **settings
+    )
 
-    def terminal_value(latent: Latent, noise: Noise) -> Tensor:
-        return behavior.value(model.latent_features(latent), model.action_mask(latent), noise)
 
-    return MPPIPlanner(model, policy_prior=policy_prior, terminal_value=terminal_value, **settings)
+def _policy_prior(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
+    return model.behavior.sample(model.latent_features(latent), model.action_mask(latent), noise).action
+
+
+def _terminal_value(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
+    return model.behavior.value(model.latent_features(latent), model.action_mask(latent), noise)
 
 
 def _join(features: Tensor, action: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ class TDMPC2Config(WorldModelConfig):
             raise ValueError(f"num_elites {self.num_elites} must be between 1 and num_samples {self.num_samples}.")
         if self.num_policy_trajectories > self.num_samples:
             raise ValueError(
-                f"num_policy_trajectories {self.num_policy_trajectories} must not exceed num_samples {self.num_samples}"
+                f"num_policy_trajectories {self.num_policy_trajectories} must not exceed "
+                f"num_samples {self.num_samples}."
             )
         if isinstance(self.discount, tuple) and len(self.discount) != len(self.action_dims):
             raise ValueError(f"{len(self.discount)} discounts were given for {len(self.action_dims)} tasks.")

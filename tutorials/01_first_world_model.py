@@ -1,6 +1,6 @@
 # %% [markdown]
 # # A first world model
-# From a `GymEnv` to a TD-MPC2 planner in a stock TorchRL `Collector`, without the recipe. About two minutes on one core.
+# From a `GymEnv` to a TD-MPC2 planner in a stock TorchRL `Collector`, without the recipe. Some minutes on one core.
 
 # %%
 import dataclasses
@@ -40,7 +40,7 @@ model = TDMPC2(config, observation_spec, action_spec).eval()
 policy = TensorDictSequential(model.encode, make_planner(model))
 
 # %% [markdown]
-# The collector finds the planner's warm start by itself. `Arrivals` turns transitions into rows that hold each frame once.
+# The collector finds the planner's warm start by itself. `Arrivals` turns transitions into rows, each frame once.
 
 # %%
 collector = Collector(

@@ -67,7 +67,7 @@ class GeneratorNoise(Noise):
 
 
 class ModeNoise(Noise):
-    """The most central value of every distribution: zero, one half, the middle integer, the identity, nothing dropped."""
+    """The most central value of every distribution: zero, one half, the middle integer, the identity, all kept."""
 
     def normal(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         return like.new_zeros(tuple(shape))
@@ -89,7 +89,7 @@ class ModeNoise(Noise):
 
 
 class ReplayNoise(Noise):
-    """Replays given draws: for each name a queue of tensors, handed out in order and checked against the shape asked."""
+    """Replays given draws: for each name a queue of tensors, handed out in order, its shape checked."""
 
     def __init__(self, draws: Mapping[str, Sequence[Tensor]]) -> None:
         self._queues = {name: list(queue) for name, queue in draws.items()}

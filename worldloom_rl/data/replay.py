@@ -175,8 +175,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         """Saves in a directory (also called `save`): new files hold what was written or patched since the last time.
 
         In another directory than the last time, its files are taken over by hard links; a directory that was renamed
-        since is told by `moved`. The manifest is renamed into place last, so a save that is cut off leaves the previous one. Files whose rows are
-        all recycled, or patched again since, are removed after it.
+        since is told by `moved`. The manifest is renamed into place last, so a save that is cut off leaves the
+        previous one. Files whose rows are all recycled, or patched again since, are removed after it.
         """
         journal, ring = Journal(path), self._ring
         previous = self._saved_in if self._saved_in is not None and self._saved_in.is_dir() else None

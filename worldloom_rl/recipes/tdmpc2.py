@@ -21,9 +21,10 @@ from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from worldloom_rl.config import did_you_mean
+from worldloom_rl.config import Json, did_you_mean
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import episode_length, make_env
+from worldloom_rl.functional.classification import rate_and_f1
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_planner
 from worldloom_rl.models.tdmpc2.config import discount_for
 from worldloom_rl.noise import GeneratorNoise, Noise
@@ -88,13 +89,13 @@ class Config:
         """The preset with the overrides, and with γ for episodes of that many agent steps unless it is overridden."""
         _, preset = find_preset(f"{FAMILY}:{self.preset}")
         assert isinstance(preset, TDMPC2Config)
-        values = {"discount": discount_for(length), "episodic": self.episodic, **_parse(self.overrides)}
-        return dataclasses.replace(preset, **values)
+        learned: dict[str, Json] = {"discount": discount_for(length), "episodic": self.episodic}
+        return dataclasses.replace(preset, **learned | _parse(self.overrides))
 
 
-def _parse(overrides: tuple[str, ...]) -> dict[str, object]:
+def _parse(overrides: tuple[str, ...]) -> dict[str, Json]:
     known = {field.name for field in dataclasses.fields(TDMPC2Config)}
-    values: dict[str, object] = {}
+    values: dict[str, Json] = {}
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals or name not in known:
@@ -156,6 +157,10 @@ def update(
     model.behavior.update_target()
     model.eval()
     metrics = {**losses.to_dict(), "loss": total, "grad_norm": grad_norm, "policy_grad_norm": policy_grad_norm}
+    if model.config.episodic:
+        ended = batch[model.key_map.terminated][:, -1].to(total.dtype)
+        rate, f1 = rate_and_f1(1 - posterior[model.key_map.continuation][:, -1].detach(), ended)
+        metrics |= {"termination_rate": rate, "termination_f1": f1}
     return {name: value.detach() for name, value in {**metrics, **policy.to_dict()}.items()}
 
 
@@ -261,7 +266,7 @@ def step(state: State) -> str:
     transitions = next(state.batches)
     if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
         raise ValueError(
-            f"{state.config.env} ended in a terminal state, but the model has no termination head. Train with --episodic."
+            f"{state.config.env} ended in a terminal state, but the model learns no termination. Train with --episodic."
         )
     state.replay.extend(state.arrivals(transitions))
     state.agent_steps += transitions.numel()
@@ -444,7 +449,7 @@ def _write_result(state: State, run: RunDirectory, final: Evaluation) -> None:
 
 
 def evaluate_run(run: RunDirectory, episodes: int, seed: int) -> Evaluation:
-    """Play episodes with a run's newest checkpoint and write them to evaluation-seed<seed>.json in the run directory."""
+    """Episodes played with a run's newest checkpoint, also written to evaluation-seed<seed>.json in its directory."""
     config = read_config(run)
     folder = run.checkpoints.latest()
     torch.set_num_threads(config.threads)

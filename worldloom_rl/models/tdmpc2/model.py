@@ -249,7 +249,8 @@ class TDMPC2(WorldModel):
     ) -> tuple[dict[str, Tensor], TensorDictBase]:
         """Terms [B, H] from [B, T = H + 1] rows of one episode each, and the latents rolled out from the first row.
 
-        The posterior holds the latent [B, T, …]; gradients reach every world-model weight and the Qs through it.
+        The posterior holds the latent [B, T, …], and "continue" [B, T, 1] if episodic: 1 at the first row, which others
+        follow, then the predictions. Gradients reach every world-model weight and the Qs through the terms.
         """
         observation = {key: _time_first(value) for key, value in self.read_observation(batch).items()}
         action = _time_first(self.read_previous_action(batch))[1:]
@@ -260,6 +261,9 @@ class TDMPC2(WorldModel):
         if self.task_key is not None:
             latent["task"] = batch[self.task_key]
         posterior = self.write_latent(TensorDict({}, batch_size=batch.batch_size, device=batch.device), latent)
+        if terms.termination_logits is not None:
+            continuation = _time_first(torch.sigmoid(-terms.termination_logits))
+            posterior[self.key_map.continuation] = F.pad(continuation, (0, 0, 1, 0), value=1.0)
         return {name: _time_first(term) for name, term in terms.losses.items()}, posterior
 
     def model_terms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,7 @@ _COMMANDS: _Commands = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `worldloom`. A mistake in what was asked for ends with its message and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes on storages interrupt the live line
     try:
         _dispatch(_COMMANDS, given, "worldloom")
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:

@@ -13,7 +13,7 @@ from worldloom_rl.recipes.tdmpc2 import Config, train
 RESULTS = Path(__file__).parent / "results"
 
 PENDULUM = {"env": "Pendulum-v1", "action_repeat": 2, "steps": 2500, "eval_every": 500}
-CARTPOLE = {"env": "CartPole-v1", "episodic": True, "steps": 4000, "eval_every": 1000}
+CARTPOLE = {"env": "CartPole-v1", "episodic": True, "steps": 4000, "seed_steps": 500, "eval_every": 1000}
 CARTPOLE_BALANCE = {
     "env": "dmc:cartpole-balance",
     "preset": "1m",
@@ -28,6 +28,7 @@ CARTPOLE_BALANCE = {
 
 def learn(name: str, directory: Path, settings: dict[str, object], seed: int) -> dict:
     """Train, keep the result and the curve under `name`, and return the result."""
+    RESULTS.mkdir(exist_ok=True)
     run = train(Config(**settings, seed=seed, run_directory=str(directory)))
     shutil.copyfile(run.path / "result.json", RESULTS / f"{name}-seed{seed}.json")
     return json.loads((run.path / "result.json").read_text())

@@ -10,23 +10,20 @@ batches.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchrl
+import tyro
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
 from worldloom_rl.data import Replay
+from worldloom_rl.training.run_directory import provenance, write_json
 
 EPISODE = 100  # rows
 
@@ -114,39 +111,33 @@ def _markdown(table: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else "unknown"
-
-
 def run(images: int = 10_000, vectors: int = 100_000, rounds: int = 15) -> dict[str, Any]:
     """The whole report: commit, machine, table."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        made_by = provenance()
         pixels = torch.randint(256, (images, 3, 64, 64), dtype=torch.uint8)
         table = sampling("16x64 of 64x64x3 uint8", pixels, 16, 64, rounds)
         table += sampling("256x4 of 24 float32", torch.rand(vectors, 24), 256, 4, rounds)
         table += writing(rounds)
     finally:
         torch.set_num_threads(threads)
-    machine = {"processor": platform.processor() or platform.machine(), "system": platform.platform(), "threads": 1}
-    versions = {"torch": torch.__version__, "torchrl": torchrl.__version__, "python": platform.python_version()}
-    return {"benchmark": "replay", "commit": _commit(), "machine": machine, "versions": versions, "rows": table}
+    return {"benchmark": "replay", "rows": table, **made_by}
 
 
-def main() -> None:
-    """Prints the table; writes the report to --out."""
-    parser = argparse.ArgumentParser(description="Replay against TorchRL's SliceSampler")
-    parser.add_argument("--out", type=Path, help="JSON file for the report")
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    report = run(rounds=arguments.rounds)
+def main(out: Path | None = None, rounds: int = 15) -> None:
+    """Replay against TorchRL's SliceSampler: prints a table.
+
+    Args:
+        out: JSON file for the report.
+        rounds: interleaved rounds of each measurement.
+    """
+    report = run(rounds=rounds)
     print(_markdown(report["rows"]))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    if out:
+        write_json(out, report)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

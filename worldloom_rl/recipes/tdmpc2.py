@@ -396,6 +396,8 @@ def _checkpoint(state: State, run: RunDirectory) -> None:
 
 
 def _evaluation_due(state: State) -> bool:
+    if state.agent_steps >= state.config.steps:  # the last evaluation, with more episodes, follows
+        return False
     last = state.evaluations[-1].agent_steps if state.evaluations else None
     every = state.config.eval_every
     return last is None or state.agent_steps // every > last // every
@@ -434,7 +436,7 @@ def _write_result(state: State, run: RunDirectory, final: Evaluation) -> None:
     run.write_result(
         {
             "recipe": FAMILY,
-            "config": dataclasses.asdict(config),
+            "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "run_directory"},
             "model_config": state.model.config.to_json(),
             "parameters": state.model.num_parameters(),
             "agent_steps": state.agent_steps,

@@ -32,6 +32,7 @@ def evaluate(env: EnvBase, policy: TensorDictModuleBase, agent_steps: int, seed:
         env: batch [] or [E], with the transforms that the policy's carried state needs.
         seed: of the environments.
     """
+    device = next(policy.parameters()).device
     env.set_seed(seed)
     td = env.reset()
     running = torch.ones(max(1, env.batch_size.numel()), dtype=torch.bool)
@@ -39,7 +40,7 @@ def evaluate(env: EnvBase, policy: TensorDictModuleBase, agent_steps: int, seed:
     lengths = torch.zeros(len(running), dtype=torch.int64)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         while running.any():
-            arrived, td = env.step_and_maybe_reset(policy(td))
+            arrived, td = env.step_and_maybe_reset(policy(td.to(device)).to(env.device))
             reward, done = (arrived["next", key].reshape(len(running)).cpu() for key in ("reward", "done"))
             returns += torch.where(running, reward, torch.zeros_like(reward)).double()
             lengths += running.long()

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+import torchrl
 from gymnasium import spaces
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -391,3 +392,12 @@ def test_control_suite_pixels_have_the_size_asked_for() -> None:
         pytest.skip(f"no OpenGL here: {error}")
     assert (pixels.shape, pixels.dtype) == ((2, 6, 24, 24), torch.uint8)
     assert pixels.float().std() > 1
+
+
+def test_closing_several_environments_leaves_torchs_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchrl, "_THREAD_POOL_INIT", 8)  # the number that TorchRL found when it was imported
+    threads = torch.get_num_threads()
+    env = make_env("Pendulum-v1", num_envs=2)
+    env.reset()
+    env.close()
+    assert torch.get_num_threads() == threads

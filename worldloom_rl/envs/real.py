@@ -120,6 +120,12 @@ class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
 
     length: int
 
+    def close(self, **options: Any) -> None:
+        """Closes the simulators; torch keeps its number of threads, which TorchRL's batched environments raise here."""
+        threads = torch.get_num_threads()
+        super().close(**options)
+        torch.set_num_threads(threads)
+
 
 def _single(*arguments: Any) -> EnvBase:
     return GymWrapper(_agent_steps(*arguments))

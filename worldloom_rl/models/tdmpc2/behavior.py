@@ -44,8 +44,9 @@ class PolicySample(NamedTuple):
     action: Tensor  # [..., A], with gradient to the policy
     mode: Tensor  # [..., A], tanh of the mean, or the likeliest classes
     log_std: Tensor  # [..., A], 0 for one-hot dimensions
-    entropy: Tensor  # [..., 1], after squashing
-    scaled_entropy: Tensor  # [..., 1], what the policy loss rewards
+    entropy: Tensor  # [..., 1] of real dimensions, after squashing
+    scaled_entropy: Tensor  # [..., 1] of real dimensions, what the policy loss rewards
+    categorical_entropy: Tensor  # [..., 1] of the one-hot groups together
     log_probabilities: Tensor  # [..., A] of one-hot dimensions, 0 for continuous ones
 
 
@@ -123,12 +124,13 @@ class Behavior(nn.Module):
         # The quotient cancels the squashing but for its 1e-8: the official scaled entropy, kept as it is.
         scaled_entropy = -squashed * (scale / (squashed + 1e-8))
         zeros = torch.zeros_like(mean)
-        return PolicySample(action, torch.tanh(mean), log_std, -squashed, scaled_entropy, zeros)
+        none = torch.zeros_like(squashed)
+        return PolicySample(action, torch.tanh(mean), log_std, -squashed, scaled_entropy, none, zeros)
 
     def _sample_mixed(self, output: Tensor, noise: Noise) -> PolicySample:
         lead, width = output.shape[:-1], self.action_space.width
         action, mode, log_std, log_probabilities = (output.new_zeros(*lead, width) for _ in range(4))
-        entropy, scaled_entropy = output.new_zeros(*lead, 1), output.new_zeros(*lead, 1)
+        entropy, scaled_entropy, categorical_entropy = (output.new_zeros(*lead, 1) for _ in range(3))
         if self.real:
             real = self._sample_real(output[..., : 2 * self.real], None, noise)
             action, mode, log_std = (
@@ -147,9 +149,8 @@ class Behavior(nn.Module):
             best = F.one_hot(part.argmax(-1), stop - start).to(output.dtype)
             mode = mode.index_copy(-1, place, best)
             log_probabilities = log_probabilities.index_copy(-1, place, log_probability)
-            group_entropy = -(probability * log_probability).sum(-1, keepdim=True)
-            entropy, scaled_entropy = entropy + group_entropy, scaled_entropy + group_entropy
-        return PolicySample(action, mode, log_std, entropy, scaled_entropy, log_probabilities)
+            categorical_entropy = categorical_entropy - (probability * log_probability).sum(-1, keepdim=True)
+        return PolicySample(action, mode, log_std, entropy, scaled_entropy, categorical_entropy, log_probabilities)
 
     def _groups(self, logits: Tensor) -> tuple[Tensor, ...]:
         return logits.split([stop - start for start, stop in self.action_space.groups], -1)
@@ -230,7 +231,7 @@ class PolicyPrior(LatentPolicy):
 class PolicyLoss(LossModule):
     """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
 
-    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]. Gradients reach the policy
+    −(entropy_coef · scaled entropy + Q / scale), for one-hot groups with an entropy bonus of their own, weighted by ρ^t and averaged over [B, T]. Gradients reach the policy
     and, as in the official code, the task embedding. Each call in training mode updates the running scale first.
     Reference: tdmpc2.py, update_pi.
     """
@@ -262,10 +263,13 @@ class PolicyLoss(LossModule):
         if self.training:
             self.scale.update(value[0])
         steps = torch.arange(len(value), device=value.device, dtype=value.dtype)
-        objective = (config.entropy_coef * prior.scaled_entropy + self.scale(value)).mean((1, 2))
+        entropy_bonus = config.entropy_coef * prior.scaled_entropy
+        if not self.model.action_space.is_continuous:
+            entropy_bonus = entropy_bonus + config.categorical_entropy_coef * prior.categorical_entropy
+        objective = (entropy_bonus + self.scale(value)).mean((1, 2))
         metrics = {
             "loss_policy": -(config.rho**steps * objective).mean(),
-            "policy_entropy": prior.entropy.detach().mean(),
+            "policy_entropy": (prior.entropy + prior.categorical_entropy).detach().mean(),
             "policy_scaled_entropy": prior.scaled_entropy.detach().mean(),
             "policy_scale": self.scale.value.clone(),
         }

@@ -39,6 +39,10 @@ class TDMPC2Config(WorldModelConfig):
     termination_coef: float = 1.0
     rho: float = 0.5  # weight of step t in the losses is rho^t
     entropy_coef: float = 1e-4
+    categorical_entropy_coef: float = (
+        0.02  # of discrete actions (extension): with 1e-4 the prior settles on one action,
+    )
+    # and a softmax that has settled passes no gradient back
     tau: float = 0.01  # rate of the target Qs and of the running scale
     learning_rate: float = 3e-4
     encoder_learning_rate_scale: float = 0.3
@@ -63,7 +67,7 @@ class TDMPC2Config(WorldModelConfig):
         for name, low, high in (
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
-            ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
+            ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0), ("categorical_entropy_coef", 0.0, 1e6),
             ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20),
             ("updates_per_step", 0.0, 1024.0), ("horizon", 1, 1000), ("iterations", 1, 1000),
             ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),

@@ -67,7 +67,8 @@ class TDMPC2Config(WorldModelConfig):
         for name, low, high in (
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
-            ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0), ("categorical_entropy_coef", 0.0, 1e6),
+            ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
+            ("categorical_entropy_coef", 0.0, 1e6),
             ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20),
             ("updates_per_step", 0.0, 1024.0), ("horizon", 1, 1000), ("iterations", 1, 1000),
             ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),

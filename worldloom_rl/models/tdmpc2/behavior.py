@@ -232,8 +232,8 @@ class PolicyLoss(LossModule):
     """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
 
     −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]; one-hot groups add an
-    entropy bonus of their own. Gradients reach the policy and, as in the official code, the task embedding. Each call in
-    training mode updates the running scale first.
+    entropy bonus of their own. Gradients reach the policy and, as in the official code, the task embedding. Each call
+    in training mode updates the running scale first.
     Reference: tdmpc2.py, update_pi.
     """
 

@@ -35,7 +35,8 @@ from worldloom_rl.planners.mppi import MPPIPlanner
 from worldloom_rl.planners.termination import sticky_cut
 from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
 
-_MOST_ENUMERATED = 64  # actions whose expectation is taken exactly
+_MOST_ENUMERATED = 64  # actions whose expectation is taken exactly when learning
+_MOST_ENUMERATED_IN_PLANS = 8  # and at the end of every sampled sequence, where each costs a pass through the Qs
 
 
 class PolicySample(NamedTuple):
@@ -187,7 +188,12 @@ class Behavior(nn.Module):
         return self._expectation(values, prior)
 
     def value(self, latent_features: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
-        """[..., 1] value at the end of a plan: the mean of a random pair of Qs at an action of the prior."""
+        """[..., 1] value at the end of a plan: the mean of a random pair of Qs at an action of the prior.
+
+        Of a few discrete actions the exact expectation, which spares the ranking of sequences the draw's noise.
+        """
+        if self.all_actions is not None and len(self.all_actions) <= _MOST_ENUMERATED_IN_PLANS:
+            return self.policy_value(latent_features, mask, noise, None)[1]
         action = self.sample(latent_features, mask, noise).action
         return self.q_pair(_join(latent_features, action), noise).mean(0)
 

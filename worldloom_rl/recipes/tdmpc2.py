@@ -367,7 +367,9 @@ def _run(state: State, run: RunDirectory) -> RunDirectory:
                 paused = time.monotonic()
                 line.show("evaluating", state.agent_steps, _shown(state))
                 _evaluate(state, run, line, config.eval_episodes)
-                begin += time.monotonic() - paused  # training time leaves evaluations out
+                evaluated = time.monotonic() - paused
+                begin += evaluated  # training time leaves evaluations out
+                line.leave_out(evaluated)
             phase = step(state)
             if line.due():
                 line.show(phase, state.agent_steps, _shown(state))
@@ -381,11 +383,11 @@ def _run(state: State, run: RunDirectory) -> RunDirectory:
         final = _evaluate(state, run, line, config.final_eval_episodes)
         _checkpoint(state, run)
         _write_result(state, run, final)
-        line.say(
-            f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
-            f"{len(final.returns)} episodes. Result, logs and {CURVE_FILE} are in {run.path}\n"
-            f"Evaluate it: worldloom eval {run.path}"
-        )
+    line.say(
+        f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
+        f"{len(final.returns)} episodes. Result, logs and {CURVE_FILE} are in {run.path}\n"
+        f"Evaluate it: worldloom eval {run.path}"
+    )
     state.collector.shutdown()
     return run
 

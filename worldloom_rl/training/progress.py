@@ -1,4 +1,4 @@
-"""The live line of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""The live line of a run: it stays in place on a terminal; elsewhere a new one comes every few seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 _PLAIN_INTERVAL = 5.0  # seconds between plain lines
 
@@ -23,18 +23,17 @@ class LiveLine:
     def __init__(self, total: int, start: int = 0) -> None:
         self.console = Console(soft_wrap=True)
         self.total = total
-        self._begin = (time.monotonic(), start)
+        self._begin = time.monotonic()
+        self._start = start
         self._shown = 0.0
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total} steps"),
-            TextColumn("{task.fields[rate]:.1f} steps/s"),
+            TextColumn("{task.fields[rate]:.1f}/s, left"),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[metrics]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        self._bar = Progress(*columns, console=self.console, transient=True) if self.console.is_terminal else None
         self._task = (
             self._bar.add_task("starting", total=total, completed=start, rate=0.0, metrics="") if self._bar else None
         )
@@ -54,11 +53,14 @@ class LiveLine:
         """Whether enough time has passed since the last line; ask before computing metrics."""
         return time.monotonic() - self._shown >= (0.5 if self._bar else _PLAIN_INTERVAL)
 
+    def leave_out(self, seconds: float) -> None:
+        """Count this time neither in the rate nor in the time left; for evaluations."""
+        self._begin += seconds
+
     def show(self, phase: str, agent_steps: int, metrics: Mapping[str, float]) -> None:
         """Show the state of the run now."""
         self._shown = time.monotonic()
-        seconds = self._shown - self._begin[0]
-        rate = (agent_steps - self._begin[1]) / max(seconds, 1e-9)
+        rate = (agent_steps - self._start) / max(self._shown - self._begin, 1e-9)
         text = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=agent_steps, description=phase, rate=rate, metrics=text)

@@ -279,13 +279,16 @@ def step(state: State) -> str:
 
 
 def evaluate_state(state: State, episodes: int) -> Evaluation:
+    """Episodes with the state's model, from a seed of their own."""
+    seed = state.config.seed + 100_000 + state.agent_steps
+    return _play(state.config, state.model, episodes, state.agent_steps, seed)
+
+
+def _play(config: Config, model: TDMPC2, episodes: int, agent_steps: int, seed: int) -> Evaluation:
     """Episodes in environments of their own, batched in one plan call, with draws of their own."""
-    config = state.config
-    seed = config.seed + 100_000 + state.agent_steps
-    generator = torch.Generator(config.device).manual_seed(seed)
-    policy = make_policy(state.model, GeneratorNoise(generator))
+    policy = make_policy(model, GeneratorNoise(torch.Generator(config.device).manual_seed(seed)))
     env = config.make_env(episodes, seed).append_transform(policy[-1].make_tensordict_primer())
-    evaluation = evaluate(env, policy, state.agent_steps, seed)
+    evaluation = evaluate(env, policy, agent_steps, seed)
     env.close()
     return evaluation
 
@@ -459,11 +462,8 @@ def evaluate_run(run: RunDirectory, episodes: int, seed: int) -> Evaluation:
     torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
     model = TDMPC2.from_pretrained(folder / "model").to(config.device).eval()
-    policy = make_policy(model, GeneratorNoise(torch.Generator(config.device).manual_seed(seed)))
-    env = config.make_env(episodes, seed).append_transform(policy[-1].make_tensordict_primer())
     agent_steps = int(folder.name.rpartition("_")[2])
-    evaluation = evaluate(env, policy, agent_steps, seed)
-    env.close()
+    evaluation = _play(config, model, episodes, agent_steps, seed)
     file = run.path / f"evaluation-seed{seed}.json"
     write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
     low, high = min(evaluation.returns), max(evaluation.returns)

@@ -18,7 +18,6 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
 from worldloom_rl.actions import ActionSpace
-from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
     gaussian_log_probability,
@@ -67,15 +66,16 @@ class Behavior(nn.Module):
         real = [place for place in range(action_space.width) if place not in one_hot]
         self.real = len(real)
         self.register_buffer("real_index", torch.tensor(real, dtype=torch.int64), persistent=False)
-        activation = fast_mish if config.fast_mish else F.mish
-        self.policy = MLP(features, hidden, 2 * self.real + action_space.width - self.real, activation=activation)
+        self.policy = MLP(
+            features, hidden, 2 * self.real + action_space.width - self.real, activation=config.activation
+        )
         self.q_ensemble = EnsembleMLP(
             config.num_q,
             features + action_space.width,
             hidden,
             config.num_bins,
             dropout=config.dropout,
-            activation=activation,
+            activation=config.activation,
         )
         self.target_q_ensemble = copy.deepcopy(self.q_ensemble).requires_grad_(False)
         enumerate_ = 0 < action_space.combinations <= _MOST_ENUMERATED

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+
 from worldloom_rl.config import WorldModelConfig, check_range
+from worldloom_rl.functional.activation import fast_mish
+from worldloom_rl.nn.mlp import Activation
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,11 @@ class TDMPC2Config(WorldModelConfig):
             check_range("discount", discount, 0.0, 1.0)
         if self.episodic and self.action_dims:
             raise ValueError("TD-MPC2 learns either a termination head or several tasks, not both; set episodic=False.")
+
+    @property
+    def activation(self) -> Activation:
+        """Mish, in the form that `fast_mish` asks for."""
+        return fast_mish if self.fast_mish else F.mish
 
     @property
     def num_tasks(self) -> int:

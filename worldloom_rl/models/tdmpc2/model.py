@@ -14,7 +14,6 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.functional.augmentation import shift_images
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
 from worldloom_rl.keys import as_tuple
@@ -78,9 +77,10 @@ class Encoder(nn.Module):
             )
         task = config.task_dim if config.num_tasks else 0
         hidden = [config.encoder_dim] * max(config.encoder_layers - 1, 1)
-        activation = fast_mish if config.fast_mish else F.mish
         self.state = (
-            MLP(vector_width + task, hidden, width, norm_output=True, activation=activation) if vector_keys else None
+            MLP(vector_width + task, hidden, width, norm_output=True, activation=config.activation)
+            if vector_keys
+            else None
         )
         self.pixels = nn.ModuleList(PixelEncoder(channels, config.num_channels) for channels in images.values())
 
@@ -144,11 +144,10 @@ class TDMPC2(WorldModel):
         action = self.action_space.width
         hidden = [config.mlp_dim, config.mlp_dim]
         step = config.latent_dim + task + action
-        activation = fast_mish if config.fast_mish else F.mish
-        self.dynamics = MLP(step, hidden, config.latent_dim, norm_output=True, activation=activation)
-        self.reward_head = MLP(step, hidden, config.num_bins, activation=activation)
+        self.dynamics = MLP(step, hidden, config.latent_dim, norm_output=True, activation=config.activation)
+        self.reward_head = MLP(step, hidden, config.num_bins, activation=config.activation)
         self.termination_head = (
-            MLP(config.latent_dim + task, hidden, 1, activation=activation) if config.episodic else None
+            MLP(config.latent_dim + task, hidden, 1, activation=config.activation) if config.episodic else None
         )
         self.behavior = Behavior(config, self.action_space, config.latent_dim + task)
         self.task_embedding = nn.Embedding(config.num_tasks, task, max_norm=1.0) if config.num_tasks else None

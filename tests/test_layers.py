@@ -23,7 +23,7 @@ LEVELS = {
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
     ("keys", "noise", "functional"),
-    ("nn", "latents", "actions"),
+    ("actions", "nn", "latents"),
     ("config", "registry", "pretrained", "world_model"),
     ("testing", "report", "recipes", "benchmarks", "cli", "__main__"),
 )

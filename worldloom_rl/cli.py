@@ -13,11 +13,18 @@ import tyro
 from rich.console import Console
 
 from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint
-from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.training.run_directory import RunDirectory
 
+_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
+
 _RunPath = Annotated[Path, tyro.conf.Positional]
+
+
+def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None:
+    """Train DreamerV3 on an environment, into a new run directory."""
+    dreamerv3.train(config)
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
@@ -38,7 +45,7 @@ def import_tdmpc2(
 
 def resume(run: _RunPath) -> None:
     """Go on from the newest checkpoint of a run."""
-    tdmpc2.resume(RunDirectory(run))
+    loop.resume(*_opened(run))
 
 
 def evaluate(run: _RunPath, episodes: int = 20, seed: int = 0) -> None:
@@ -49,7 +56,7 @@ def evaluate(run: _RunPath, episodes: int = 20, seed: int = 0) -> None:
         episodes: how many, planned for side by side.
         seed: of environments and planner.
     """
-    tdmpc2.evaluate_run(RunDirectory(run), episodes, seed)
+    loop.evaluate_run(*_opened(run), episodes, seed)
 
 
 def list_models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
@@ -57,10 +64,19 @@ def list_models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
     print("\n".join(list_world_models(pattern)))
 
 
+def _opened(path: Path) -> tuple[loop.Recipe, RunDirectory]:
+    """The recipe of a run directory, and the directory."""
+    run = RunDirectory(path)
+    name, _ = run.read_config()
+    if name not in _RECIPES:
+        raise ValueError(f"{path} is a run of the recipe {name!r}; known are {sorted(_RECIPES)}.")
+    return _RECIPES[name], run
+
+
 _Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]]"]
 
 _COMMANDS: _Commands = {
-    "train": {"tdmpc2": train_tdmpc2},
+    "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
     "resume": resume,
     "eval": evaluate,
     "list": list_models,
@@ -74,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes on storages interrupt the live line
     try:
         _dispatch(_COMMANDS, given, "worldloom")
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError) as error:
         if "WORLDLOOM_TRACEBACK" in os.environ:
             raise
         Console(stderr=True, soft_wrap=True).print(f"worldloom: {error}", markup=False, highlight=False)

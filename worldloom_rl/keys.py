@@ -25,6 +25,8 @@ IS_INIT = "is_init"  # [1]  bool, first row of an episode
 TERMINATED = "terminated"  # [1]  bool, the episode ended in a terminal state
 TRUNCATED = "truncated"  # [1]  bool, the episode was cut, for example by a time limit
 DONE = "done"  # [1]  bool, terminated or truncated
+POLICY_ACTION = ("policy", "action")  # [A]  flat action as a policy drew it, before the environment's bounds cut it
+LAMBDA_RETURN = "lambda_return"  # [H]  of imagined steps
 PLANNER_MEAN = ("planner", "mean")  # [H, A]  warm start of the next plan
 
 

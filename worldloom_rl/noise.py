@@ -40,6 +40,17 @@ class Noise(ABC):
     def keep(self, name: str, shape: Sequence[int], rate: float, like: Tensor) -> Tensor:
         """1 with probability 1 − rate, else 0: a dropout mask, not yet divided by 1 − rate."""
 
+    def category(self, name: str, probabilities: Tensor) -> Tensor:
+        """int64 [...] classes drawn from probabilities [..., K], by one uniform draw each."""
+        return sample_index(probabilities, self.uniform(name, probabilities.shape[:-1], probabilities))
+
+
+def sample_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """int64 [...] class whose interval of the cumulative probabilities [..., K] holds `uniform` [...] in [0, 1)."""
+    cumulative = probabilities.detach().cumsum(-1)
+    below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative[..., :-1]
+    return below.sum(-1)
+
 
 class GeneratorNoise(Noise):
     """Draws from a torch generator, by default torch's global one of the tensor's device."""
@@ -67,7 +78,8 @@ class GeneratorNoise(Noise):
 
 
 class ModeNoise(Noise):
-    """The most central value of every distribution: zero, one half, the middle integer, the identity, all kept."""
+    """The most central value of every distribution: zero, one half, the middle integer, the identity, all kept, and
+    of several classes the likeliest."""
 
     def normal(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         return like.new_zeros(tuple(shape))
@@ -86,6 +98,9 @@ class ModeNoise(Noise):
 
     def keep(self, name: str, shape: Sequence[int], rate: float, like: Tensor) -> Tensor:
         return like.new_ones(tuple(shape))
+
+    def category(self, name: str, probabilities: Tensor) -> Tensor:
+        return probabilities.argmax(-1)
 
 
 class ReplayNoise(Noise):

@@ -21,7 +21,7 @@ from torchrl.modules import recurrent_mode
 from worldloom_rl import pretrained
 from worldloom_rl.actions import ActionSpace
 from worldloom_rl.config import WorldModelConfig
-from worldloom_rl.keys import DONE, TERMINATED, KeyMap, as_tuple
+from worldloom_rl.keys import DONE, POLICY_ACTION, TERMINATED, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, Noise
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
@@ -295,12 +295,14 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         flat_actions = None if written is None else self.action_space.flatten(written)
         latents, continuations = [latent], [self.continuation(latent)]
         rewards: list[Tensor] = []
+        drawn: list[Tensor] = []
         chosen: list[dict[NestedKey, Tensor]] = []
         for t in range(horizon):
             if flat_actions is None:
                 assert isinstance(policy, LatentPolicy)
                 # What the environment would be given, and back: bounds and dtypes count as in a rollout.
-                chosen.append(self.action_space.unflatten(policy.act(latent, noise)))
+                drawn.append(policy.act(latent, noise))
+                chosen.append(self.action_space.unflatten(drawn[-1]))
                 action = self.action_space.flatten(chosen[-1])
             else:
                 action = flat_actions.select(time, t)
@@ -310,6 +312,7 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
             continuations.append(continuation)
         if written is None:
             written = {key: torch.stack([action[key] for action in chosen], time) for key in self.action_keys}
+            written[POLICY_ACTION] = torch.stack(drawn, time)
         states = {self.key_map.leaf(name): torch.stack([row[name] for row in latents], time) for name in latent}
         states[self.key_map.continuation] = torch.stack(continuations, time)
         reward = torch.stack(rewards, time)
@@ -518,7 +521,10 @@ class Decode(Verb):
 
 
 class LatentPolicy(TensorDictModuleBase, ABC):  # type: ignore[misc]
-    """A policy that reads the latent and writes the action: a shell around `act`, which fused loops call directly."""
+    """A policy that reads the latent and writes the action: a shell around `act`, which fused loops call directly.
+
+    The flat action stands beside it as it was drawn, for losses that ask how likely that was.
+    """
 
     in_keys: list[NestedKey]
     out_keys: list[NestedKey]
@@ -527,7 +533,7 @@ class LatentPolicy(TensorDictModuleBase, ABC):  # type: ignore[misc]
         super().__init__()
         self.model = model
         self.in_keys = list(model.latent_keys)
-        self.out_keys = list(model.action_keys)
+        self.out_keys = [*model.action_keys, POLICY_ACTION]
 
     @abstractmethod
     def act(self, latent: Latent, noise: Noise) -> Tensor:
@@ -535,7 +541,7 @@ class LatentPolicy(TensorDictModuleBase, ABC):  # type: ignore[misc]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = self.act(self.model.read_latent(tensordict), self.model.noise)
-        return self.model.write_action(tensordict, action)
+        return self.model.write_action(tensordict, action).set(POLICY_ACTION, action)
 
 
 def _zero_primer(leaves: Mapping[tuple[str, ...], TensorSpec]) -> TensorDictPrimer:

@@ -168,6 +168,22 @@ def test_the_window_law_is_uniform_over_windows():
     assert statistic < 2.5 * len(expected) + 10  # far beyond p = 0.001
 
 
+def test_the_online_law_draws_each_new_stretch_of_a_stream_once_and_then_uniformly():
+    replay, history = build(100, 4, "online"), History([(row % 2, "step") for row in range(30)])
+    fill(replay, history)
+    rows = replay.sample(6)["observation"].squeeze(-1).int().tolist()
+    assert sorted(rows) == sorted([[first + 8 * k + 2 * i for i in range(4)] for first in (0, 1) for k in range(3)])
+    counts = Counter(tuple(window) for window in replay.sample(4000)["observation"].squeeze(-1).int().tolist())
+    assert len(counts) == 2 * (15 - 4 + 1)
+    assert max(counts.values()) < 2 * min(counts.values())
+
+
+def test_the_online_law_forgets_stretches_that_were_overwritten():
+    replay, history = build(8, 4, "online"), History([(0, "step")] * 40)
+    fill(replay, history, sizes=(3,))
+    assert int(replay.sample(8)["observation"].min()) >= 40 - 8
+
+
 def test_a_partly_overwritten_episode_is_drawn_by_its_remaining_rows():
     history = History([(0, "step")] * 9 + [(0, "end")] + [(1, "step")] * 5)
     replay = build(11, 3, "episode")

@@ -9,7 +9,7 @@ from scipy import stats
 
 from worldloom_rl import GeneratorNoise, ModeNoise, ReplayNoise
 from worldloom_rl.latents import CategoricalLatent
-from worldloom_rl.latents.categorical import sample_index
+from worldloom_rl.noise import sample_index
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 0.0, 3.0, -2.0]])
 

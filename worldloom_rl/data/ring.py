@@ -76,11 +76,14 @@ class Law(ABC):
         """Bytes of the tables, all told."""
         return self.members.nbytes
 
-    def window(self, ring: LinkedRingWriter, start: int) -> None:  # noqa: B027
-        """Row `start` (a serial) has become the first of a whole window."""
+    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:  # noqa: B027
+        """Row `start` (a serial) has become the first of a whole window of its stream."""
 
     def episode(self, ring: LinkedRingWriter, last: int) -> None:  # noqa: B027
         """Row `last` (a serial) has closed its episode."""
+
+    def restored(self) -> None:  # noqa: B027
+        """All rows of a checkpoint have been written anew."""
 
     @abstractmethod
     def discard(self, slot: int) -> None:
@@ -94,7 +97,7 @@ class Law(ABC):
 class WindowLaw(Law):
     """Uniform over all whole windows, across episode ends (DreamerV3)."""
 
-    def window(self, ring: LinkedRingWriter, start: int) -> None:
+    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
         if ring.reaches_back(start):
             self.members.add(start % ring.capacity)
 
@@ -103,6 +106,39 @@ class WindowLaw(Law):
 
     def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
         return self.members.draw(number, generator)
+
+
+class OnlineLaw(WindowLaw):
+    """As `WindowLaw`, but first, once, every newly completed window that follows the last such one of its stream.
+
+    So each row is learned from soon after it came. A queue that a checkpoint finds is not kept in it.
+    Reference: dreamerv3 embodied/core/replay.py, the online queue.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._queue: deque[int] = deque()  # slots
+        self._since: dict[int, int] = {}  # of stream: rows since the start that was queued last
+
+    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
+        super().window(ring, start, stream)
+        since = self._since.get(stream, ring.window)
+        if since >= ring.window and ring.reaches_back(start):
+            self._queue.append(start % ring.capacity)
+            since = 0
+        self._since[stream] = since + 1
+
+    def discard(self, slot: int) -> None:
+        super().discard(slot)
+        if slot in self._queue:
+            self._queue.remove(slot)
+
+    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
+        fresh = [self._queue.popleft() for _ in range(min(number, len(self._queue)))]
+        return torch.cat([torch.tensor(fresh, dtype=torch.int64), super().draw(number - len(fresh), generator)])
+
+    def restored(self) -> None:
+        self._queue.clear()
 
 
 class EpisodeLaw(Law):
@@ -289,7 +325,7 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
         self._previous[slot] = _INIT if is_init else tail[-1] if tail else _UNKNOWN
         tail.append(serial)
         if len(tail) == self.window and tail[0] >= self.oldest:
-            self.law.window(self, tail[0])
+            self.law.window(self, tail[0], stream)
         state.open = not done
         if done:
             self._close(serial)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
+from worldloom_rl.functional.divergences import categorical_kl
 from worldloom_rl.latents.base import LatentSpace
 from worldloom_rl.noise import Noise
 
@@ -57,23 +58,19 @@ class CategoricalLatent(LatentSpace):
             gumbel = -noise.exponential("stochastic", log_probabilities.shape, log_probabilities).log()
             return ((log_probabilities + gumbel) / self.temperature).softmax(-1)
         probabilities = log_probabilities.exp()
-        uniform = noise.uniform("stochastic", probabilities.shape[:-1], probabilities)
-        return self._straight_through(sample_index(probabilities, uniform), probabilities)
+        return self._straight_through(noise.category("stochastic", probabilities), probabilities)
 
     def mode(self, parameters: Tensor) -> Tensor:
         probabilities = self.log_probabilities(parameters).exp()
         return self._straight_through(probabilities.argmax(-1), probabilities)
 
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """[...] KL(p ‖ q) in nats of the categoricals with parameters p and q [..., S · K], summed over groups."""
+        return categorical_kl(self.log_probabilities(p), self.log_probabilities(q))
+
     def _straight_through(self, index: Tensor, probabilities: Tensor) -> Tensor:
         one_hot = F.one_hot(index, self.classes).to(probabilities.dtype)
         return one_hot + (probabilities - probabilities.detach())
-
-
-def sample_index(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """int64 [...] class whose interval of the cumulative probabilities [..., K] holds `uniform` [...] in [0, 1)."""
-    cumulative = probabilities.detach().cumsum(-1)
-    below = uniform.unsqueeze(-1) * cumulative[..., -1:] >= cumulative[..., :-1]
-    return below.sum(-1)
 
 
 def gumbel_argmax(probabilities: Tensor, exponential: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchrl.data import TensorSpec, Unbounded
 
+from worldloom_rl.functional.divergences import gaussian_kl
 from worldloom_rl.latents.base import LatentSpace
 from worldloom_rl.noise import Noise
 
@@ -48,3 +49,7 @@ class GaussianLatent(LatentSpace):
 
     def mode(self, parameters: Tensor) -> Tensor:
         return self.mean_and_std(parameters)[0]
+
+    def divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """[...] KL(p ‖ q) in nats of the Gaussians with parameters p and q [..., 2 S]; reparameterised, as `sample`."""
+        return gaussian_kl(*self.mean_and_std(p), *self.mean_and_std(q))

@@ -1,4 +1,4 @@
-"""Perceptrons with LayerNorm and Mish."""
+"""Perceptrons whose hidden layers are normed: LayerNorm and Mish by default."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+Norm = Callable[[int], nn.Module]  # a norm over the last axis, built for its width
 
 
 class NormedLinear(nn.Linear):
-    """activation(LayerNorm(W x + b)); without an activation just the normed map."""
+    """activation(norm(W x + b)); without an activation just the normed map."""
 
-    def __init__(self, inputs: int, outputs: int, activation: Activation | None) -> None:
+    def __init__(self, inputs: int, outputs: int, activation: Activation | None, *, norm: Norm = nn.LayerNorm) -> None:
         super().__init__(inputs, outputs)
-        self.norm = nn.LayerNorm(outputs)
+        self.norm = norm(outputs)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,8 +30,8 @@ class MLP(nn.Sequential):
 
     Args:
         hidden: widths of the hidden layers.
-        norm_output: LayerNorm after the last layer, as before TD-MPC2's SimNorm.
-        activation: of the hidden layers.
+        norm_output: a norm after the last layer too, as before TD-MPC2's SimNorm.
+        activation, norm: of the hidden layers.
     Reference: tdmpc2 common/layers.py, mlp.
     """
 
@@ -42,11 +43,12 @@ class MLP(nn.Sequential):
         *,
         norm_output: bool = False,
         activation: Activation = F.mish,
+        norm: Norm = nn.LayerNorm,
     ) -> None:
         widths = [inputs, *hidden]
-        layers: list[nn.Module] = [NormedLinear(i, o, activation) for i, o in pairwise(widths)]
+        layers: list[nn.Module] = [NormedLinear(i, o, activation, norm=norm) for i, o in pairwise(widths)]
         if norm_output:
-            layers.append(NormedLinear(widths[-1], outputs, None))
+            layers.append(NormedLinear(widths[-1], outputs, None, norm=norm))
         else:
             layers.append(nn.Linear(widths[-1], outputs))
         super().__init__(*layers)

@@ -16,7 +16,6 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from worldloom_rl.keys import PLANNER_MEAN
-from worldloom_rl.latents.categorical import sample_index
 from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import Latent, WorldModel
 
@@ -254,9 +253,8 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
             epsilon = noise.normal("sample", shape, mean)
             actions = (mean.unsqueeze(2) + std.unsqueeze(2) * epsilon).clamp(-1, 1)
         for start, stop in space.groups:
-            uniform = noise.uniform("sample", shape[:-1], mean)
             probabilities = mean[..., start:stop].unsqueeze(2).expand(*shape[:-1], stop - start)
-            actions[..., start:stop] = F.one_hot(sample_index(probabilities, uniform), stop - start).to(mean.dtype)
+            actions[..., start:stop] = F.one_hot(noise.category("sample", probabilities), stop - start).to(mean.dtype)
         return actions
 
     def _explore(self, action: Tensor, mean: Tensor, std: Tensor, noise: Noise) -> Tensor:
@@ -266,8 +264,7 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
             noisy = (action + std * noise.normal("explore", action.shape, action)).clamp(-1, 1)
             action = torch.where(space.continuous, noisy, action)
         for start, stop in space.groups:
-            uniform = noise.uniform("explore", action.shape[:-1], action)
-            drawn = F.one_hot(sample_index(mean[..., start:stop], uniform), stop - start)
+            drawn = F.one_hot(noise.category("explore", mean[..., start:stop]), stop - start)
             action = torch.cat([action[..., :start], drawn.to(action.dtype), action[..., stop:]], -1)
         return action
 

@@ -24,11 +24,11 @@ from worldloom_rl.functional.squashed_gaussian import (
     squashed_log_probability,
 )
 from worldloom_rl.functional.two_hot import two_hot_mean
-from worldloom_rl.latents.categorical import sample_index
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.nn.normalizers import RunningScale
+from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.mppi import MPPIPlanner
 from worldloom_rl.planners.termination import sticky_cut
@@ -88,12 +88,9 @@ class Behavior(nn.Module):
         nn.init.zeros_(last.weight)
         self.target_q_ensemble.load_state_dict(self.q_ensemble.state_dict())
 
-    @torch.no_grad()
     def update_target(self) -> None:
         """Move the target Qs by τ towards the Qs."""
-        pairs = zip(self.target_q_ensemble.parameters(), self.q_ensemble.parameters(), strict=True)
-        targets, online = zip(*pairs, strict=True)
-        torch._foreach_lerp_(list(targets), list(online), self.config.tau)
+        lerp_parameters(self.target_q_ensemble, self.q_ensemble, self.config.tau)
 
     # ------------------------------------------------------------------ policy prior
 
@@ -143,8 +140,7 @@ class Behavior(nn.Module):
         for (start, stop), part in zip(self.action_space.groups, self._groups(logits), strict=True):
             log_probability = part.log_softmax(-1)
             probability = log_probability.exp()
-            uniform = noise.uniform("policy", lead, output)
-            drawn = F.one_hot(sample_index(probability, uniform), stop - start).to(output.dtype)
+            drawn = F.one_hot(noise.category("policy", probability), stop - start).to(output.dtype)
             place = torch.arange(start, stop, device=output.device)
             action = action.index_copy(-1, place, drawn + (probability - probability.detach()))  # straight-through
             best = F.one_hot(part.argmax(-1), stop - start).to(output.dtype)

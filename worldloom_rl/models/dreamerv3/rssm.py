@@ -1,0 +1,100 @@
+"""DreamerV3's recurrent state-space model: a deterministic memory, and a stochastic state with prior and posterior.
+
+Reference: Hafner et al. 2023 (arXiv:2301.04104) and danijar/dreamerv3, rssm.py, RSSM.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldloom_rl.latents import CategoricalLatent, GaussianLatent
+from worldloom_rl.nn.block_gru import BlockGRU
+from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.nn.rms_norm import RMSNorm
+from worldloom_rl.noise import Noise
+
+
+class State(NamedTuple):
+    """The recurrent state, and the raw parameters that its stochastic part was drawn from."""
+
+    deterministic: Tensor  # [..., D]
+    stochastic: Tensor  # [..., S, K], or [..., S] if Gaussian
+    parameters: Tensor  # [..., P]
+
+
+class RSSM(nn.Module):
+    """Args:
+    space: what the stochastic state is.
+    tokens: width of an encoded observation.
+    action: width of the flat action.
+    """
+
+    def __init__(
+        self,
+        space: CategoricalLatent | GaussianLatent,
+        *,
+        deterministic: int,
+        hidden: int,
+        blocks: int,
+        tokens: int,
+        action: int,
+        prior_layers: int,
+        posterior_layers: int,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.core = BlockGRU(deterministic, space.features_width, action, hidden, blocks)
+        self.prior = self._head(deterministic, hidden, prior_layers)
+        self.posterior = self._head(deterministic + tokens, hidden, posterior_layers)
+
+    def _head(self, inputs: int, hidden: int, layers: int) -> MLP:
+        return MLP(inputs, [hidden] * layers, self.space.parameters_width, activation=F.silu, norm=RMSNorm)
+
+    def prior_parameters(self, deterministic: Tensor) -> Tensor:
+        """[..., P] what the memory alone tells of the stochastic state."""
+        return self.prior(deterministic).float()  # type: ignore[no-any-return]
+
+    def observe(
+        self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
+    ) -> State:
+        """The next state given its observation.
+
+        Args:
+            deterministic, stochastic: of the row before; is_init [..., 1] puts zeros in their place and the action's.
+            action: [..., A] flat, what led here; tokens: [..., E] the encoded observation.
+        """
+        keep = (~is_init).to(deterministic.dtype)
+        action = self.core.embed_action(action * keep)
+        flat = self.space.features(stochastic) * keep
+        deterministic = self.core(deterministic * keep, flat, action)
+        parameters = self.posterior(torch.cat([deterministic, tokens.to(deterministic.dtype)], -1)).float()
+        return State(deterministic, self.space.sample(parameters, noise), parameters)
+
+    def observe_sequence(
+        self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
+    ) -> State:
+        """States [*B, T, …] of a sequence, equal to T calls of `observe`; the carry is [*B, …], all else [*B, T, …]."""
+        time = is_init.dim() - 2
+        keep = (~is_init).to(deterministic.dtype)
+        embedded = self.core.embed_action(action * keep).unbind(time)
+        kept, token = keep.unbind(time), tokens.to(deterministic.dtype).unbind(time)
+        flat = self.space.features(stochastic)
+        states: list[State] = []
+        for t, mask in enumerate(kept):
+            deterministic = self.core(deterministic * mask, flat * mask, embedded[t])
+            parameters = self.posterior(torch.cat([deterministic, token[t]], -1)).float()
+            stochastic = self.space.sample(parameters, noise)
+            flat = self.space.features(stochastic)
+            states.append(State(deterministic, stochastic, parameters))
+        return State(*(torch.stack(parts, time) for parts in zip(*states, strict=True)))
+
+    def imagine(self, deterministic: Tensor, stochastic: Tensor, action: Tensor, noise: Noise) -> State:
+        """The next state without an observation."""
+        flat = self.space.features(stochastic)
+        deterministic = self.core(deterministic, flat, self.core.embed_action(action))
+        parameters = self.prior_parameters(deterministic)
+        return State(deterministic, self.space.sample(parameters, noise), parameters)

@@ -1,0 +1,142 @@
+"""DreamerV3's actor and critic losses, in the imagination of any world model."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.objectives import LossModule
+
+from worldloom_rl.functional.returns import lambda_return
+from worldloom_rl.keys import LAMBDA_RETURN, POLICY_ACTION
+from worldloom_rl.nn.actor_critic import ActorCritic
+from worldloom_rl.nn.heads import Actor
+from worldloom_rl.noise import Noise
+from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
+
+_DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
+
+
+class ActorPolicy(LatentPolicy):
+    """Acts by an actor over the model's features: a sample, or its mode under ExplorationType.DETERMINISTIC or MODE.
+
+    Args:
+        sample_always: a sample in evaluation too, as the official DreamerV3 does.
+    """
+
+    def __init__(self, model: WorldModel, actor: Actor, *, sample_always: bool = False) -> None:
+        super().__init__(model)
+        self.actor = actor
+        self.sample_always = sample_always
+
+    def act(self, latent: Latent, noise: Noise) -> Tensor:
+        distribution = self.actor(self.model.latent_features(latent))
+        if exploration_type() in _DETERMINISTIC and not self.sample_always:
+            return distribution.mode  # type: ignore[no-any-return]
+        return distribution.sample(noise)  # type: ignore[no-any-return]
+
+
+class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
+    """Losses of an actor and a critic on rollouts that the model imagines; the model gets no gradient.
+
+    Reads start latents [*B]; writes "loss_actor" (REINFORCE with an entropy bonus), "loss_critic" (the λ-returns as
+    two-hot targets, and the slow critic's values), metrics, and "lambda_return" [*B, H], by which a replay value loss
+    bootstraps. In training mode each call moves the running range of returns first.
+
+    Args:
+        model: any world model; its `discount` times the probability of going on weighs what comes later.
+        behavior: actor, critic and slow critic over the model's features; need not be the model's own.
+        horizon: H imagined steps.
+        actor_coef, critic_coef: weights of the two losses.
+    Reference: dreamerv3 agent.py, imag_loss.
+    """
+
+    model: WorldModel
+    behavior: ActorCritic
+    policy: ActorPolicy
+
+    def __init__(
+        self,
+        model: WorldModel,
+        behavior: ActorCritic,
+        *,
+        horizon: int = 15,
+        lambda_: float = 0.95,
+        entropy_coef: float = 3e-4,
+        slow_coef: float = 1.0,
+        actor_coef: float = 1.0,
+        critic_coef: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1 imagined step, got {horizon}.")
+        self.model = model
+        self.behavior = behavior
+        self.policy = ActorPolicy(model, behavior.actor, sample_always=True)
+        self.horizon = horizon
+        self.lambda_, self.entropy_coef, self.slow_coef = lambda_, entropy_coef, slow_coef
+        self.actor_coef, self.critic_coef = actor_coef, critic_coef
+        self.in_keys = list(model.latent_keys)
+        self.out_keys = ["loss_actor", "loss_critic", LAMBDA_RETURN]
+
+    def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> TensorDict:
+        """Losses and metrics without batch dimensions, and "lambda_return" [*B, H], from latents [*B, …]."""
+        names, time = self.model.key_map, tensordict.batch_dims
+        start = tensordict.select(*self.model.latent_keys).detach()
+        with torch.no_grad():
+            imagined = self.model.imagine(start, self.policy, horizon=self.horizon, noise=noise)
+            arrived = imagined["next"]
+            before, after = self.model.read_latent(imagined), self.model.read_latent(arrived)
+            latent = {k: torch.cat([before[k].narrow(time, 0, 1), after[k]], time) for k in before}
+            features = self.model.latent_features(latent)
+            first = imagined[names.continuation].narrow(time, 0, 1)
+            continuation = torch.cat([first, arrived[names.continuation]], time)
+            reward = arrived[names.reward]
+            discount = self.model.discount(latent)
+        reward = torch.cat([torch.zeros_like(first), reward], time)  # of the start, which no return reads
+        return self.losses(features, imagined[POLICY_ACTION], reward.squeeze(-1), continuation.squeeze(-1), discount)
+
+    def losses(
+        self, features: Tensor, action: Tensor, reward: Tensor, continuation: Tensor, discount: Tensor
+    ) -> TensorDict:
+        """As `forward`, from what was imagined, all without gradient.
+
+        Args:
+            features: [..., H + 1, F]; action: [..., H, A] as the actor drew it, taken from the first H.
+            reward, continuation: [..., H + 1], of arriving at each; discount broadcasts against [..., H + 1, 1].
+        """
+        behavior = self.behavior
+        critic_logits = behavior.critic(features)
+        with torch.no_grad():
+            live = continuation * discount.squeeze(-1)
+            value = behavior.critic.mean(critic_logits.detach()).squeeze(-1)
+            slow_value = behavior.slow_critic.mean(behavior.slow_critic(features))
+            returns = lambda_return(reward, value, live, None, self.lambda_)
+            if self.training:
+                behavior.return_range.update(returns)
+            scale = behavior.return_range.scale()
+            advantage = (returns - value[..., :-1]) / scale
+            # Each step counts by the probability that imagination is still alive there, the start's own included.
+            weight = (live.cumprod(-1) / discount.squeeze(-1))[..., :-1]
+
+        policy = behavior.actor(features[..., :-1, :])
+        log_probability = policy.log_probability(action).squeeze(-1)
+        entropy = policy.entropy().squeeze(-1)
+        assert log_probability.shape == advantage.shape == weight.shape
+        actor_terms = -weight * (log_probability * advantage + self.entropy_coef * entropy)
+        logits = critic_logits[..., :-1, :]
+        critic_error = behavior.critic.loss(logits, returns.unsqueeze(-1), (self.slow_coef, slow_value[..., :-1, :]))
+        critic_terms = weight * critic_error
+        return TensorDict(
+            {
+                "loss_actor": self.actor_coef * actor_terms.mean(),
+                "loss_critic": self.critic_coef * critic_terms.mean(),
+                "policy_entropy": entropy.detach().mean(),
+                "imagined_reward": reward[..., 1:].mean(),
+                "imagined_return": returns.mean(),
+                "return_scale": scale,
+                LAMBDA_RETURN: returns,
+            },
+            batch_size=[],
+        )

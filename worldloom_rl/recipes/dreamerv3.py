@@ -1,0 +1,249 @@
+"""Train DreamerV3 on an environment: `train(Config(env="CartPole-v1"))`.
+
+Read `update` for one gradient update, and `loop.step` for the walk of one agent step; the rest is set-up.
+Reference: danijar/dreamerv3, agent.py and embodied/run/train.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.collectors import Collector
+
+from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
+from worldloom_rl.models.dreamerv3.model import reconstruction
+from worldloom_rl.noise import Noise
+from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
+from worldloom_rl.pretrained import specs_of
+from worldloom_rl.recipes import loop
+from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.optim import LaProp
+from worldloom_rl.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(loop.RunConfig):
+    """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
+
+    bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
+
+    @property
+    def model_config(self) -> DreamerV3Config:
+        """The preset with the overrides."""
+        config = loop.preset_config("dreamerv3", self.preset, self.overrides)
+        assert isinstance(config, DreamerV3Config)
+        return config
+
+
+# ------------------------------------------------------------------ one gradient update
+
+
+@dataclass
+class Losses:
+    """The three losses of one update; their sum trains everything at once."""
+
+    world_model: WorldModelLoss
+    actor_critic: ImaginedActorCriticLoss
+    replay_value: ReplayValueLoss
+
+
+def make_losses(model: DreamerV3) -> Losses:
+    """The losses with the numbers of the model's configuration."""
+    config = model.config
+    shared = {"lambda_": config.lambda_, "slow_coef": config.slow_coef}
+    return Losses(
+        world_model=WorldModelLoss(model, loss_weights(model)),
+        actor_critic=ImaginedActorCriticLoss(
+            model,
+            model.behavior,
+            horizon=config.horizon,
+            entropy_coef=config.entropy_coef,
+            actor_coef=config.actor_coef,
+            critic_coef=config.critic_coef,
+            **shared,
+        ),
+        replay_value=ReplayValueLoss(
+            model, model.behavior, discount=config.discount, coef=config.replay_value_coef, **shared
+        ),
+    )
+
+
+def loss_weights(model: DreamerV3) -> dict[str, float]:
+    """The weights of the world model's loss terms."""
+    config = model.config
+    return {
+        "dynamics": config.dynamics_coef,
+        "representation": config.representation_coef,
+        "reward": config.reward_coef,
+        "continue": config.continue_coef,
+        **{reconstruction(key): config.reconstruction_coef for key in model.observation_keys},
+    }
+
+
+def make_optimizer(model: DreamerV3) -> LaProp:
+    """One optimiser for everything that learns; the slow critic follows by itself."""
+    config = model.config
+    return LaProp(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=(config.momentum, config.rms_decay),
+        eps=config.eps,
+        agc=config.agc,
+        warmup=config.warmup,
+    )
+
+
+def compute_losses(
+    losses: Losses, batch: TensorDictBase, noise: Noise | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], TensorDictBase]:
+    """Weighted losses, metrics, and the posterior latents of the rows learned from [B, T]."""
+    model = losses.world_model.model
+    context, starts = model.config.replay_context, model.config.imagination_starts
+    weighted, posterior = losses.world_model(batch, noise)
+    rows, posterior = batch[:, context:], posterior[:, context:]
+    last = posterior[:, -starts:]  # of all rows if `starts` is 0
+    imagined = losses.actor_critic(last, noise)
+    replayed = losses.replay_value(last, rows[:, -starts:], imagined["lambda_return"][..., 0])
+    values = {**weighted.to_dict(), **imagined.to_dict(), **replayed.to_dict()}
+    del values["lambda_return"]
+    terms = {name: value for name, value in values.items() if name.startswith("loss_")}
+    return terms, {name: value.detach() for name, value in values.items()}, posterior
+
+
+def update(
+    losses: Losses,
+    optimizer: LaProp,
+    batch: TensorDictBase,
+    noise: Noise | None = None,
+    *,
+    bfloat16: bool = False,
+) -> tuple[dict[str, Tensor], TensorDictBase]:
+    """One update of everything from [B, context + T] rows: metrics, and the posterior latents to write back [B, T].
+
+    Raises FloatingPointError, with the weights as they were, if a loss is not finite.
+    """
+    model = losses.world_model.model
+    model.train()
+    with torch.autocast(model.discounts.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        terms, metrics, posterior = compute_losses(losses, batch, noise)
+    total = torch.stack(list(terms.values())).sum()
+    check_finite(terms, batch)
+    total.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    model.behavior.update_slow()
+    model.eval()
+    return {**metrics, "loss": total.detach()}, posterior.detach()
+
+
+# ------------------------------------------------------------------ the run
+
+
+@dataclass(kw_only=True)
+class State(loop.RunState):
+    """A run's state: the model, its losses and optimiser, data and counters."""
+
+    config: Config
+    model: DreamerV3
+    losses: Losses
+    optimizer: LaProp
+
+
+def make_state(config: Config, agent_steps: int = 0) -> State:
+    """A fresh state, with the environments open. Randomness is seeded here.
+
+    Args:
+        agent_steps: how many were done before.
+    """
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed + agent_steps)
+    env = config.make_env(config.num_envs, config.seed + agent_steps)
+    model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
+    numbers = model.config
+    collector = Collector(
+        env,
+        make_policy(model),
+        frames_per_batch=config.num_envs,
+        total_frames=-1,
+        auto_register_policy_transforms=True,
+        policy_device=config.device,
+        storing_device="cpu",
+    )
+    window = numbers.batch_length + numbers.replay_context
+    return State(
+        config=config,
+        model=model,
+        losses=make_losses(model),
+        optimizer=make_optimizer(model),
+        replay=Replay(
+            capacity=config.replay_rows(),
+            window=window,
+            batch_size=numbers.batch_size,
+            by="online",
+            generator=torch.Generator().manual_seed(config.seed + agent_steps),
+        ),
+        arrivals=Arrivals(model.observation_keys, model.action_keys, model.latent_keys),
+        collector=collector,
+        batches=iter(collector),
+        # A batch's worth of rows, and a whole window in every environment.
+        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
+        agent_steps=agent_steps,
+        running_returns=torch.zeros(config.num_envs),
+    )
+
+
+def _update(state: State) -> dict[str, Tensor]:
+    batch = state.replay.sample()
+    metrics, posterior = update(
+        state.losses, state.optimizer, batch.to(state.config.device), bfloat16=state.config.bfloat16
+    )
+    rows = batch[:, state.model.config.replay_context :].select("index", "index_generation")
+    state.replay.write_back(rows.update(posterior.to(rows.device)))
+    return metrics
+
+
+def _save(state: State) -> dict[str, Any]:
+    return {"optimizer": state.optimizer.state_dict()}
+
+
+def _load(state: State, learning: dict[str, Any]) -> None:
+    state.optimizer.load_state_dict(learning["optimizer"])
+
+
+def _describe(state: State) -> str:
+    numbers = state.model.config
+    ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
+    return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}"
+
+
+RECIPE = loop.Recipe(
+    name="dreamerv3",
+    title="DreamerV3",
+    config_class=Config,
+    make_state=make_state,
+    make_policy=make_policy,
+    update=_update,
+    save=_save,
+    load=_load,
+    describe=_describe,
+    burst=False,
+    shown={"loss": "loss", "entropy": "policy_entropy"},
+)
+
+
+def train(config: Config) -> RunDirectory:
+    """Train from the start. Returns the run directory, which holds the result."""
+    return loop.train(RECIPE, config)
+
+
+def load_state(config: Config, directory: Path) -> State:
+    """The state of a checkpoint; episodes that were running begin anew."""
+    state = loop.load_state(RECIPE, config, directory)
+    assert isinstance(state, State)
+    return state

@@ -1,0 +1,371 @@
+"""What every recipe shares: collect, learn, evaluate, checkpoint, report. A recipe is a handful of functions.
+
+Read `step` for the walk of one agent step. The subject itself, one gradient update, stands in the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
+from torch import Tensor
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
+from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.envs import make_env
+from worldloom_rl.noise import GeneratorNoise
+from worldloom_rl.registry import find_preset
+from worldloom_rl.report.learning_curve import draw_learning_curve
+from worldloom_rl.training.evaluate import Evaluation, evaluate
+from worldloom_rl.training.progress import LiveLine
+from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory, provenance, write_json
+from worldloom_rl.world_model import WorldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every `worldloom train` can be told. Steps are agent steps, summed over environments: one action each."""
+
+    env: str  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"
+    preset: str = "tiny"  # see `worldloom list`
+    overrides: tuple[str, ...] = ()  # numbers of the preset to replace, such as horizon=5
+    steps: int = 3000  # agent steps to collect
+    action_repeat: int | None = None  # simulator steps an action is held for; by default 2 for dmc:, else 1
+    num_envs: int = 1  # environments stepped side by side
+    pixels: bool = False  # observe rendered images
+    time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
+    capacity: int = 1_000_000  # most rows kept in replay
+    eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
+    eval_episodes: int = 10  # episodes of an evaluation, played side by side
+    final_eval_episodes: int = 20  # episodes of the last evaluation
+    checkpoint_every: int = 5000  # agent steps between checkpoints; one more stands at the end
+    seed: int = 0  # of weights, environments, exploration and replay
+    threads: int = 1  # of torch; a second one rarely pays at small sizes
+    device: str = "cpu"  # where the model learns
+    run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def repeat(self) -> int:
+        """The action repeat that holds, the default filled in."""
+        return self.action_repeat or (2 if self.env.startswith("dmc:") else 1)
+
+    @property
+    def frame_stack(self) -> int:
+        """Images in one observation."""
+        return 1
+
+    def make_env(self, num_envs: int, seed: int) -> EnvBase:
+        """Environments as this run sees them."""
+        return make_env(
+            self.env,
+            num_envs=num_envs,
+            action_repeat=self.repeat,
+            pixels=self.pixels,
+            frame_stack=self.frame_stack,
+            time_limit=self.time_limit,
+            seed=seed,
+        )
+
+    def replay_rows(self) -> int:
+        """Capacity that the run can fill: an episode has one row more than steps."""
+        return min(self.capacity, 2 * self.steps + 1000)
+
+
+def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learned: Json) -> WorldModelConfig:
+    """A preset with the numbers that a run finds out itself, and with overrides "name=value", which count most.
+
+    Raises ValueError for an override that names no number of the family or has no value.
+    """
+    _, config = find_preset(f"{family}:{preset}")
+    known = {field.name for field in dataclasses.fields(config)}
+    values: dict[str, Json] = dict(learned)
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"An override is written name=value, got {override!r}.{did_you_mean(name, known)}")
+        try:
+            values[name] = json.loads(value if value[:1] in "\"'" else value.lower())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"The override {override!r} needs a number, true or false after '='.") from error
+    return dataclasses.replace(config, **values)
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """Everything a run goes on from; a recipe adds its losses and optimisers."""
+
+    config: Any  # the recipe's own RunConfig
+    model: Any  # the recipe's own WorldModel
+    replay: Replay
+    arrivals: Arrivals
+    collector: Collector
+    batches: Iterator[TensorDictBase]
+    learning_starts: int  # agent steps before the first update
+    agent_steps: int = 0
+    updates: int = 0
+    updates_due: float = 0.0
+    training_seconds: float = 0.0
+    running_returns: Tensor = field(default_factory=lambda: torch.zeros(0))
+    episode_returns: list[float] = field(default_factory=list)  # of training episodes, exploration included
+    evaluations: list[Evaluation] = field(default_factory=list)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family learns, as functions that the loop calls."""
+
+    name: str  # of the family, and on the command line
+    title: str  # for people
+    config_class: type[RunConfig]
+    make_state: Callable[[Any, int], Any]  # (config, agent steps done before) → a fresh state
+    make_policy: Callable[[Any], TensorDictSequential]  # model → policy, for collectors and evaluation
+    update: Callable[[Any], dict[str, Tensor]]  # one gradient update of a state; gives metrics
+    save: Callable[[Any], dict[str, Any]]  # optimisers and whatever else learning goes on from
+    load: Callable[[Any, dict[str, Any]], None]  # puts that back into a fresh state
+    describe: Callable[[Any], str]  # what to say of a state in the run's first line
+    burst: bool  # the steps before learning count as updates due, made at once when it begins
+    shown: Mapping[str, str]  # what the live line shows: its name, the metric's
+    check: Callable[[Any, TensorDictBase], None] = lambda state, transitions: None  # raises ValueError for transitions
+    # that the model can't learn from
+
+
+# ------------------------------------------------------------------ one step
+
+
+def step(recipe: Recipe, state: RunState) -> str:
+    """One gradient update if one is due, else one agent step in every environment. Returns the phase's name."""
+    learning = state.agent_steps >= state.learning_starts
+    if state.updates_due >= 1 and learning:
+        state.metrics = recipe.update(state)
+        state.updates += 1
+        state.updates_due -= 1
+        return "pretraining" if recipe.burst and state.updates < state.learning_starts else "training"
+    transitions = next(state.batches)
+    recipe.check(state, transitions)
+    state.replay.extend(state.arrivals(transitions))
+    state.agent_steps += transitions.numel()
+    if learning or recipe.burst:
+        state.updates_due += transitions.numel() * state.model.config.updates_per_step
+    state.running_returns += transitions["next", "reward"].reshape(-1)
+    done = transitions["next", "done"].reshape(-1)
+    state.episode_returns += state.running_returns[done].tolist()
+    state.running_returns[done] = 0.0
+    return "training" if learning else "seeding"
+
+
+# ------------------------------------------------------------------ the run
+
+
+def train(recipe: Recipe, config: RunConfig) -> RunDirectory:
+    """Train from the start. Returns the run directory, which holds the result."""
+    name = f"{recipe.name}-{config.env.replace(':', '-').replace('/', '-')}-seed{config.seed}"
+    run = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
+    return _run(recipe, recipe.make_state(config, 0), run)
+
+
+def resume(recipe: Recipe, run: RunDirectory) -> RunDirectory:
+    """Go on from the newest checkpoint of a run."""
+    return _run(recipe, load_state(recipe, read_config(recipe, run), run.checkpoints.latest()), run)
+
+
+def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
+    """The configuration of a run of this recipe."""
+    name, values = run.read_config()
+    if name != recipe.name:
+        raise ValueError(f"{run.path} is a run of the recipe {name!r}, not of {recipe.name!r}.")
+    return recipe.config_class(**{**values, "overrides": tuple(values["overrides"])})
+
+
+def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
+    config = state.config
+    begin = time.monotonic() - state.training_seconds
+    next_checkpoint = state.agent_steps + config.checkpoint_every
+    with LiveLine(config.steps, state.agent_steps) as line:
+        line.say(
+            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.env}: "
+            f"{config.steps} agent steps, each {config.repeat} environment steps; learning starts after "
+            f"{state.learning_starts}; {recipe.describe(state)}. Run directory: {run.path}"
+        )
+        while state.agent_steps < config.steps or state.updates_due >= 1:
+            if _evaluation_due(state):
+                paused = time.monotonic()
+                line.show("evaluating", state.agent_steps, _shown(recipe, state))
+                _evaluate(recipe, state, run, line, config.eval_episodes)
+                evaluated = time.monotonic() - paused
+                begin += evaluated  # training time leaves evaluations out
+                line.leave_out(evaluated)
+            phase = step(recipe, state)
+            if line.due():
+                line.show(phase, state.agent_steps, _shown(recipe, state))
+                run.log(_logged(state), state.agent_steps)
+            if state.agent_steps >= next_checkpoint and state.updates_due < 1:
+                state.training_seconds = time.monotonic() - begin
+                _checkpoint(recipe, state, run)
+                next_checkpoint += config.checkpoint_every
+        state.training_seconds = time.monotonic() - begin
+        line.show("evaluating", state.agent_steps, _shown(recipe, state))
+        final = _evaluate(recipe, state, run, line, config.final_eval_episodes)
+        _checkpoint(recipe, state, run)
+        _write_result(recipe, state, run, final)
+    line.say(
+        f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
+        f"{len(final.returns)} episodes. Result, logs and {CURVE_FILE} are in {run.path}\n"
+        f"Evaluate it: worldloom eval {run.path}"
+    )
+    state.collector.shutdown()
+    return run
+
+
+def _shown(recipe: Recipe, state: RunState) -> dict[str, float]:
+    shown = {"return": _recent_return(state)} if state.episode_returns else {}
+    return shown | {name: float(state.metrics[key]) for name, key in recipe.shown.items() if key in state.metrics}
+
+
+def _logged(state: RunState) -> dict[str, float]:
+    losses = {f"update/{name}": float(value) for name, value in state.metrics.items()}
+    returns = {"collection/return": _recent_return(state)} if state.episode_returns else {}
+    return {**losses, **returns, "collection/updates": float(state.updates)}
+
+
+def _recent_return(state: RunState) -> float:
+    recent = state.episode_returns[-10:]
+    return sum(recent) / len(recent)
+
+
+def _write_result(recipe: Recipe, state: RunState, run: RunDirectory, final: Evaluation) -> None:
+    config = state.config
+    run.write_result(
+        {
+            "recipe": recipe.name,
+            "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "run_directory"},
+            "model_config": state.model.config.to_json(),
+            "parameters": state.model.num_parameters(),
+            "agent_steps": state.agent_steps,
+            "environment_steps": state.agent_steps * config.repeat,
+            "updates": state.updates,
+            "training_seconds": round(state.training_seconds, 1),
+            "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
+            "final_returns": final.returns,
+            "final_mean_return": final.mean_return,
+        }
+    )
+
+
+# ------------------------------------------------------------------ evaluation
+
+
+def _evaluation_due(state: RunState) -> bool:
+    if state.agent_steps >= state.config.steps:  # the last evaluation, with more episodes, follows
+        return False
+    last = state.evaluations[-1].agent_steps if state.evaluations else None
+    every = state.config.eval_every
+    return last is None or state.agent_steps // every > last // every
+
+
+def _evaluate(recipe: Recipe, state: RunState, run: RunDirectory, line: LiveLine, episodes: int) -> Evaluation:
+    seed = state.config.seed + 100_000 + state.agent_steps
+    evaluation = _play(recipe, state.config, state.model, episodes, state.agent_steps, seed)
+    state.evaluations.append(evaluation)
+    run.log({"evaluation/return": evaluation.mean_return}, state.agent_steps)
+    line.say(f"evaluation after {state.agent_steps} steps: return {evaluation.mean_return:.1f}, {episodes} episodes")
+    steps = [done.agent_steps * state.config.repeat for done in state.evaluations]
+    title = f"{recipe.title} {state.config.preset} on {state.config.env}, seed {state.config.seed}"
+    draw_learning_curve(run.path / CURVE_FILE, title, steps, [done.returns for done in state.evaluations])
+    return evaluation
+
+
+def _play(
+    recipe: Recipe, config: RunConfig, model: WorldModel, episodes: int, agent_steps: int, seed: int
+) -> Evaluation:
+    """Episodes in environments of their own, played side by side, with draws of their own."""
+    policy = recipe.make_policy(model)
+    env = config.make_env(episodes, seed)
+    for module in policy:
+        if hasattr(module, "make_tensordict_primer"):
+            env = env.append_transform(module.make_tensordict_primer())
+    kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
+    try:
+        evaluation = evaluate(env, policy, agent_steps, seed)
+    finally:
+        model.noise = kept
+    env.close()
+    return evaluation
+
+
+def evaluate_run(recipe: Recipe, run: RunDirectory, episodes: int, seed: int) -> Evaluation:
+    """Episodes played with a run's newest checkpoint, also written to evaluation-seed<seed>.json in its directory."""
+    config = read_config(recipe, run)
+    folder = run.checkpoints.latest()
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(seed)
+    model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
+    agent_steps = int(folder.name.rpartition("_")[2])
+    evaluation = _play(recipe, config, model.to(config.device).eval(), episodes, agent_steps, seed)
+    file = run.path / f"evaluation-seed{seed}.json"
+    write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
+    low, high = min(evaluation.returns), max(evaluation.returns)
+    Console(soft_wrap=True).print(
+        f"{config.env} after {agent_steps} agent steps: mean return {evaluation.mean_return:.1f} over {episodes} "
+        f"episodes (from {low:.1f} to {high:.1f}). Written to {file}",
+        highlight=False,
+    )
+    return evaluation
+
+
+# ------------------------------------------------------------------ checkpoints
+
+_COUNTERS = ("agent_steps", "updates", "updates_due", "training_seconds")
+
+
+def _checkpoint(recipe: Recipe, state: RunState, run: RunDirectory) -> None:
+    folder = run.checkpoints.save(state.agent_steps, lambda temporary: save_state(recipe, state, temporary))
+    state.replay.moved(folder / "replay")
+
+
+def save_state(recipe: Recipe, state: RunState, directory: Path) -> None:
+    """Weights, what the recipe learns with, replay and counters of a run."""
+    state.model.save_pretrained(directory / "model")
+    learning = {
+        **recipe.save(state),
+        "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "episode_returns": state.episode_returns,
+        "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
+    }
+    torch.save(learning, directory / "learning.pt")
+    state.replay.save(directory / "replay")
+
+
+def load_state(recipe: Recipe, config: RunConfig, directory: Path) -> Any:
+    """The state that `save_state` wrote; episodes that were running begin anew."""
+    learning = torch.load(directory / "learning.pt", weights_only=True)
+    state = recipe.make_state(config, learning["counters"]["agent_steps"])
+    saved = type(state.model).from_pretrained(directory / "model")
+    if saved.config != state.model.config:
+        raise ValueError(
+            f"{directory} holds a model of other numbers than the run's configuration; restore config.json."
+        )
+    state.model.load_state_dict(saved.state_dict())
+    recipe.load(state, learning)
+    for name in _COUNTERS:
+        setattr(state, name, learning["counters"][name])
+    state.episode_returns = learning["episode_returns"]
+    state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
+    state.replay.load(directory / "replay")
+    return state

@@ -4,6 +4,9 @@ from worldloom_rl.envs import ImaginationEnv as ImaginationEnv
 from worldloom_rl.noise import GeneratorNoise as GeneratorNoise
 from worldloom_rl.noise import ModeNoise as ModeNoise
 from worldloom_rl.noise import ReplayNoise as ReplayNoise
+from worldloom_rl.objectives import ActorPolicy as ActorPolicy
+from worldloom_rl.objectives import ImaginedActorCriticLoss as ImaginedActorCriticLoss
+from worldloom_rl.objectives import ReplayValueLoss as ReplayValueLoss
 from worldloom_rl.objectives import WorldModelLoss as WorldModelLoss
 from worldloom_rl.planners import CEMPlanner as CEMPlanner
 from worldloom_rl.planners import MPPIPlanner as MPPIPlanner

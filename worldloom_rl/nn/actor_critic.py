@@ -9,6 +9,7 @@ from torch import nn
 
 from worldloom_rl.actions import ActionSpace
 from worldloom_rl.nn.heads import Actor, TwoHotHead
+from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.nn.normalizers import PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
 
@@ -44,6 +45,7 @@ class ActorCritic(nn.Module):
         self.slow_rate = slow_rate
         self.actor = Actor(features, units, actor_layers, action_space, min_std=min_std, max_std=max_std)
         self.critic = TwoHotHead(features, units, critic_layers, bins)
+        initialise_layers(self)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_range = PercentileRange(rate=return_rate, limit=return_limit)
 

@@ -42,6 +42,13 @@ class TwoHotHead(nn.Module):
         self.network = silu_mlp(inputs, units, layers, bins)
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
+    @property
+    def output(self) -> nn.Linear:
+        """The layer that gives the logits."""
+        layer = self.network[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, features: Tensor) -> Tensor:
         return self.network(features).float()  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.keys import as_tuple
@@ -19,9 +19,8 @@ from worldloom_rl.models.dreamerv3.config import PRESETS, DreamerV3Config
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
 from worldloom_rl.models.dreamerv3.rssm import RSSM, State
 from worldloom_rl.nn.actor_critic import ActorCritic
-from worldloom_rl.nn.block_gru import BlockLinear
-from worldloom_rl.nn.heads import ActionHead, TwoHotHead, silu_mlp
-from worldloom_rl.nn.initialise import truncated_normal_
+from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
+from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
@@ -100,23 +99,8 @@ class DreamerV3(WorldModel):
         )
         discount = 1.0 if config.discount_in_continue else config.discount
         self.register_buffer("discounts", torch.tensor([discount]), persistent=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Truncated normals of variance 1 / fan-in, biases 0; reward and value outputs 0, the policy's a hundredth."""
-        zero = {self.reward_head.network[-1], self.behavior.critic.network[-1]}
-        small = {
-            output for head in self.behavior.actor.heads for output in head.children() if isinstance(head, ActionHead)
-        }
-        for module in self.modules():
-            scale = 0.0 if module in zero else 0.01 if module in small else 1.0
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                truncated_normal_(module.weight, module.weight[0].numel(), scale)
-            elif isinstance(module, BlockLinear):
-                truncated_normal_(module.weight, module.fan_in, scale)
-            if isinstance(module, nn.Linear | nn.Conv2d | BlockLinear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        self.behavior.slow_critic.load_state_dict(self.behavior.critic.state_dict())
+        for part in (self.encoder, self.rssm, self.decoder, self.reward_head, self.continue_head):
+            initialise_layers(part)
 
     @staticmethod
     def default_specs() -> tuple[Composite, Composite]:

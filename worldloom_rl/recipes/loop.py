@@ -27,7 +27,7 @@ from worldloom_rl.envs import make_env
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
-from worldloom_rl.training.evaluate import Evaluation, evaluate
+from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory, provenance, write_json
 from worldloom_rl.world_model import WorldModel
@@ -296,10 +296,7 @@ def _play(
 ) -> Evaluation:
     """Episodes in environments of their own, played side by side, with draws of their own."""
     policy = recipe.make_policy(model)
-    env = config.make_env(episodes, seed)
-    for module in policy:
-        if hasattr(module, "make_tensordict_primer"):
-            env = env.append_transform(module.make_tensordict_primer())
+    env = with_primers(config.make_env(episodes, seed), policy)
     kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
     try:
         evaluation = evaluate(env, policy, agent_steps, seed)

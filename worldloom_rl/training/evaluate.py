@@ -24,12 +24,20 @@ class Evaluation:
         return sum(self.returns) / len(self.returns)
 
 
+def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
+    """The environment with a place for whatever the policy carries, as collectors make it by themselves."""
+    for module in policy.modules():
+        if hasattr(module, "make_tensordict_primer"):
+            env = env.append_transform(module.make_tensordict_primer())
+    return env
+
+
 @torch.no_grad()
 def evaluate(env: EnvBase, policy: TensorDictModuleBase, agent_steps: int, seed: int) -> Evaluation:
     """One episode in each environment of the batch, under ExplorationType.DETERMINISTIC.
 
     Args:
-        env: batch [] or [E], with the transforms that the policy's carried state needs.
+        env: batch [] or [E], see `with_primers`.
         seed: of the environments.
     """
     device = next(policy.parameters()).device

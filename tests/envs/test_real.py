@@ -174,7 +174,7 @@ def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch:
     assert (last["x"].shape, last["x"].dtype) == ((3, 1), torch.float32)
     assert (last["inner", "y"].shape, last["inner", "y"].dtype) == ((3, 4), torch.float32)
     assert (last["inner", "y"].sum(-1) == 1).all()
-    assert (last["inner", "image"].shape, last["inner", "image"].dtype) == ((3, 8, 8, 3), torch.uint8)
+    assert (last["inner", "image"].shape, last["inner", "image"].dtype) == ((3, 3, 8, 8), torch.uint8)
 
 
 def test_composite_and_shifted_discrete_actions_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ def make_env(
     Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
     under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as
-    they are, discrete ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
+    they are, but images [H, W, C] become [C, H, W]; discrete ones become one-hot. Actions keep their own bounds;
+    discrete ones are one-hot.
 
     Args:
         name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id), or
@@ -358,7 +359,8 @@ def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[st
         return spaces.Dict({part: _usable_observation_space(name, leaf, (*key, part)) for part, leaf in space.items()})
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8:
-            return spaces.Box(0, 255, space.shape or (1,), np.uint8)
+            shape = (space.shape[2], *space.shape[:2]) if _channels_last(space) else space.shape or (1,)
+            return spaces.Box(0, 255, shape, np.uint8)
         return spaces.Box(-np.inf, np.inf, space.shape or (1,), np.float32)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return spaces.Box(0.0, 1.0, (spaces.flatdim(space),), np.float32)
@@ -369,10 +371,18 @@ def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[st
     )
 
 
+def _channels_last(space: spaces.Box) -> bool:
+    """Whether these are images with their 1, 3 or 4 channels on the last axis."""
+    shape = space.shape
+    return space.dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]
+
+
 def _convert(space: spaces.Space[Any], observation: Any) -> Any:
     """The observation as fresh arrays: simulators reuse theirs, and TorchRL does not copy."""
     if isinstance(space, spaces.Box):
-        array = np.array(observation, dtype=np.uint8 if space.dtype == np.uint8 else np.float32)
+        if _channels_last(space):
+            observation = np.moveaxis(observation, -1, 0)
+        array = np.array(observation, dtype=np.uint8 if space.dtype == np.uint8 else np.float32, order="C")
         return array if array.ndim else array.reshape(1)
     if isinstance(space, spaces.Dict):
         return {part: _convert(leaf, observation[part]) for part, leaf in space.items()}

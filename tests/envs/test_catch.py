@@ -1,0 +1,85 @@
+"""Catch: a perfect player catches all, a random one few, and the image tells everything."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from torchrl.envs.utils import check_env_specs
+
+from worldloom_rl import AutoWorldModel
+from worldloom_rl.envs import episode_length, make_env
+from worldloom_rl.envs.catch import EPISODE_STEPS, Catch
+
+
+def play(env: Catch, choose, episodes: int) -> list[float]:
+    """Rewards at the end of each fall."""
+    rewards = []
+    for episode in range(episodes):
+        env.reset(seed=episode)
+        for step in range(EPISODE_STEPS):
+            _, reward, terminated, truncated, _ = env.step(choose(env))
+            rewards += [reward] if reward else []
+            assert not terminated
+            assert truncated == (step == EPISODE_STEPS - 1)
+    return rewards
+
+
+def perfect(env: Catch) -> int:
+    """Towards where the ball is."""
+    away = (env.column + 3) - (env.paddle + 6)
+    return 0 if abs(away) < 2 else (1 if away > -5 else 3) if away < 0 else (2 if away < 5 else 4)
+
+
+def test_gymnasium_finds_nothing_to_complain_about() -> None:
+    check_env(gymnasium.make("worldloom/Catch-v0").unwrapped, skip_render_check=True)
+
+
+def test_a_perfect_player_catches_every_ball() -> None:
+    rewards = play(Catch(), perfect, 40)
+    assert len(rewards) == 400
+    assert set(rewards) == {1.0}
+
+
+def test_a_random_player_catches_less_than_two_of_five() -> None:
+    chance = np.random.default_rng(0)
+    rewards = play(Catch(), lambda env: int(chance.integers(5)), 100)
+    assert 0.1 < np.mean(np.array(rewards) == 1.0) < 0.4
+
+
+def test_the_image_shows_ball_and_paddle_where_the_reward_is_decided() -> None:
+    env, seen = Catch(), []
+    for episode in range(30):
+        env.reset(seed=episode)
+        truncated = False
+        while not truncated:
+            image, reward, _, truncated, _ = env.step(0)
+            if reward:
+                ball = np.flatnonzero((image[:, :, 0] == 250).any(0))
+                paddle = np.flatnonzero((image[:, :, 0] == 80).any(0))
+                overlap = ball[0] <= paddle[-1] and paddle[0] <= ball[-1]
+                seen.append(overlap == (reward > 0))
+    assert len(seen) == 300
+    assert all(seen)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_the_agent_sees_channels_first_and_one_hot_actions(num_envs: int) -> None:
+    env = make_env("worldloom/Catch-v0", num_envs=num_envs, seed=0)
+    check_env_specs(env)
+    rollout = env.rollout(5)
+    assert rollout["observation"].shape[-3:] == (3, 64, 64)
+    assert rollout["observation"].dtype == torch.uint8
+    assert rollout["action"].shape[-1] == 5
+    assert episode_length(env) == EPISODE_STEPS
+    env.close()
+
+
+@pytest.mark.parametrize("preset", ["tdmpc2:tiny", "dreamerv3:tiny"])
+def test_every_family_reads_it(preset: str) -> None:
+    env = make_env("worldloom/Catch-v0", seed=0)
+    with pytest.warns(UserWarning, match="fresh"):
+        model = AutoWorldModel.from_pretrained(preset, env=env)
+    assert model.encode(env.reset()).get(("latent", "deterministic")).isfinite().all()

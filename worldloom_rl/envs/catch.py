@@ -1,0 +1,84 @@
+"""Catch: a small game to be played from pixels, registered with gymnasium as "worldloom/Catch-v0"."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+_SIZE = 64  # pixels of the image's sides
+_BALL = 6  # pixels of the ball's sides
+_PADDLE = 12  # pixels of the paddle's width
+_DROP = 4  # pixels that the ball falls in a step
+_ROWS = (_SIZE - 4 - _BALL) // _DROP  # steps of a fall, from the top to the paddle
+_FALLS = 10
+_MOVES = (0, -3, 3, -6, 6)  # pixels that the paddle moves by each action
+_DRIFTS = (-2, -1, 0, 1, 2)  # pixels that a ball moves sideways in a step
+_BACKGROUND, _BALL_COLOR, _PADDLE_COLOR = (20, 20, 48), (250, 220, 60), (80, 220, 240)
+
+EPISODE_STEPS = _FALLS * (_ROWS + 1) - 1  # a ball needs _ROWS steps, and one more to be replaced by the next
+
+
+class Catch(gymnasium.Env[np.ndarray, np.int64]):
+    """Balls fall one after the other, straight or aslant and bouncing off the walls; a paddle should be under each.
+
+    Observation: uint8 [64, 64, 3]. Actions: 0 stay, 1 left, 2 right, 3 fast left, 4 fast right. Reward: +1 when a ball
+    arrives on the paddle, −1 when beside it, else 0. After ten balls the episode is truncated, not terminated: how many
+    there were is not to be seen, so a model cannot foresee the end. A perfect player gets 10, a random one about −5.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
+    observation_space = spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)
+    action_space = spaces.Discrete(len(_MOVES))
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f'Catch renders as "rgb_array" only, got render_mode={render_mode!r}.')
+        self.render_mode = render_mode
+        self._empty = np.full((_SIZE, _SIZE, 3), _BACKGROUND, np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.paddle = (_SIZE - _PADDLE) // 2
+        self.falls = 0
+        self.caught = 0
+        self._drop_ball()
+        return self.render(), {}
+
+    def _drop_ball(self) -> None:
+        self.row = 0
+        self.column = int(self.np_random.integers(_SIZE - _BALL + 1))
+        self.drift = int(self.np_random.choice(_DRIFTS))
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.paddle = min(max(self.paddle + _MOVES[int(action)], 0), _SIZE - _PADDLE)
+        if self.row == _ROWS:
+            self._drop_ball()
+            return self.render(), 0.0, False, False, {}
+        self.row += 1
+        self.column += self.drift
+        if not 0 <= self.column <= _SIZE - _BALL:
+            self.column = -self.column if self.column < 0 else 2 * (_SIZE - _BALL) - self.column
+            self.drift = -self.drift
+        if self.row < _ROWS:
+            return self.render(), 0.0, False, False, {}
+        caught = self.paddle < self.column + _BALL and self.column < self.paddle + _PADDLE
+        self.falls += 1
+        self.caught += caught
+        info = {"caught": self.caught, "falls": self.falls}
+        return self.render(), 1.0 if caught else -1.0, False, self.falls == _FALLS, info
+
+    def render(self) -> np.ndarray:
+        """The image that is also observed."""
+        image = self._empty.copy()
+        top = self.row * _DROP
+        image[top : top + _BALL, self.column : self.column + _BALL] = _BALL_COLOR
+        image[-4:, self.paddle : self.paddle + _PADDLE] = _PADDLE_COLOR
+        return image
+
+
+gymnasium.register("worldloom/Catch-v0", entry_point=Catch, max_episode_steps=EPISODE_STEPS)

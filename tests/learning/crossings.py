@@ -1,0 +1,126 @@
+"""The two crossings: MPPI through a DreamerV3 model, and an actor-critic in the imagination of a TD-MPC2 model.
+
+`python crossings.py FAMILY RUN` takes a trained run, makes the crossing and writes its result beside the other results.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import nn
+from torchrl.envs import RandomPolicy
+
+from worldloom_rl.models.dreamerv3 import make_planner, make_policy
+from worldloom_rl.nn.actor_critic import ActorCritic
+from worldloom_rl.noise import GeneratorNoise
+from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.training.evaluate import evaluate, with_primers
+from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
+from worldloom_rl.world_model import WorldModel
+
+RESULTS = Path(__file__).parent / "results"
+EPISODES = 20
+UPDATES = 3000  # of the actor-critic in TD-MPC2's imagination
+HORIZON = 5
+PLANNER = {"horizon": 5, "iterations": 4, "num_samples": 128, "num_elites": 16, "num_policy_trajectories": 16}
+
+
+def returns(config: loop.RunConfig, policy: TensorDictModuleBase, model: WorldModel) -> list[float]:
+    """Returns of whole episodes, the same ones for every policy, with draws of their own."""
+    model.noise = GeneratorNoise(torch.Generator().manual_seed(config.seed))
+    env = with_primers(config.make_env(EPISODES, seed=7_000 + config.seed), policy)
+    return evaluate(env, policy, config.steps, 7_000 + config.seed).returns
+
+
+def random_returns(config: loop.RunConfig) -> list[float]:
+    """Returns of actions drawn from the environment's specification."""
+    torch.manual_seed(config.seed)
+    env = config.make_env(EPISODES, seed=7_000 + config.seed)
+    rollout = env.rollout(10_000, RandomPolicy(env.full_action_spec), break_when_all_done=True)
+    assert bool(rollout["next", "done"][:, -1].all())
+    return rollout["next", "reward"].sum((1, 2)).tolist()
+
+
+def shuffled(model: WorldModel, head: str) -> WorldModel:
+    """A copy whose reward head has the rows of its last layer in another order: wrong rewards of the same sizes."""
+    wrong = copy.deepcopy(model)
+    *_, last = (layer for layer in wrong.get_submodule(head).modules() if isinstance(layer, nn.Linear))
+    order = torch.randperm(last.out_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        last.weight.copy_(last.weight[order])
+        last.bias.copy_(last.bias[order])
+    return wrong
+
+
+def plan_in_dreamerv3(model: WorldModel) -> TensorDictSequential:
+    """MPPI with the critic as terminal value and the actor as policy prior."""
+    return TensorDictSequential(model.observe, make_planner(model, **PLANNER), model.carry_action)
+
+
+def act_in_tdmpc2(model: WorldModel, state: tdmpc2.State) -> TensorDictSequential:
+    """An actor trained from nothing in the model's imagination."""
+    torch.manual_seed(state.config.seed)
+    width = model.latent_features(model.initial_latent()).shape[-1]
+    behavior = ActorCritic(width, model.action_space, units=64)
+    loss = ImaginedActorCriticLoss(model, behavior, horizon=HORIZON)
+    optimizer = torch.optim.Adam([p for p in behavior.parameters() if p.requires_grad], lr=5e-4)
+    for _ in range(UPDATES):
+        with torch.no_grad():
+            start = model.encode(state.replay.sample()[:, 0])
+        losses = loss(start)
+        (losses["loss_actor"] + losses["loss_critic"]).backward()
+        nn.utils.clip_grad_norm_(behavior.parameters(), 20.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        behavior.update_slow()
+    return TensorDictSequential(model.encode, ActorPolicy(model, behavior.actor))
+
+
+def cross(family: str, run: RunDirectory) -> Path:
+    """Make the crossing on a run of that family; returns the result file."""
+    recipe, module = {"dreamerv3": (dreamerv3.RECIPE, dreamerv3), "tdmpc2": (tdmpc2.RECIPE, tdmpc2)}[family]
+    config = loop.read_config(recipe, run)
+    state = module.load_state(config, run.checkpoints.latest())
+    model = state.model.eval()
+    begin = time.monotonic()
+    if family == "dreamerv3":
+        name, own = "mppi-through-dreamerv3", make_policy(model)
+        crossing = plan_in_dreamerv3(model)
+        wrong_model = shuffled(model, "reward_head")
+        wrong = plan_in_dreamerv3(wrong_model)
+    else:
+        name, own = "actor-in-tdmpc2", tdmpc2.make_policy(model)
+        crossing = act_in_tdmpc2(model, state)
+        wrong_model = shuffled(model, "reward_head")
+        wrong = act_in_tdmpc2(wrong_model, state)
+    result = {
+        "crossing": name,
+        "env": config.env,
+        "seed": config.seed,
+        "run": json.loads((run.path / "result.json").read_text())["training_seconds"],
+        "own_returns": returns(config, own, model),
+        "crossing_returns": returns(config, crossing, model),
+        "shuffled_returns": returns(config, wrong, wrong_model),
+        "random_returns": random_returns(config),
+        "seconds": round(time.monotonic() - begin, 1),
+        **provenance(),
+    }
+    file = RESULTS / f"crossing-{name}-seed{config.seed}.json"
+    write_json(file, result)
+    state.collector.shutdown()
+    return file
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    written = cross(sys.argv[1], RunDirectory(sys.argv[2]))
+    for key, value in json.loads(written.read_text()).items():
+        if key.endswith("_returns"):
+            sys.stdout.write(f"{key:18} {sum(value) / len(value):.1f}\n")

@@ -34,13 +34,26 @@ def perfect(env: Catch) -> int:
 
 
 def test_gymnasium_finds_nothing_to_complain_about() -> None:
-    check_env(gymnasium.make("worldloom/Catch-v0").unwrapped, skip_render_check=True)
+    check_env(gymnasium.make("worldloom/Catch-v0", render_mode="rgb_array").unwrapped)
 
 
 def test_a_perfect_player_catches_every_ball() -> None:
     rewards = play(Catch(), perfect, 40)
     assert len(rewards) == 400
     assert set(rewards) == {1.0}
+
+
+def test_every_fall_can_be_caught_from_wherever_the_paddle_stands() -> None:
+    env = Catch()
+    env.reset(seed=0)
+    for column in range(59):
+        for drift in range(-2, 3):
+            for paddle in (0, 52):
+                env.row, env.column, env.drift, env.paddle = 0, column, drift, paddle
+                reward = 0.0
+                while not reward:
+                    _, reward, *_ = env.step(perfect(env))
+                assert reward == 1.0
 
 
 def test_a_random_player_catches_less_than_two_of_five() -> None:
@@ -75,6 +88,28 @@ def test_the_agent_sees_channels_first_and_one_hot_actions(num_envs: int) -> Non
     assert rollout["action"].shape[-1] == 5
     assert episode_length(env) == EPISODE_STEPS
     env.close()
+
+
+def test_rendering_gives_the_observed_image_and_a_seed_repeats_an_episode() -> None:
+    first, second = (gymnasium.make("worldloom/Catch-v0", render_mode="rgb_array") for _ in range(2))
+    for env in (first, second):
+        env.reset(seed=3)
+    for action in np.random.default_rng(0).integers(5, size=EPISODE_STEPS):
+        image, *_ = first.step(action)
+        np.testing.assert_array_equal(image, first.render())
+        np.testing.assert_array_equal(image, second.step(action)[0])
+
+
+@pytest.mark.process
+def test_worker_processes_find_it() -> None:
+    options = {"num_envs": 2, "seed": 0}
+    parallel = make_env("worldloom/Catch-v0", parallel=True, **options)
+    torch.manual_seed(0)
+    found = parallel.rollout(30)
+    parallel.close()
+    torch.manual_seed(0)
+    expected = make_env("worldloom/Catch-v0", **options).rollout(30)
+    assert torch.equal(found["next", "observation"], expected["next", "observation"])
 
 
 @pytest.mark.parametrize("preset", ["tdmpc2:tiny", "dreamerv3:tiny"])

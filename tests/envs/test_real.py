@@ -177,6 +177,38 @@ def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch:
     assert (last["inner", "image"].shape, last["inner", "image"].dtype) == ((3, 3, 8, 8), torch.uint8)
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((6, 5, 1), (1, 6, 5)),
+        ((6, 5, 3), (3, 6, 5)),
+        ((6, 5, 4), (4, 6, 5)),
+        ((6, 5, 2), (6, 5, 2)),  # two channels are no image
+        ((3, 6, 5), (3, 6, 5)),
+        ((1, 6, 6), (1, 6, 6)),
+        ((4, 8, 4), (4, 8, 4)),  # either axis could be the channels: left alone
+        ((8, 8), (8, 8)),
+    ],
+)
+def test_images_with_channels_last_become_channels_first_and_nothing_else_does(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    monkeypatch.setattr(Counting, "observe", lambda self: image)
+    env = make_env(register(monkeypatch, observation=spaces.Box(0, 255, shape, np.uint8)))
+    check_env_specs(env)
+    observation = env.reset()["observation"]
+    assert observation.dtype == torch.uint8
+    wanted = image if shape == expected else image.transpose(2, 0, 1)
+    np.testing.assert_array_equal(observation.numpy(), wanted)
+    assert observation.shape == env.observation_spec["observation"].shape == expected
+
+
+def test_images_of_real_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = register(monkeypatch, observation=spaces.Box(0.0, 1.0, (6, 5, 3), np.float32))
+    assert make_env(name).reset()["observation"].shape == (6, 5, 3)
+
+
 def test_composite_and_shifted_discrete_actions_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Dict({"move": spaces.Box(-1.0, 1.0, (2,)), "press": spaces.Discrete(3, start=5)})
     env = make_env(register(monkeypatch, action=space))

@@ -1,25 +1,16 @@
 """DreamerV3's functions and optimiser against numbers of the official code.
 
-The files are described in shared/reference/dreamerv3/README.md. All sizes come from the files; those in
-$WORLDLOOM_REFERENCE_DIR/dreamerv3 take the place of tests/reference/data/dreamerv3. Every tensor under fn/ and opt_* is
-an input or is compared.
+Every tensor under fn/ and opt_* of every golden file is an input or is compared; the rest is in test_dreamerv3.py.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
 import math
-import os
-import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from dreamerv3_golden import FILES, GOLDEN, ROOT, Checks, Golden, Section
 from torch import Tensor, nn
 
 from worldloom_rl.functional.divergences import categorical_kl
@@ -33,83 +24,10 @@ from worldloom_rl.nn.normalizers import MeanStd, PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.training.optim import LaProp, constant_schedule, linear_schedule
 
-ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", Path(__file__).parent / "data")) / "dreamerv3"
-FILES = sorted(ROOT.glob("*.safetensors"))
-
 DISCOUNT, LAMBDA = 1 - 1 / 333, 0.95  # of fn/lambda_return, as the README says
 
 
-class Golden:
-    """One file: its tensors by name, and its metadata."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with safe_open(path, framework="pt") as content:
-            self.metadata = content.metadata()
-            self.names = [name for name in content.keys() if re.match(r"fn/|opt_", name)]  # noqa: SIM118
-
-    @functools.cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        return load_file(self.path)
-
-    @functools.cached_property
-    def optimizer(self) -> dict[str, Any]:
-        """Settings of the official optimiser; opt_* differ in learning rate, warm-up and schedule."""
-        settings: dict[str, Any] = ast.literal_eval(self.metadata["opt"])
-        return settings
-
-
-GOLDEN = [Golden(path) for path in FILES]
-
-
-class Section:
-    """The tensors of one section; remembers which were asked for."""
-
-    def __init__(self, golden: Golden, name: str) -> None:
-        self.golden = golden
-        self.name = name
-        self.left = {full for full in golden.names if full.startswith(name + "/")}
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.left.discard(f"{self.name}/{name}")
-        return self.golden.tensors[f"{self.name}/{name}"]
-
-    def below(self, folder: str) -> dict[str, Tensor]:
-        """The tensors of a folder by their names in it."""
-        names = [full.removeprefix(self.name + "/") for full in self.golden.names if full.startswith(self.name + "/")]
-        return {name.removeprefix(folder + "/"): self[name] for name in names if name.startswith(folder + "/")}
-
-
-def section_of(name: str) -> str:
-    """fn/symlog/x → fn/symlog, opt_const/params/a/bias → opt_const."""
-    parts = name.split("/")
-    return "/".join(parts[:2]) if parts[0] == "fn" else parts[0]
-
-
-CHECKED: list[str] = []  # a pattern for each check
-
-
-def check(pattern: str) -> Callable[[Callable[[Section], None]], Callable[..., None]]:
-    """Run the test for every section of every file whose name matches; it must read each tensor of the section."""
-    CHECKED.append(pattern)
-    found = [
-        (golden, section)
-        for golden in GOLDEN
-        for section in dict.fromkeys(map(section_of, golden.names))
-        if re.fullmatch(pattern, section)
-    ]
-
-    def decorate(test: Callable[[Section], None]) -> Callable[..., None]:
-        def run(golden: Golden, name: str) -> None:
-            section = Section(golden, name)
-            test(section)
-            assert not section.left, f"{golden.path.name} holds tensors that {test.__name__} does not look at."
-
-        run.__name__, run.__doc__ = test.__name__, test.__doc__
-        ids = [f"{golden.path.stem}-{name}" for golden, name in found]
-        return pytest.mark.parametrize(("golden", "name"), found, ids=ids)(run)
-
-    return decorate
+check = Checks()
 
 
 def close(actual: Tensor, expected: Tensor, *, rtol: float = 1e-6, atol: float = 1e-6) -> None:
@@ -122,8 +40,7 @@ def test_golden_files_are_found() -> None:
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.path.stem)
 def test_every_function_of_the_file_has_a_check(golden: Golden) -> None:
-    unknown = {section_of(name) for name in golden.names if not any(re.fullmatch(p, section_of(name)) for p in CHECKED)}
-    assert not unknown
+    assert not {name for name in check.unchecked(golden) if name.startswith(("fn/", "opt_"))}
 
 
 # ------------------------------------------------------------------ returns
@@ -235,7 +152,7 @@ def test_initial_weights(section: Section) -> None:
 
 @check("opt_(const|linear_wd)")
 def test_optimizer(section: Section) -> None:
-    settings, linear = section.golden.optimizer, section.name == "opt_linear_wd"
+    settings, linear = section.golden.metadata["opt"], section.name == "opt_linear_wd"
     parameters = {name: nn.Parameter(value.clone()) for name, value in section.below("param0").items()}
     kernels = [parameter for name, parameter in parameters.items() if name.endswith("/kernel")]
     others = [parameter for name, parameter in parameters.items() if not name.endswith("/kernel")]

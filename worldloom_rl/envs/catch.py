@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -29,7 +29,7 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
     there were is not to be seen, so a model cannot foresee the end. A perfect player gets 10, a random one about −5.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 15}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - gymnasium declares it on instances
     observation_space = spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)
     action_space = spaces.Discrete(len(_MOVES))
 
@@ -74,11 +74,11 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
 
     def render(self) -> np.ndarray:
         """The image that is also observed."""
-        image = self._empty.copy()
+        image: np.ndarray = self._empty.copy()
         top = self.row * _DROP
         image[top : top + _BALL, self.column : self.column + _BALL] = _BALL_COLOR
         image[-4:, self.paddle : self.paddle + _PADDLE] = _PADDLE_COLOR
         return image
 
 
-gymnasium.register("worldloom/Catch-v0", entry_point=Catch, max_episode_steps=EPISODE_STEPS)
+gymnasium.register("worldloom/Catch-v0", entry_point="worldloom_rl.envs.catch:Catch", max_episode_steps=EPISODE_STEPS)

@@ -1,4 +1,4 @@
-"""Real environments from gymnasium and DeepMind Control, as TorchRL environments in one fixed form.
+"""Real environments from gymnasium, DeepMind Control, Atari and Crafter, as TorchRL environments in one fixed form.
 
 Whatever turns a simulator's step into an agent's step (action repeat, frame stack, data types) stands in one numpy
 wrapper *below* TorchRL: there the repeat stops at the end of an episode, which `FrameSkipTransform` does not, and it
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
 
 from worldloom_rl import keys
+from worldloom_rl.envs import atari, crafter
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
@@ -51,12 +52,17 @@ def make_env(
     Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
     under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as
-    they are, but images [H, W, C] become [C, H, W]; discrete ones become one-hot. Actions keep their own bounds;
-    discrete ones are one-hot.
+    they are, but images [H, W, C], whose 1, 3 or 4 channels are fewer than their rows and columns, become [C, H, W];
+    discrete ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
 
     Args:
-        name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id), or
-            "dmc:cartpole-balance" (DeepMind Control, all its observations concatenated in their order).
+        name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id),
+            "worldloom/Catch-v0" (a game in the package, observed as uint8 [3, 64, 64]), or
+            "dmc:cartpole-balance": DeepMind Control, all its observations concatenated in their order;
+            "ale:Pong": gymnasium's "ALE/Pong-v5" as DreamerV3 plays the Atari benchmark, uint8 [1, 96, 96], sticky and
+            all 18 actions; "ale100k:Pong": as it plays Atari 100k, uint8 [3, 64, 64], only the game's actions. Both
+            repeat an action for four frames themselves, which are one simulator step here: leave `action_repeat` at 1;
+            "crafter:reward" or "crafter", and "crafter:noreward": Crafter, uint8 [3, 64, 64].
         num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
         frame_stack: images in one observation; the first one is repeated at a reset.
@@ -135,7 +141,9 @@ def _single(*arguments: Any) -> EnvBase:
 def _agent_steps(
     name: str, action_repeat: int, pixels: bool, frame_stack: int, image_size: int, time_limit: int | None
 ) -> _AgentSteps:
-    make = _make_dmc if name.startswith(_DMC) else _make_gym
+    family = name.partition(":")[0]
+    makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
+    make = makers.get(family, _make_gym)
     simulator, limit = make(name, pixels, image_size, time_limit)
     image = _Image(frame_stack, image_size) if pixels else None
     return _AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
@@ -198,7 +206,33 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return "Environments of another package are named module:Id, those of DeepMind Control dmc:domain-task."
+    return (
+        "Environments of another package are named module:Id, those of DeepMind Control dmc:domain-task, "
+        "games of Atari ale:Game."
+    )
+
+
+def _make_atari(
+    name: str, pixels: bool, image_size: int, time_limit: int | None
+) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The game under its benchmark's preset and its time limit in steps of four frames."""
+    preset, _, game = name.partition(":")
+    known = atari.games()
+    if game not in known:
+        raise ValueError(
+            f"The Atari emulator has no {name!r}. {_did_you_mean(name, [f'{preset}:{other}' for other in known])}"
+        )
+    limit = time_limit or atari.STEPS
+    return gymnasium.wrappers.TimeLimit(atari.make_atari(game, atari.PRESETS[preset]), limit), limit
+
+
+def _make_crafter(
+    name: str, pixels: bool, image_size: int, time_limit: int | None
+) -> tuple[gymnasium.Env[Any, Any], int]:
+    """Crafter and its time limit in steps."""
+    task = name.partition(":")[2] or "reward"
+    limit = time_limit or crafter.STEPS
+    return crafter.Crafter(task, size=image_size if pixels else crafter.SIZE, steps=limit), limit
 
 
 class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):

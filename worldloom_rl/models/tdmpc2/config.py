@@ -43,10 +43,8 @@ class TDMPC2Config(WorldModelConfig):
     termination_coef: float = 1.0
     rho: float = 0.5  # weight of step t in the losses is rho^t
     entropy_coef: float = 1e-4
-    categorical_entropy_coef: float = (
-        0.02  # of discrete actions (extension): with 1e-4 the prior settles on one action,
-    )
-    # and a softmax that has settled passes no gradient back
+    # Of discrete actions (extension): with 1e-4 the prior settles on one action, where a softmax passes no gradient.
+    categorical_entropy_coef: float = 0.02
     tau: float = 0.01  # rate of the target Qs and of the running scale
     learning_rate: float = 3e-4
     encoder_learning_rate_scale: float = 0.3

@@ -9,6 +9,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor, nn
 
+from worldloom_rl.actions import ActionSpace
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.nn.heads import ActionHead
@@ -33,6 +34,17 @@ _LAYOUTS: dict[type[nn.Module], tuple[Callable[[Tensor], Tensor], Callable[[Tens
 }
 
 
+_ACTION_LAYER = "rssm.core.from_action"
+
+
+def _action_layout(space: ActionSpace) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Of the weight that reads actions: official keys stand side by side in alphabetical order, ours in the spec's."""
+    parts = sorted(space.segments, key=lambda part: official_key(part.key))
+    ours = torch.tensor([i for part in parts for i in range(part.start, part.stop)])
+    theirs = ours.argsort()
+    return lambda kernel: kernel.T[:, theirs], lambda weight: weight[:, ours].T
+
+
 def counterparts(model: DreamerV3) -> list[Counterpart]:
     """Every tensor of the model's state dict with its official name, apart from optimiser and counters."""
     found: list[Counterpart] = []
@@ -41,6 +53,8 @@ def counterparts(model: DreamerV3) -> list[Counterpart]:
         layer = modules[prefix]
         kind = next((kind for kind in _LAYOUTS if isinstance(layer, kind)), None)
         load, save = (_same, _same) if kind is None else _LAYOUTS[kind]
+        if prefix == _ACTION_LAYER:
+            load, save = _action_layout(model.action_space)
         if official:
             found.append(Counterpart(f"{prefix}.weight", f"{official}/kernel", load, save))
             found.append(Counterpart(f"{prefix}.bias", f"{official}/bias", _same, _same))

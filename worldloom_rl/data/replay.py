@@ -37,8 +37,9 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         window: L, rows of a sample.
         batch_size: B, windows of a sample.
         by: "episode": a complete episode uniformly, then a start uniformly among its windows whose rows are all still
-            there (TD-MPC2). "inside": uniform over all windows inside complete episodes. "window": uniform over all windows, across episode ends, running episodes too. "online": as
-            "window", but each new stretch of L rows of a stream is sampled once as soon as it is whole (DreamerV3).
+            there (TD-MPC2). "inside": uniform over all windows inside complete episodes. "window": uniform over all
+            windows, across episode ends, running episodes too. "online": as "window", but each new stretch of L rows
+            of a stream is sampled once as soon as it is whole (DreamerV3).
         memmap_dir: keep the rows in memory-mapped files there (scratch: `save` makes checkpoints), else in memory.
         frame_stack: {key: k} samples [B, L, k·C, height, width] of stored [C, height, width] frames: this one after the
             k-1 before it in the same episode, the episode's first one repeated, as TorchRL's CatFrames does. A window

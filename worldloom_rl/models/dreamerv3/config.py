@@ -108,8 +108,8 @@ def _size(units: int) -> DreamerV3Config:
 
 PRESETS = {
     "tiny": DreamerV3Config(
-        deterministic=128, hidden=64, groups=8, classes=8, blocks=4, units=64, depth=4, num_bins=255,
-        learning_rate=1e-3, warmup=100, batch_size=16, batch_length=32, updates_per_step=0.25,
+        deterministic=128, hidden=64, groups=8, classes=8, blocks=4, units=64, depth=4, discount_horizon=100,
+        imagination_starts=8, entropy_coef=3e-3, learning_rate=3e-4, warmup=100, batch_length=32, updates_per_step=1.0,
     ),
     "size1m": _size(64),
     "size12m": _size(256),

@@ -15,7 +15,7 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
 
 from worldloom_rl.data.arrivals import STREAM, Arrived
 from worldloom_rl.data.journal import Entry, Journal
-from worldloom_rl.data.ring import EpisodeLaw, InsideLaw, LinkedRingWriter, OnlineLaw, WindowLaw, WindowSampler
+from worldloom_rl.data.ring import EpisodeLaw, LinkedRingWriter, OnlineLaw, WindowLaw, WindowSampler
 from worldloom_rl.keys import TRUNCATED, as_tuple
 
 INDEX = "index"  # []  int64, the row's slot
@@ -23,7 +23,7 @@ GENERATION = "index_generation"  # []  int64, how often the ring had gone round 
 _SERIAL = "serial"  # in files, the rows' serials; a leaf's name there is the JSON of its key
 _FORMAT = 1
 _FILE_BYTES = 2**28  # about, of rows in one file
-_LAWS = {"episode": EpisodeLaw, "inside": InsideLaw, "online": OnlineLaw, "window": WindowLaw}
+_LAWS = {"episode": EpisodeLaw, "online": OnlineLaw, "window": WindowLaw}
 
 
 class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
@@ -37,9 +37,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         window: L, rows of a sample.
         batch_size: B, windows of a sample.
         by: "episode": a complete episode uniformly, then a start uniformly among its windows whose rows are all still
-            there (TD-MPC2). "inside": uniform over all windows inside complete episodes. "window": uniform over all
-            windows, across episode ends, running episodes too. "online": as "window", but each new stretch of L rows
-            of a stream is sampled once as soon as it is whole (DreamerV3).
+            there (TD-MPC2). "window": uniform over all windows, across episode ends, running episodes too. "online": as
+            "window", but each new stretch of L rows of a stream is sampled once as soon as it is whole (DreamerV3).
         memmap_dir: keep the rows in memory-mapped files there (scratch: `save` makes checkpoints), else in memory.
         frame_stack: {key: k} samples [B, L, k·C, height, width] of stored [C, height, width] frames: this one after the
             k-1 before it in the same episode, the episode's first one repeated, as TorchRL's CatFrames does. A window
@@ -64,7 +63,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         capacity: int,
         window: int,
         batch_size: int,
-        by: Literal["episode", "inside", "online", "window"] = "episode",
+        by: Literal["episode", "online", "window"] = "episode",
         memmap_dir: str | os.PathLike[str] | None = None,
         frame_stack: Mapping[NestedKey, int] | None = None,
         generator: torch.Generator | None = None,

@@ -190,20 +190,6 @@ class EpisodeLaw(Law):
         return self._arena.index_select(0, (self._first.index_select(0, episode) + start) % len(self._arena))
 
 
-class InsideLaw(Law):
-    """Uniform over the windows that stay inside a complete episode, so that long episodes count by their length."""
-
-    def episode(self, ring: LinkedRingWriter, last: int) -> None:
-        for start in ring.starts(last):
-            self.members.add(start % ring.capacity)
-
-    def discard(self, slot: int) -> None:
-        self.members.discard(slot)
-
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        return self.members.draw(number, generator)
-
-
 @dataclass
 class _Stream:
     """The last rows of a stream (serials, at most a window) and whether its episode is still open."""

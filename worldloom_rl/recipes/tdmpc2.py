@@ -34,8 +34,6 @@ class Config(loop.RunConfig):
 
     episodic: bool = False  # the environment can terminate: learn a termination head
     seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
-    by_length: bool = False  # sample long episodes more often than short ones, by their length; the official code draws
-    # an episode first, so that the many short ones of early failures are learned from the most (extension)
 
     @property
     def frame_stack(self) -> int:
@@ -165,7 +163,7 @@ def make_state(config: Config, agent_steps: int = 0) -> State:
             capacity=config.replay_rows(),
             window=model_config.horizon + 1,
             batch_size=model_config.batch_size,
-            by="inside" if config.by_length else "episode",
+            by="episode",
             generator=torch.Generator().manual_seed(config.seed + agent_steps),
         ),
         arrivals=Arrivals(model.observation_keys, model.action_keys),

@@ -13,7 +13,7 @@ from worldloom_rl.recipes import dreamerv3, tdmpc2
 RESULTS = Path(__file__).parent / "results"
 
 TDMPC2_PENDULUM = {"env": "Pendulum-v1", "action_repeat": 2, "steps": 2500, "eval_every": 500}
-# Returns stay below 1 / (1 - discount) = 20: finer bins than the default's, which reach exp(10), and faster targets. All
+# Returns stay below 1 / (1 - discount) = 20: finer bins than the default, which reach exp(10), and faster targets. All
 # rewards are 1, so only the value and the terminations tell the latent what matters: they weigh more than by default.
 # Every episode ends in the last row of one window, so that row weighs as much as the others (rho).
 TDMPC2_CARTPOLE = {

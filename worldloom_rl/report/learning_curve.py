@@ -31,5 +31,5 @@ def draw_learning_curve(
     for name, value in (references or {}).items():
         axes.axhline(value, linestyle="--", color="grey", label=name)
     axes.set(title=title, xlabel="environment steps", ylabel="episode return")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(file, dpi=120)

@@ -57,6 +57,22 @@ VARIANTS = {
         Composite(action=box()),
         needs={"action_dims": (2, 3)},
     ),
+    "categories and tables": Variant(
+        Composite(
+            colour=Categorical(3),
+            side=OneHot(4),
+            table=Unbounded((2, 3)),
+            lamps=Categorical(2, shape=(5,)),
+            height=Unbounded(()),
+        ),
+        Composite(action=box()),
+        needs={"unimix": 0.01},
+    ),
+    "gaussian latent": Variant(Composite(observation=vector()), Composite(action=box()), needs={"latent": "gaussian"}),
+    "no replay context": Variant(Composite(observation=vector()), Composite(action=box()), needs={"replay_context": 0}),
+    "hard continue targets": Variant(
+        Composite(observation=vector()), Composite(action=box()), needs={"discount_in_continue": False}
+    ),
     "episodic": Variant(Composite(observation=vector()), Composite(action=box()), needs={"episodic": True}),
 }
 

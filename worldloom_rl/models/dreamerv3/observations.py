@@ -68,8 +68,8 @@ class VectorLeaf:
         """[..., *leaf shape] the predicted observation in its own units; of categories the likeliest."""
         lead = output.shape[:-1]
         if not self.classes:
-            return symexp(output).reshape(*lead, *self.shape)
-        likeliest = output.reshape(*lead, *self.shape, self.classes).argmax(-1)
+            return symexp(output).reshape((*lead, *self.shape))
+        likeliest = output.reshape((*lead, *self.shape, self.classes)).argmax(-1)
         return F.one_hot(likeliest, self.classes).to(output.dtype) if self.one_hot else likeliest.to(self.dtype)
 
 

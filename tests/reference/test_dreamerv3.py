@@ -35,7 +35,10 @@ from worldloom_rl.world_model import Latent, Observation
 
 check = Checks()
 
-FORWARD = {"rtol": 2e-5, "atol": 2e-6}  # single passes and losses
+# Single passes and losses, and losses of later updates. With three instruction sets (AVX-512, AVX2, SSE 4) single
+# layers of images differed by up to 3.8e-6 and losses after updates by 3.9e-5 of themselves.
+FORWARD = {"rtol": 2e-5, "atol": 1e-5}
+LATER = {"rtol": 1e-4, "atol": 1e-5}
 GRADIENT = 2e-3  # relative L2 of a tensor, as the README suggests
 
 
@@ -860,7 +863,8 @@ def test_consecutive_updates(section: Section) -> None:
             metrics, posterior = update(losses, optimizer, rows, ModeNoise())
 
         for key in golden.metadata["loss_keys_sorted"]:
-            close(metrics[f"loss_{our_loss(key)}"] / weights[our_loss(key)], section[f"step{i}/metrics/loss/{key}"])
+            loss = metrics[f"loss_{our_loss(key)}"] / weights[our_loss(key)]
+            close(loss, section[f"step{i}/metrics/loss/{key}"], LATER if i > 1 else FORWARD)
         step = norm_of(parameter.detach() - before[name] for name, parameter in parameters.items())
         logged = {
             "loss": metrics["loss"],

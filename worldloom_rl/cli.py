@@ -12,14 +12,16 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint
+from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
+from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.world_model import WorldModel
 
 _RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
 
-_RunPath = Annotated[Path, tyro.conf.Positional]
+_Path = Annotated[Path, tyro.conf.Positional]
 
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None:
@@ -32,23 +34,35 @@ def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
     tdmpc2.train(config)
 
 
+def import_dreamerv3(
+    source: _Path,
+    output: _Path,
+    settings: tyro.conf.OmitArgPrefixes[dreamerv3_importer.ImportSettings] = dreamerv3_importer.ImportSettings(),  # noqa: B008
+) -> None:
+    """Turn an official DreamerV3 log directory or agent.pkl into a directory for AutoWorldModel.from_pretrained."""
+    _say_imported(dreamerv3_importer.import_checkpoint(source, output, settings), output)
+
+
 def import_tdmpc2(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
-    output: Annotated[Path, tyro.conf.Positional],
-    settings: tyro.conf.OmitArgPrefixes[ImportSettings] = ImportSettings(),  # noqa: B008 (frozen)
+    checkpoint: _Path,
+    output: _Path,
+    settings: tyro.conf.OmitArgPrefixes[tdmpc2_importer.ImportSettings] = tdmpc2_importer.ImportSettings(),  # noqa: B008
 ) -> None:
     """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
-    model = import_checkpoint(checkpoint, output, settings)
+    _say_imported(tdmpc2_importer.import_checkpoint(checkpoint, output, settings), output)
+
+
+def _say_imported(model: WorldModel, output: Path) -> None:
     print(f"Wrote {output}: {model.num_parameters():,} parameters.")
     print(f'Load it: AutoWorldModel.from_pretrained("{output}")')
 
 
-def resume(run: _RunPath) -> None:
+def resume(run: _Path) -> None:
     """Go on from the newest checkpoint of a run."""
     loop.resume(*_opened(run))
 
 
-def evaluate(run: _RunPath, episodes: int = 20, seed: int = 0) -> None:
+def evaluate(run: _Path, episodes: int = 20, seed: int = 0) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
     Args:
@@ -80,7 +94,7 @@ _COMMANDS: _Commands = {
     "resume": resume,
     "eval": evaluate,
     "list": list_models,
-    "import": {"tdmpc2": import_tdmpc2},
+    "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},
 }
 
 

@@ -78,8 +78,8 @@ def draw_open_loop(file: Path, title: str, result: OpenLoop, *, frames: int = 12
     heights = [3.4] * len(images) + [1.3 * widths[key] + 0.4 for key in vectors]
     figure = Figure(figsize=(1.0 + frames * 0.85, sum(heights) + 0.9), layout="constrained")
     figure.suptitle(title)
-    parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
-    for part, key in zip(parts, [*images, *vectors], strict=True):
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
+    for part, key in zip(parts[:, 0], [*images, *vectors], strict=True):
         name = ".".join(as_tuple(key))
         if key in images:
             _strip(part, name, result, key, frames)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from test_learning import RESULTS, random_returns
 from torch import nn
-from torchrl.envs import RandomPolicy
 
 from worldloom_rl.models.dreamerv3 import make_planner, make_policy
 from worldloom_rl.nn.actor_critic import ActorCritic
@@ -25,7 +25,6 @@ from worldloom_rl.training.evaluate import evaluate, with_primers
 from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
 from worldloom_rl.world_model import WorldModel
 
-RESULTS = Path(__file__).parent / "results"
 EPISODES = 20
 UPDATES = 3000  # of the actor-critic in TD-MPC2's imagination
 HORIZON = 5
@@ -37,15 +36,6 @@ def returns(config: loop.RunConfig, policy: TensorDictModuleBase, model: WorldMo
     model.noise = GeneratorNoise(torch.Generator().manual_seed(config.seed))
     env = with_primers(config.make_env(EPISODES, seed=7_000 + config.seed), policy)
     return evaluate(env, policy, config.steps, 7_000 + config.seed).returns
-
-
-def random_returns(config: loop.RunConfig) -> list[float]:
-    """Returns of actions drawn from the environment's specification."""
-    torch.manual_seed(config.seed)
-    env = config.make_env(EPISODES, seed=7_000 + config.seed)
-    rollout = env.rollout(10_000, RandomPolicy(env.full_action_spec), break_when_all_done=True)
-    assert bool(rollout["next", "done"][:, -1].all())
-    return rollout["next", "reward"].sum((1, 2)).tolist()
 
 
 def shuffled(model: WorldModel, head: str) -> WorldModel:
@@ -108,7 +98,7 @@ def cross(family: str, run: RunDirectory) -> Path:
         "own_returns": returns(config, own, model),
         "crossing_returns": returns(config, crossing, model),
         "shuffled_returns": returns(config, wrong, wrong_model),
-        "random_returns": random_returns(config),
+        "random_returns": random_returns(config, EPISODES),
         "seconds": round(time.monotonic() - begin, 1),
         **provenance(),
     }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torchrl.modules import RandomPolicy
 
-from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.training.evaluate import evaluate
+from worldloom_rl.training.run_directory import RunDirectory, write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,16 +51,43 @@ DREAMERV3_CARTPOLE = {
     "eval_episodes": 5,
     "overrides": ("continue_coef=5",),  # the cart leaves the track at a sharp edge that it seldom reaches
 }
+# A reward comes 13 steps after the ball that it is for, so what a short window shows is enough.
+DREAMERV3_CATCH = {
+    "env": "worldloom/Catch-v0",
+    "steps": 8000,
+    "eval_every": 2000,
+    "eval_episodes": 5,
+    "final_eval_episodes": 200,
+    "overrides": (
+        "batch_size=8", "batch_length=16", "imagination_starts=0", "updates_per_step=0.5", "learning_rate=5e-4",
+    ),
+}  # fmt: skip
 RECIPES = {"tdmpc2": tdmpc2, "dreamerv3": dreamerv3}
 
 
 def learn(family: str, task: str, directory: Path, settings: dict[str, object], seed: int) -> dict:
     """Train, keep the result under its name, and return it."""
-    RESULTS.mkdir(exist_ok=True)
     recipe = RECIPES[family]
-    run = recipe.train(recipe.Config(**settings, seed=seed, run_directory=str(directory)))
-    shutil.copyfile(run.path / "result.json", RESULTS / f"{family}-{task}-seed{seed}.json")
-    return json.loads((run.path / "result.json").read_text())
+    return keep(family, task, recipe.train(recipe.Config(**settings, seed=seed, run_directory=str(directory))))
+
+
+def keep(family: str, task: str, run: RunDirectory) -> dict:
+    """Keep a run's result under its name, with the returns of a random policy beside it, and return it."""
+    config = loop.read_config(RECIPES[family].RECIPE, run)
+    result = json.loads((run.path / "result.json").read_text())
+    result["random_returns"] = random_returns(config, len(result["final_returns"]))
+    result["random_mean_return"] = sum(result["random_returns"]) / len(result["random_returns"])
+    write_json(RESULTS / f"{family}-{task}-seed{config.seed}.json", result)
+    return result
+
+
+def random_returns(config: loop.RunConfig, episodes: int) -> list[float]:
+    """Returns of actions drawn from the environment's specification."""
+    torch.manual_seed(config.seed)
+    env = config.make_env(episodes, seed=7_000 + config.seed)
+    returns = evaluate(env, RandomPolicy(env.full_action_spec), 0, 7_000 + config.seed).returns
+    env.close()
+    return returns
 
 
 @pytest.mark.slow
@@ -110,7 +140,10 @@ def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
     }
 
 
-def test_three_recorded_seeds_learned_pendulum() -> None:
-    results = [json.loads((RESULTS / f"tdmpc2-pendulum-seed{seed}.json").read_text()) for seed in (0, 1, 2)]
+@pytest.mark.parametrize(
+    ("name", "least"), [("tdmpc2-pendulum", -250), ("dreamerv3-cartpole", 450), ("dreamerv3-pendulum", -250)]
+)
+def test_three_recorded_seeds_learned(name: str, least: float) -> None:
+    results = [json.loads((RESULTS / f"{name}-seed{seed}.json").read_text()) for seed in (0, 1, 2)]
     assert [result["config"]["seed"] for result in results] == [0, 1, 2]
-    assert all(result["final_mean_return"] >= -250 for result in results)
+    assert all(result["final_mean_return"] >= least for result in results)

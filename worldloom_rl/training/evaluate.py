@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from tensordict.nn import TensorDictModuleBase
+from torch import nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import RandomPolicy
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,15 @@ def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
 
 
 @torch.no_grad()
-def evaluate(env: EnvBase, policy: TensorDictModuleBase, agent_steps: int, seed: int) -> Evaluation:
+def evaluate(env: EnvBase, policy: TensorDictModuleBase | RandomPolicy, agent_steps: int, seed: int) -> Evaluation:
     """One episode in each environment of the batch, under ExplorationType.DETERMINISTIC.
 
     Args:
         env: batch [] or [E], see `with_primers`.
         seed: of the environments.
     """
-    device = next(policy.parameters()).device
+    weights = policy.parameters() if isinstance(policy, nn.Module) else iter(())
+    device = next((weight.device for weight in weights), env.device)
     env.set_seed(seed)
     td = env.reset()
     running = torch.ones(max(1, env.batch_size.numel()), dtype=torch.bool)

@@ -15,7 +15,7 @@ ROOT = Path(worldloom_rl.__file__).parent
 LEVELS = {
     **dict.fromkeys(("keys", "noise", "functional"), 0),
     **dict.fromkeys(("nn", "latents", "actions"), 1),
-    **dict.fromkeys(("config", "registry", "pretrained", "world_model"), 2),
+    **dict.fromkeys(("config", "registry", "hub", "pretrained", "world_model"), 2),
     **dict.fromkeys(("envs", "planners", "objectives", "data"), 3),
     **dict.fromkeys(("models", "training"), 4),
     **dict.fromkeys(("recipes", "report", "benchmarks", "testing", "cli", "__main__"), 5),
@@ -24,7 +24,7 @@ LEVELS = {
 ORDERED = (
     ("keys", "noise", "functional"),
     ("actions", "nn", "latents"),
-    ("config", "registry", "pretrained", "world_model"),
+    ("config", "registry", "hub", "pretrained", "world_model"),
     ("testing", "report", "recipes", "benchmarks", "cli", "__main__"),
 )
 

@@ -346,6 +346,54 @@ def test_specs_beside_a_directory_are_refused(saved):
         AutoWorldModel.from_pretrained(saved, action_spec=specs()[1], observation_spec=specs()[0])
 
 
+def test_a_preset_comes_before_a_directory_of_its_name(saved, tmp_path, monkeypatch):
+    saved.rename(tmp_path / "tdmpc2:tiny")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="is a preset"):
+        assert AutoWorldModel.from_pretrained("tdmpc2:tiny").action_spec == TDMPC2.default_specs()[1]
+    assert AutoWorldModel.from_pretrained("./tdmpc2:tiny").action_spec == specs()[1]
+
+
+def test_a_directory_comes_before_a_hub_id(saved, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    saved.rename(tmp_path / "runs" / "model")
+    monkeypatch.chdir(tmp_path)
+    assert AutoWorldModel.from_pretrained("runs/model").action_spec == specs()[1]
+
+
+def test_a_path_is_never_looked_for_on_the_hub():
+    with pytest.raises(FileNotFoundError, match="neither a directory nor a preset 'family:preset' nor a model"):
+        AutoWorldModel.from_pretrained(Path("organization/name"))
+
+
+@pytest.mark.parametrize("name", ["saved", "tdmpc2:tiny"])
+def test_a_revision_beside_what_is_not_on_the_hub_is_refused(saved, name):
+    with pytest.raises(ValueError, match="is not on the hub and has no revision 'v1'"):
+        AutoWorldModel.from_pretrained(saved if name == "saved" else name, revision="v1")
+
+
+def make_run(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"recipe": "tdmpc2", "config": {}}))
+    return folder
+
+
+def test_a_run_directory_gives_the_model_of_its_newest_checkpoint(tmp_path):
+    run = make_run(tmp_path / "run")
+    old, new = build(), TDMPC2(TINY, *specs())
+    old.save_pretrained(run / "checkpoints" / "step_000000500" / "model")
+    new.save_pretrained(run / "checkpoints" / "step_000001000" / "model")
+    (run / "checkpoints" / ".step_000001500-half").mkdir()
+    loaded = AutoWorldModel.from_pretrained(run).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in new.state_dict().items())
+    assert not all(torch.equal(loaded[name], value) for name, value in old.state_dict().items())
+
+
+def test_a_run_directory_without_a_checkpoint_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a run that holds no checkpoint"):
+        AutoWorldModel.from_pretrained(make_run(tmp_path / "run"))
+
+
 def test_auto_world_model_is_no_object():
     with pytest.raises(TypeError, match="from_pretrained"):
         AutoWorldModel()

@@ -1,4 +1,4 @@
-"""The command line: worldloom train | resume | eval | list | import."""
+"""The command line: worldloom check | train | resume | eval | compare | list | import."""
 
 from __future__ import annotations
 
@@ -16,12 +16,40 @@ from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.registry import list_world_models
+from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
+from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.world_model import WorldModel
 
 _RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
 
 _Path = Annotated[Path, tyro.conf.Positional]
+
+
+def check(
+    env: Annotated[str, tyro.conf.Positional],
+    action_repeat: int | None = None,
+    pixels: bool = False,
+    time_limit: int | None = None,
+    steps: int = 3000,
+) -> None:
+    """Try an environment before training: what models read, memory, time, and problems with their remedies.
+
+    The exit status is 0 if at least one family can be trained, else 2.
+
+    Args:
+        env: such as Pendulum-v1, module:Id or dmc:cartpole-balance.
+        action_repeat: simulator steps an action is held for; by default 2 for dmc:, else 1.
+        pixels: observe rendered images.
+        time_limit: simulator steps of an episode; by default the environment's own.
+        steps: agent steps to project the time for.
+    """
+    report = check_environment(
+        env, list(_RECIPES.values()), action_repeat=action_repeat, pixels=pixels, time_limit=time_limit, steps=steps
+    )
+    print(report.text())
+    if not report.trainable:
+        raise SystemExit(2)
 
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None:
@@ -62,15 +90,28 @@ def resume(run: _Path) -> None:
     loop.resume(*_opened(run))
 
 
-def evaluate(run: _Path, episodes: int = 20, seed: int = 0) -> None:
+def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
     Args:
         run: the run directory.
-        episodes: how many, planned for side by side.
-        seed: of environments and planner.
+        episodes: how many for each seed, planned for side by side.
+        seeds: of environments and planner.
     """
-    loop.evaluate_run(*_opened(run), episodes, seed)
+    loop.evaluate_run(*_opened(run), episodes, seeds)
+
+
+def compare(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("compare.png")) -> None:
+    """Compare finished runs on one task: a table, and learning curves and score distributions as a picture.
+
+    Args:
+        runs: run directories, or JSON files of results; those that differ only in the seed are taken together.
+        output: where to write the picture.
+    """
+    groups = group_runs([read_result(run) for run in runs])
+    Console().print(comparison_table(groups))
+    draw_comparison(output, groups)
+    print(f"Learning curves and score distributions: {output}")
 
 
 def list_models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
@@ -90,9 +131,11 @@ def _opened(path: Path) -> tuple[loop.Recipe, RunDirectory]:
 _Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]]"]
 
 _COMMANDS: _Commands = {
+    "check": check,
     "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
     "resume": resume,
     "eval": evaluate,
+    "compare": compare,
     "list": list_models,
     "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},
 }
@@ -104,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes on storages interrupt the live line
     try:
         _dispatch(_COMMANDS, given, "worldloom")
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if "WORLDLOOM_TRACEBACK" in os.environ:
             raise
         Console(stderr=True, soft_wrap=True).print(f"worldloom: {error}", markup=False, highlight=False)

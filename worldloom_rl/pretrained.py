@@ -1,4 +1,7 @@
-"""Checkpoints as a directory of config.json and model.safetensors, and models by name. No pickle, no class paths."""
+"""Checkpoints as a directory of config.json and model.safetensors, and models by name. No pickle, no class paths.
+
+A name is a preset, a directory, or a repository of the hub, whose two files are read by the same loader.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,14 @@ from torch import Tensor
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
+from worldloom_rl import hub
 from worldloom_rl.config import Json, did_you_mean, spec_from_json, spec_to_json
 from worldloom_rl.registry import find_family, find_preset, list_world_models
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 
 _LARGEST_CONFIG = 2**22  # bytes
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
@@ -107,13 +112,57 @@ def load_world_model(directory: str | Path) -> Any:
     return model
 
 
-def _read_config(path: Path) -> dict[str, Json]:
+def push_world_model(
+    model: Any,
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+    commit_message: str | None,
+    result: Mapping[str, Json] | None,
+) -> str:
+    """The hash of the commit that put a WorldModel's two files and its model card on the hub; see `hub.upload`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        save_world_model(model, folder)
+        card = hub.model_card(repo_id, _read_config(folder / CONFIG_FILE), model.num_parameters(), result)
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        return hub.upload(
+            folder,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message or f"Push a {model.model_type} world model",
+        )
+
+
+def _newest_model(folder: Path) -> Path:
+    """Where a directory's model stands: in the directory itself or, for a run, in its newest checkpoint."""
+    file = folder / CONFIG_FILE
+    config = _read_json(file) if file.is_file() else None
+    if not isinstance(config, dict) or "recipe" not in config:
+        return folder
+    checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"{folder} is a run that holds no checkpoint; it was stopped before its first one. Train it again."
+        )
+    return checkpoints[-1] / "model"
+
+
+def _read_json(path: Path) -> Json:
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(f"{path} is larger than {_LARGEST_CONFIG} bytes; this is no world model configuration.")
     try:
-        config = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
+
+
+def _read_config(path: Path) -> dict[str, Json]:
+    config = _read_json(path)
     if not isinstance(config, dict) or set(config) != _FIELDS:
         fields = sorted(config) if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"{path} must have exactly the fields {sorted(_FIELDS)}, got {fields}.")
@@ -174,41 +223,64 @@ class AutoWorldModel:
     def from_pretrained(
         name: str | Path,
         *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
         observation_spec: Composite | None = None,
         action_spec: Composite | None = None,
         env: EnvBase | None = None,
     ) -> Any:
-        """The model in a directory with its weights, or a preset "family:preset" with fresh weights and a warning.
+        """The model that a name means: a preset "family:preset" with fresh weights and a warning, a directory with its
+        weights (of a run, its newest checkpoint's), or "organization/name" on the hub with its weights.
+
+        From the hub come config.json and model.safetensors alone, which are checked as those of a directory are.
 
         Args:
+            revision: on the hub, a branch, a tag or a full commit hash; by default the main branch.
+            local_files_only: ask the hub nothing, take what its cache has.
+            cache_dir: of the hub's files; by default the one that huggingface_hub uses.
             observation_spec, action_spec: what the preset is built for; by default the family's documented example.
             env: takes both specs from this environment instead.
-        Raises ValueError for an unknown preset or for specs beside a directory, FileNotFoundError for a missing one.
+        Raises ValueError for an unknown preset, or for specs or a revision beside a name that has no use for them;
+        FileNotFoundError for what is not there, PermissionError and ConnectionError for what the hub refuses.
         """
         if env is not None:
             if observation_spec is not None or action_spec is not None:
                 raise ValueError("Give either env or the two specs, not both.")
             observation_spec, action_spec = specs_of(env)
-        given = observation_spec is not None or action_spec is not None
-        if Path(name).is_dir():
-            if given:
-                raise ValueError(f"{name} is a directory and brings its own specs; leave out env and the specs.")
-            return load_world_model(name)
-        if isinstance(name, Path) or ":" not in name:
+        is_preset = isinstance(name, str) and ":" in name and "/" not in name
+        is_directory = not is_preset and Path(name).is_dir()
+        if revision is not None and (is_preset or is_directory):
+            raise ValueError(f"{name} is not on the hub and has no revision {revision!r}; leave the revision out.")
+        if is_preset:
+            return _fresh_preset(str(name), observation_spec, action_spec)
+        if not is_directory and (isinstance(name, Path) or not hub.is_hub_id(name)):
             raise FileNotFoundError(
-                f"{str(name)!r} is neither a directory nor a preset 'family:preset'."
-                f"{did_you_mean(str(name), list_world_models())}"
+                f"{str(name)!r} is neither a directory nor a preset 'family:preset' nor a model 'organization/name' of "
+                f"the hub.{did_you_mean(str(name), list_world_models())}"
             )
-        family, config = find_preset(name)
-        if given and (observation_spec is None or action_spec is None):
-            raise ValueError("Give both observation_spec and action_spec, or neither.")
-        if not given:
-            observation_spec, action_spec = family.model_class.default_specs()
-        warnings.warn(
-            f"{name!r} is a preset: the model has fresh weights. Train it, or load a directory that holds weights.",
-            stacklevel=2,
+        if observation_spec is not None or action_spec is not None:
+            where = "a directory" if is_directory else "a model on the hub"
+            raise ValueError(f"{name} is {where} and brings its own specs; leave out env and the specs.")
+        if is_directory:
+            return load_world_model(_newest_model(Path(name)))
+        files = (CONFIG_FILE, WEIGHTS_FILE)
+        return load_world_model(
+            hub.download(str(name), files, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir)
         )
-        return family.model_class(config, observation_spec, action_spec)
+
+
+def _fresh_preset(name: str, observation_spec: Composite | None, action_spec: Composite | None) -> Any:
+    family, config = find_preset(name)
+    if (observation_spec is None) != (action_spec is None):
+        raise ValueError("Give both observation_spec and action_spec, or neither.")
+    if observation_spec is None:
+        observation_spec, action_spec = family.model_class.default_specs()
+    warnings.warn(
+        f"{name!r} is a preset: the model has fresh weights. Train it, or load a directory that holds weights.",
+        stacklevel=3,
+    )
+    return family.model_class(config, observation_spec, action_spec)
 
 
 def specs_of(env: EnvBase) -> tuple[Composite, Composite]:

@@ -20,7 +20,7 @@ from torchrl.modules import recurrent_mode
 
 from worldloom_rl import pretrained
 from worldloom_rl.actions import ActionSpace
-from worldloom_rl.config import WorldModelConfig
+from worldloom_rl.config import Json, WorldModelConfig
 from worldloom_rl.keys import DONE, POLICY_ACTION, TERMINATED, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, Noise
 
@@ -384,6 +384,36 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors; the directory appears whole or not at all."""
         pretrained.save_world_model(self, directory)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        result: Mapping[str, Json] | None = None,
+    ) -> str:
+        """The hash of the commit that holds the model on the hub, with a model card (README.md) written anew.
+
+        Args:
+            repo_id: "organization/name"; made if there is none.
+            private: whether a new repository is; None leaves it to the organization.
+            token: by default the one of `hf auth login` or of HF_TOKEN.
+            revision: branch to push to, made if there is none; by default the main branch.
+            result: contents of a run's result.json; the card then tells the return reached and how it was trained.
+        Raises ValueError for a malformed name or result; PermissionError, ConnectionError for what the hub refuses.
+        """
+        return pretrained.push_world_model(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            result=result,
+        )
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> WorldModel:

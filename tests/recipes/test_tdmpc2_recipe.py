@@ -60,9 +60,13 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
     model = AutoWorldModel.from_pretrained(run.checkpoints.latest() / "model")
     assert model.config.discount == 0.95  # 20 agent steps an episode
 
-    cli.main(["eval", str(run.path), "--episodes", "2", "--seed", "7"])
-    assert "mean return" in capsys.readouterr().out
-    assert len(json.loads((run.path / "evaluation-seed7.json").read_text())["returns"]) == 2
+    cli.main(["eval", str(run.path), "--episodes", "2", "--seeds", "7", "8"])
+    assert "4 episodes: mean return" in capsys.readouterr().out
+    for seed in (7, 8):
+        assert len(json.loads((run.path / f"evaluation-seed{seed}.json").read_text())["returns"]) == 2
+    with pytest.raises(SystemExit):
+        cli.main(["eval", str(run.path), "--seeds", "7", "7"])
+    assert "each only once" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torchrl.envs import EnvBase
 from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
+from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
@@ -306,24 +307,41 @@ def _play(
     return evaluation
 
 
-def evaluate_run(recipe: Recipe, run: RunDirectory, episodes: int, seed: int) -> Evaluation:
-    """Episodes played with a run's newest checkpoint, also written to evaluation-seed<seed>.json in its directory."""
+def evaluate_run(recipe: Recipe, run: RunDirectory, episodes: int, seeds: Sequence[int]) -> list[Evaluation]:
+    """Episodes played with a run's newest checkpoint for each seed, also written to evaluation-seed<seed>.json there.
+
+    Raises ValueError if there is no seed or one is named twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
     config = read_config(recipe, run)
     folder = run.checkpoints.latest()
     torch.set_num_threads(config.threads)
-    torch.manual_seed(seed)
     model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
+    model.to(config.device).eval()
     agent_steps = int(folder.name.rpartition("_")[2])
-    evaluation = _play(recipe, config, model.to(config.device).eval(), episodes, agent_steps, seed)
-    file = run.path / f"evaluation-seed{seed}.json"
-    write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
-    low, high = min(evaluation.returns), max(evaluation.returns)
-    Console(soft_wrap=True).print(
-        f"{config.env} after {agent_steps} agent steps: mean return {evaluation.mean_return:.1f} over {episodes} "
-        f"episodes (from {low:.1f} to {high:.1f}). Written to {file}",
-        highlight=False,
+    evaluations = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        evaluation = _play(recipe, config, model, episodes, agent_steps, seed)
+        file = run.path / f"evaluation-seed{seed}.json"
+        write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
+        evaluations.append(evaluation)
+        _say(f"seed {seed}: mean return {score_text(evaluation.mean_return)}. Written to {file}")
+    strata = [evaluation.returns for evaluation in evaluations]
+    returns = [score for scores in strata for score in scores]
+    low, high = bootstrap_interval(strata)
+    _say(
+        f"{config.env} after {agent_steps} agent steps, {len(returns)} episodes: "
+        f"mean return {score_text(sum(returns) / len(returns))} "
+        f"(from {score_text(min(returns))} to {score_text(max(returns))}), interquartile mean "
+        f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)})"
     )
-    return evaluation
+    return evaluations
+
+
+def _say(line: str) -> None:
+    Console(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 # ------------------------------------------------------------------ checkpoints

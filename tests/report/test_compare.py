@@ -1,0 +1,201 @@
+"""`worldloom compare`: what is taken together, what the official code scored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worldloom_rl import cli
+from worldloom_rl.report.compare import RunResult, draw_comparison, group_runs, read_result
+from worldloom_rl.report.reference_scores import reference_curve
+
+RESULTS = Path(__file__).parents[1] / "learning" / "results"
+
+
+def results(pattern: str) -> list[RunResult]:
+    return [read_result(file) for file in sorted(RESULTS.glob(pattern))]
+
+
+def written(file: Path, seed: int = 0, **changes: object) -> Path:
+    """A result of two evaluations, 1 and 2 then 3 and 5, after 0 and 100 agent steps of two environment steps."""
+    config: dict[str, object] = {"env": "dmc:cup-catch", "preset": "tiny", "overrides": [], "seed": seed}
+    config |= {"action_repeat": None, "pixels": False}
+    evaluations = [{"agent_steps": 0, "returns": [1.0, 2.0]}, {"agent_steps": 100, "returns": [3.0, 5.0]}]
+    result = {
+        "recipe": "tdmpc2",
+        "config": {**config, **changes},
+        "agent_steps": 100,
+        "environment_steps": 200,
+        "evaluations": evaluations,
+        "final_returns": [3.0, 5.0],
+    }
+    file.write_text(json.dumps(result))
+    return file
+
+
+# ------------------------------------------------------------------ the recorded results
+
+
+def test_recorded_pendulum_runs_make_a_group_for_each_family_with_the_mean_of_their_seeds() -> None:
+    groups = {group.label: group for group in group_runs(results("*-pendulum-seed*.json"))}
+    assert set(groups) == {"dreamerv3 tiny", "tdmpc2 tiny"}
+    tdmpc2 = groups["tdmpc2 tiny"]
+    assert [run.config["seed"] for run in tdmpc2.runs] == [0, 1, 2]
+    steps, means = tdmpc2.curve()
+    assert steps.tolist() == [0, 1000, 2000, 3000, 4000, 5000]
+    recorded = [json.loads(run.file.read_text())["final_mean_return"] for run in tdmpc2.runs]
+    assert means[:, -1].tolist() == pytest.approx(recorded)
+    assert tdmpc2.official is None  # Pendulum-v1 is in no published curve
+
+
+def test_compare_prints_the_official_score_nearest_to_the_run_and_writes_the_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["compare", str(RESULTS / "tdmpc2-dmc-cartpole-balance-seed0.json")])
+    printed = capsys.readouterr().out
+    assert "dmc:cartpole-balance" in printed
+    assert "12,500" in printed
+    assert "25,000" in printed
+    assert "997.8" in printed  # TD-MPC2's results: cartpole-balance after 100,000 environment steps
+    assert "at 100,000" in printed
+    assert "…" not in printed  # nothing is cut off in 80 columns
+    assert printed.rstrip().endswith("compare.png")
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------ groups
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_told_apart(tmp_path: Path) -> None:
+    files = [
+        written(tmp_path / "a.json", seed=0),
+        written(tmp_path / "b.json", seed=1, eval_every=7),
+        written(tmp_path / "c.json", seed=0, overrides=["horizon=5"]),
+        written(tmp_path / "d.json", seed=0, pixels=True),
+        written(tmp_path / "e.json", seed=0, preset="1m"),
+        written(tmp_path / "f.json", seed=0, preset="1m", setting_that_is_new=1),
+    ]
+    groups = group_runs([read_result(file) for file in files])
+    assert [(group.label, len(group.runs)) for group in groups] == [
+        ("tdmpc2 tiny, pixels=False", 2),
+        ("tdmpc2 tiny, horizon=5, pixels=False", 1),
+        ("tdmpc2 tiny, pixels=True", 1),
+        ("tdmpc2 1m", 1),
+        ("tdmpc2 1m, setting_that_is_new=1", 1),
+    ]
+
+
+def test_the_default_action_repeat_is_the_one_that_held(tmp_path: Path) -> None:
+    files = [written(tmp_path / "a.json"), written(tmp_path / "b.json", seed=1, action_repeat=2)]
+    assert len(group_runs([read_result(file) for file in files])) == 1
+
+
+def test_curves_of_runs_evaluated_at_other_steps_are_interpolated_where_all_have_some(tmp_path: Path) -> None:
+    other = json.loads(written(tmp_path / "a.json").read_text())
+    other["evaluations"] = [{"agent_steps": 50, "returns": [10.0]}, {"agent_steps": 100, "returns": [20.0]}]
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    (group,) = group_runs([read_result(tmp_path / "a.json"), read_result(tmp_path / "b.json")])
+    steps, means = group.curve()
+    assert steps.tolist() == [100, 200]
+    assert means.tolist() == [[2.75, 4.0], [10.0, 20.0]]  # 2.75: halfway from 1.5 to 4
+
+
+# ------------------------------------------------------------------ official curves
+
+
+@pytest.mark.parametrize(
+    ("recipe", "env", "pixels", "steps", "expected"),
+    [
+        ("tdmpc2", "dmc:walker-run", False, 260_000, (300_000, 808.6)),
+        ("tdmpc2", "dmc:walker-run", True, 1, (100_000, 194.1)),
+        ("tdmpc2", "dmc:finger-spin", False, 10**9, (4_000_000, 990.5)),
+        ("dreamerv3", "dmc:cartpole-balance", False, 30_000, (25_000, 226.691)),
+        ("dreamerv3", "dmc:cartpole-balance", True, 30_000, (25_000, 303.901)),
+        # The published steps of Atari are frames; a step of our environments is four.
+        ("dreamerv3", "ale100k:Alien", False, 100_000, (100_000, 1007.698)),
+        ("dreamerv3", "ale:Pong", False, 0, (2_500_000, 16.468)),
+    ],
+)
+def test_official_scores_are_the_published_ones(
+    recipe: str, env: str, pixels: bool, steps: int, expected: tuple[int, float]
+) -> None:
+    curve = reference_curve(recipe, env, pixels=pixels)
+    assert curve is not None
+    assert curve.nearest(steps) == expected
+
+
+@pytest.mark.parametrize("name", ["dmc:cup-catch", "dmc:ball_in_cup-catch"])
+@pytest.mark.parametrize("recipe", ["tdmpc2", "dreamerv3"])
+def test_both_names_of_a_task_find_its_curve(recipe: str, name: str) -> None:
+    assert reference_curve(recipe, name, pixels=False) == reference_curve(recipe, "dmc:cup-catch", pixels=False)
+    assert reference_curve(recipe, name, pixels=False) is not None
+
+
+def test_names_of_several_words_find_their_curve() -> None:
+    for env in ("dmc:finger-turn_easy", "dmc:finger-turn-easy", "dmc:cartpole-swingup_sparse"):
+        assert reference_curve("tdmpc2", env, pixels=False) is not None
+    for game in ("UpNDown", "MsPacman", "BankHeist", "WizardOfWor", "VideoPinball"):
+        assert reference_curve("dreamerv3", f"ale:{game}", pixels=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "env"),
+    [
+        ("tdmpc2", "CartPole-v1"),
+        ("tdmpc2", "dmc:cartpole-nothing"),
+        ("tdmpc2", "ale:Pong"),
+        ("tdmpc2", "dmc:mw-push"),  # published as a success rate, which is no return
+        ("dreamerv3", "dmc:quadruped-walk"),  # published from images only
+        ("another", "dmc:walker-run"),
+    ],
+)
+def test_what_was_not_published_has_no_official_curve(recipe: str, env: str) -> None:
+    assert reference_curve(recipe, env, pixels=False) is None
+
+
+def test_a_time_limit_of_ones_own_makes_another_task(tmp_path: Path) -> None:
+    (own,) = group_runs([read_result(written(tmp_path / "a.json"))])
+    (limited,) = group_runs([read_result(written(tmp_path / "b.json", time_limit=50))])
+    assert own.official is not None
+    assert limited.official is None
+    with pytest.raises(ValueError, match="dmc:cup-catch with a time limit of 50"):
+        group_runs([*own.runs, *limited.runs])
+
+
+# ------------------------------------------------------------------ the picture and mistakes
+
+
+def test_a_picture_is_drawn_of_equal_returns_and_of_a_single_evaluation(tmp_path: Path) -> None:
+    result = json.loads(written(tmp_path / "a.json").read_text())
+    result["evaluations"] = [{"agent_steps": 100, "returns": [1.0]}]
+    result["final_returns"] = [1.0]
+    (tmp_path / "a.json").write_text(json.dumps(result))
+    draw_comparison(tmp_path / "picture.png", group_runs([read_result(tmp_path / "a.json")]))
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_end_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    running = tmp_path / "running"
+    running.mkdir()
+    (running / "config.json").write_text("{}")
+    (tmp_path / "text.json").write_text("no JSON")
+    pendulum, cartpole = (str(RESULTS / f"dreamerv3-{task}-seed0.json") for task in ("pendulum", "cartpole"))
+    mistakes = {
+        (str(running),): f"worldloom resume {running}",
+        (str(tmp_path / "nowhere"),): "neither a run directory nor",
+        (str(tmp_path),): "neither a run directory nor",
+        (str(tmp_path / "text.json"),): "is not the result.json",
+        (str(RESULTS / "replay-benchmark.json"),): "is not the result.json",
+        (pendulum, cartpole): "no common axis: Pendulum-v1; CartPole-v1",
+        (pendulum, pendulum): "given twice",
+        (): "nothing to compare",
+    }
+    for arguments, message in mistakes.items():
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["compare", *arguments])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The command line: worldloom check | train | resume | eval | compare | list | import."""
+"""The command line: worldloom check | train | resume | eval | imagine | compare | list | import."""
 
 from __future__ import annotations
 
@@ -101,6 +101,29 @@ def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> N
     loop.evaluate_run(*_opened(run), episodes, seeds)
 
 
+def imagine(
+    run: _Path,
+    context: int = 5,
+    horizon: int | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Draw what the newest checkpoint of a run imagines against what happens in a new episode.
+
+    Args:
+        run: the run directory.
+        context: steps that the model observes before it imagines.
+        horizon: steps that it then imagines; by default 50, or fewer if the episode ends before.
+        samples: imagined futures, drawn as a band.
+        seed: of the environment, the policy and the samples.
+        output: where to write the picture; by default imagination.png in the run directory.
+    """
+    recipe, opened = _opened(run)
+    file = output or run / "imagination.png"
+    loop.imagine_run(recipe, opened, context=context, horizon=horizon, samples=samples, seed=seed, output=file)
+
+
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("compare.png")) -> None:
     """Compare finished runs on one task: a table, and learning curves and score distributions as a picture.
 
@@ -135,6 +158,7 @@ _COMMANDS: _Commands = {
     "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
     "resume": resume,
     "eval": evaluate,
+    "imagine": imagine,
     "compare": compare,
     "list": list_models,
     "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},

@@ -187,7 +187,6 @@ def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch:
         ((3, 6, 5), (3, 6, 5)),
         ((1, 6, 6), (1, 6, 6)),
         ((4, 8, 4), (4, 8, 4)),  # either axis could be the channels: left alone
-        ((8, 8), (8, 8)),
     ],
 )
 def test_images_with_channels_last_become_channels_first_and_nothing_else_does(
@@ -433,3 +432,35 @@ def test_closing_several_environments_leaves_torchs_number_of_threads(monkeypatc
     env.reset()
     env.close()
     assert torch.get_num_threads() == threads
+
+
+def test_bytes_that_are_no_image_become_real_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = np.array([0, 7, 255], np.uint8)
+    monkeypatch.setattr(Counting, "observe", lambda self: memory)
+    env = make_env(register(monkeypatch, observation=spaces.Box(0, 255, (3,), np.uint8)))
+    check_env_specs(env)
+    observation = env.reset()["observation"]
+    assert (observation.dtype, observation.tolist()) == (torch.float32, [0.0, 7.0, 255.0])
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_several_choices_at_once_reach_the_simulator_with_their_own_start(
+    monkeypatch: pytest.MonkeyPatch, num_envs: int
+) -> None:
+    taken: list[list[int]] = []
+    step = Counting.step
+    monkeypatch.setattr(Counting, "step", lambda self, action: (taken.append(list(action)), step(self, action))[1])
+    env = make_env(register(monkeypatch, action=spaces.MultiDiscrete([3, 4], start=[1, -1])), num_envs=num_envs, seed=0)
+    td = env.reset()
+    td["action"] = torch.tensor([0, 0, 1, 1, 0, 0, 0]).expand(*env.batch_size, 7)
+    env.step(td)
+    assert taken[-num_envs:] == [[3, -1]] * num_envs
+
+
+def test_a_simulator_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: object, **__: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("box2d is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(ImportError, match="cannot make 'CartPole-v1': box2d is not installed"):
+        make_env("CartPole-v1")

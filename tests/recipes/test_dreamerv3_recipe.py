@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from worldloom_rl import AutoWorldModel
+from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.recipes import dreamerv3, loop
 from worldloom_rl.recipes.dreamerv3 import Config, make_losses, make_optimizer, update
@@ -54,6 +54,14 @@ def test_train_writes_a_result_and_a_model_that_loads(tmp_path: Path, capsys: py
     assert len(result["final_returns"]) == 3
     assert isinstance(AutoWorldModel.from_pretrained(run.checkpoints.latest() / "model"), DreamerV3)
     assert "train_ratio 6.4" in capsys.readouterr().out
+
+    picture = tmp_path / "elsewhere.png"
+    cli.main(["imagine", str(run.path), "--context", "2", "--horizon", "3", "--output", str(picture)])
+    assert "2 steps of a new episode observed, the next 3 imagined." in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        cli.main(["imagine", str(run.path), "--context", "0"])
+    assert "context must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])

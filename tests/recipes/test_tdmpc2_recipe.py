@@ -68,6 +68,15 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
         cli.main(["eval", str(run.path), "--seeds", "7", "7"])
     assert "each only once" in capsys.readouterr().err
 
+    cli.main(["imagine", str(run.path), "--samples", "2"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"Wrote {run.path / 'imagination.png'}: 5 steps of a new episode observed, the next 16 imagined." in printed
+    assert "Look at where the latent error" in printed
+    assert (run.path / "imagination.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        cli.main(["imagine", str(run.path), "--context", "5", "--horizon", "17"])
+    assert "has 21 observations, but context 5 and horizon 17 need 22" in capsys.readouterr().err
+
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
     results = []
@@ -136,6 +145,7 @@ def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: P
         (["train", "tdmpc2", "--env", "Pendulum-v1", "--steps", "0"], "steps must be at least 1"),
         (["eval", "nowhere"], "not a run directory"),
         (["resume", "nowhere"], "not a run directory"),
+        (["imagine", "nowhere"], "not a run directory"),
         (["tarin"], "has no command 'tarin'"),
     ],
 )

@@ -84,6 +84,7 @@ ODD: dict[str, dict[str, Any]] = {
     "Start": {"observation": spaces.Discrete(4, start=2), "action": spaces.Discrete(3, start=-1)},
     "MultiDiscreteSeen": {"observation": spaces.MultiDiscrete([3, 4])},
     "MultiDiscreteDone": {"action": spaces.MultiDiscrete([3, 4])},
+    "Binary": {"action": spaces.MultiBinary(3)},
     "Tuple": {"observation": spaces.Tuple([spaces.Discrete(2), BOX])},
     "Unbounded": {"action": spaces.Box(-np.inf, np.inf, (2,), np.float32)},
     "Fixed": {"action": spaces.Box(1.0, 1.0, (1,), np.float32)},
@@ -101,6 +102,8 @@ TRAINED = {
     "Dictionary": ["dreamerv3", "tdmpc2"],
     "Start": ["dreamerv3", "tdmpc2"],
     "MultiDiscreteSeen": ["dreamerv3", "tdmpc2"],
+    "MultiDiscreteDone": ["dreamerv3", "tdmpc2"],
+    "Bytes": ["dreamerv3", "tdmpc2"],
     "Double": ["dreamerv3", "tdmpc2"],
     "Still": ["dreamerv3", "tdmpc2"],
     "Flat": ["dreamerv3", "tdmpc2"],
@@ -166,7 +169,7 @@ def test_what_it_calls_trainable_trains_for_200_steps(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("MultiDiscreteDone", "'action' is MultiDiscrete([3 4]); a Discrete, a real Box or a Dict of them is expected"),
+        ("Binary", "'action' is MultiBinary(3); a Discrete, a flat MultiDiscrete, a real Box or a Dict of them"),
         ("Tuple", "the observation 'observation' is Tuple"),
         ("Unbounded", "'action' has the bounds low=[-inf -inf], high=[inf inf]; planning needs finite ones"),
         ("Fixed", "neither categorical nor a real-valued box with finite bounds low < high"),
@@ -216,21 +219,9 @@ def test_every_leaf_is_listed_with_what_becomes_of_it() -> None:
     assert "step_count Box float32 [3] → ignored: a name that bookkeeping uses; rename it" in words(check("Counter"))
 
 
-def test_bytes_in_a_vector_are_read_by_no_family_and_the_remedy_makes_them_readable() -> None:
-    report = check("Bytes")
-    assert not report.trainable
-    assert "TD-MPC2 cannot read the observation 'observation' of shape (4,) and dtype torch.uint8" in words(report)
-    assert "is uint8 [4], which is no image [C, H, W]" in words(report)
-    gymnasium.register(
-        "Mended-v0",
-        lambda **options: gymnasium.wrappers.DtypeObservation(Odd(**options), np.float32),
-        max_episode_steps=20,
-        kwargs=ODD["Bytes"],
-    )
-    try:
-        assert able(check("Mended")) == ["dreamerv3", "tdmpc2"]
-    finally:
-        gymnasium.registry.pop("Mended-v0")
+def test_bytes_in_a_vector_are_real_numbers_and_several_choices_are_one_hots() -> None:
+    assert "observation Box uint8 [4] → float32 [4]" in words(check("Bytes"))
+    assert "action MultiDiscrete([3 4]) → one of 3 x 4 choices, one-hot" in words(check("MultiDiscreteDone"))
 
 
 def problems(name: str) -> list[str]:

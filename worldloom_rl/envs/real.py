@@ -51,9 +51,9 @@ def make_env(
 
     Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
-    under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. uint8 observations stay as
-    they are, but images [H, W, C], whose 1, 3 or 4 channels are fewer than their rows and columns, become [C, H, W];
-    discrete ones become one-hot. Actions keep their own bounds; discrete ones are one-hot.
+    under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. Observed images stay uint8,
+    and those [H, W, C], whose 1, 3 or 4 channels are fewer than their rows and columns, become [C, H, W]; other bytes
+    become float32, discrete observations one-hot. Actions keep their own bounds; discrete ones are one-hot.
 
     Args:
         name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id),
@@ -170,8 +170,11 @@ def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) 
     options: dict[str, Any] = {"render_mode": "rgb_array"} if pixels else {}
     if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
         options |= {"width": image_size, "height": image_size}  # renders at the size asked for
-    # The passive checker repeats at every step what TorchRL's specs say.
-    return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
+    try:
+        # The passive checker repeats at every step what TorchRL's specs say.
+        return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
 
 
 def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
@@ -364,9 +367,11 @@ def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.AC
         return spaces.Dict({part: _usable_action_space(name, leaf, part) for part, leaf in space.items()})
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(space.n)
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return spaces.MultiDiscrete(space.nvec)
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise ValueError(
-            f"{name}: {key!r} is {space}; a Discrete, a real Box or a Dict of them is expected. "
+            f"{name}: {key!r} is {space}; a Discrete, a flat MultiDiscrete, a real Box or a Dict of them is expected. "
             "Register the environment under gymnasium.wrappers.TransformAction, which gives it such a space."
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
@@ -381,7 +386,7 @@ def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.AC
 def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
-    return action + space.start if isinstance(space, spaces.Discrete) and space.start else action
+    return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action
 
 
 def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
@@ -392,8 +397,8 @@ def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[st
                 raise ValueError(f"{name}: the observation {part!r} has a name of the key contract; rename it.")
         return spaces.Dict({part: _usable_observation_space(name, leaf, (*key, part)) for part, leaf in space.items()})
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8:
-            shape = (space.shape[2], *space.shape[:2]) if _channels_last(space) else space.shape or (1,)
+        if _is_image(space):
+            shape = (space.shape[2], *space.shape[:2]) if _channels_last(space) else space.shape
             return spaces.Box(0, 255, shape, np.uint8)
         return spaces.Box(-np.inf, np.inf, space.shape or (1,), np.float32)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -405,10 +410,15 @@ def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[st
     )
 
 
+def _is_image(space: spaces.Box) -> bool:
+    """Whether these are bytes in three dimensions; bytes in fewer, such as a console's memory, are numbers."""
+    return space.dtype == np.uint8 and len(space.shape) == 3
+
+
 def _channels_last(space: spaces.Box) -> bool:
     """Whether these are images with their 1, 3 or 4 channels on the last axis."""
     shape = space.shape
-    return space.dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]
+    return _is_image(space) and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]
 
 
 def _convert(space: spaces.Space[Any], observation: Any) -> Any:
@@ -416,7 +426,7 @@ def _convert(space: spaces.Space[Any], observation: Any) -> Any:
     if isinstance(space, spaces.Box):
         if _channels_last(space):
             observation = np.moveaxis(observation, -1, 0)
-        array = np.array(observation, dtype=np.uint8 if space.dtype == np.uint8 else np.float32, order="C")
+        array = np.array(observation, dtype=np.uint8 if _is_image(space) else np.float32, order="C")
         return array if array.ndim else array.reshape(1)
     if isinstance(space, spaces.Dict):
         return {part: _convert(leaf, observation[part]) for part, leaf in space.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,16 @@ _TRIMMED = 0.25  # share cut off at each end
 _SEED = 0  # the same scores always get the same interval
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [resamples, scores] → [resamples]
-mean_of_rows: Statistic = partial(np.mean, axis=1)
-interquartile_mean_of_rows: Statistic = partial(trim_mean, proportiontocut=_TRIMMED, axis=1)
+
+
+def mean_of_rows(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[resamples] mean of each row of scores."""
+    return np.asarray(scores.mean(1))
+
+
+def interquartile_mean_of_rows(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[resamples] mean of the middle half of each row of scores."""
+    return np.asarray(trim_mean(scores, _TRIMMED, axis=1))
 
 
 def interquartile_mean(scores: Sequence[float]) -> float:

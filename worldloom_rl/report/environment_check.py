@@ -213,7 +213,6 @@ def check_environment(
         play = _summary(transitions, seconds)
         real = [key for key in keys if _is_real(observed.get(as_tuple(key)))]
         problems = (
-            *_small_integers(transitions, keys),
             *_constant_observations(transitions, keys),
             *_scales(transitions, real),
             *_constant_rewards(transitions, play),
@@ -373,17 +372,6 @@ def _not_finite(name: str, transitions: TensorDictBase, keys: Sequence[NestedKey
                     "that key hold NaN or infinity, and models learn from finite numbers: mend the environment."
                 )
     return None
-
-
-def _small_integers(transitions: TensorDictBase, keys: Sequence[NestedKey]) -> Iterator[Problem]:
-    for key in keys:
-        values = transitions["next"][key]
-        if values.dtype == torch.uint8 and values.dim() != 4:
-            yield Problem(
-                f"The observation {_dotted(key)} is uint8 {list(values.shape[1:])}, which is no image [C, H, W].",
-                "Make it real numbers: register the environment under "
-                "gymnasium.wrappers.DtypeObservation(env, numpy.float32).",
-            )
 
 
 def _constant_observations(transitions: TensorDictBase, keys: Sequence[NestedKey]) -> Iterator[Problem]:

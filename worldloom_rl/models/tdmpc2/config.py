@@ -31,9 +31,6 @@ class TDMPC2Config(WorldModelConfig):
     log_std_max: float = 2.0
     fast_mish: bool = False  # as exact as PyTorch's Mish and 2.6 times as fast on a CPU, but its last bits differ from
     # the reference's, which the planner's symexp can magnify
-    encoder_bias_std: float = 0.0  # spread of the initial biases of the state encoder's first layer (extension). With
-    # the official 0 the LayerNorm behind it sees the direction of an observation but, for long, not its length, which
-    # alone tells how far CartPole's cart stands from the edge of its track
     episodic: bool = False  # learn a termination head; for environments that terminate
     action_dims: tuple[int, ...] = ()  # multi-task: valid action dimensions of each task; empty is one task
     task_dim: int = 96  # multi-task: width of the task embedding
@@ -73,7 +70,7 @@ class TDMPC2Config(WorldModelConfig):
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
             ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
-            ("encoder_bias_std", 0.0, 10.0), ("categorical_entropy_coef", 0.0, 1e6),
+            ("categorical_entropy_coef", 0.0, 1e6),
             ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20),
             ("updates_per_step", 0.0, 1024.0), ("horizon", 1, 1000), ("iterations", 1, 1000),
             ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),

@@ -163,10 +163,7 @@ class TDMPC2(WorldModel):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Weights N(0, 0.02²), biases 0, last reward and Q layers 0; convolutions keep PyTorch's default.
-
-        The state encoder's first biases are N(0, encoder_bias_std²) instead.
-        """
+        """Weights N(0, 0.02²), biases 0, last reward and Q layers 0; convolutions keep PyTorch's default."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -175,10 +172,6 @@ class TDMPC2(WorldModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -0.02, 0.02)
-        if self.encoder.state is not None and self.config.encoder_bias_std:
-            first = self.encoder.state[0]
-            assert isinstance(first, nn.Linear)
-            nn.init.trunc_normal_(first.bias, std=self.config.encoder_bias_std)
         last = self.reward_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

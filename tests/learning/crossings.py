@@ -90,15 +90,19 @@ def cross(family: str, run: RunDirectory) -> Path:
         crossing = act_in_tdmpc2(model, state)
         wrong_model = shuffled(model, "reward_head")
         wrong = act_in_tdmpc2(wrong_model, state)
+    played = {
+        "own": returns(config, own, model),
+        "crossing": returns(config, crossing, model),
+        "shuffled": returns(config, wrong, wrong_model),
+        "random": random_returns(config, EPISODES),
+    }
     result = {
         "crossing": name,
         "env": config.env,
         "seed": config.seed,
-        "run": json.loads((run.path / "result.json").read_text())["training_seconds"],
-        "own_returns": returns(config, own, model),
-        "crossing_returns": returns(config, crossing, model),
-        "shuffled_returns": returns(config, wrong, wrong_model),
-        "random_returns": random_returns(config, EPISODES),
+        "training_seconds": json.loads((run.path / "result.json").read_text())["training_seconds"],
+        **{f"{who}_returns": found for who, found in played.items()},
+        "mean_returns": {who: sum(found) / len(found) for who, found in played.items()},
         "seconds": round(time.monotonic() - begin, 1),
         **provenance(),
     }
@@ -111,6 +115,5 @@ def cross(family: str, run: RunDirectory) -> Path:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     written = cross(sys.argv[1], RunDirectory(sys.argv[2]))
-    for key, value in json.loads(written.read_text()).items():
-        if key.endswith("_returns"):
-            sys.stdout.write(f"{key:18} {sum(value) / len(value):.1f}\n")
+    for who, mean in json.loads(written.read_text())["mean_returns"].items():
+        sys.stdout.write(f"{who:10} {mean:.1f}\n")

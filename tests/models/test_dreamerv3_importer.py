@@ -220,6 +220,9 @@ def test_settings_that_contradict_the_arrays_are_refused(
     [
         ("contdisc: true", "other: true", "lacks 'agent.contdisc'"),
         ("absolute: false", "absolute: true", "agent.dyn.rssm.absolute = True"),
+        ("value: {act: silu", "value: {act: relu", "agent.value.act = 'relu'"),
+        ("repval_grad: true", "repval_grad: false", "agent.repval_grad = False"),
+        ("repl_loss: {lam: 0.95", "repl_loss: {lam: 0.9", "lam = 0.95 in imag_loss and 0.9 in repl_loss"),
         ("batch_size: 8", "batch_size: 0", "positive numbers"),
         ("batch_size: 8", "batch_size: [", "is not the configuration"),
     ],

@@ -170,13 +170,10 @@ _NUMBERS = {  # ours: where config.yaml has it
     "batch_length": "batch_length",
     "replay_context": "replay_context",
 }
+_NETWORKS = ("dyn.rssm", "enc.simple", "dec.simple", "rewhead", "conhead", "policy", "value")
 _FIXED: dict[str, Json] = {  # what our model does in one way only
-    **{
-        f"agent.{part}.act": "silu" for part in ("dyn.rssm", "enc.simple", "dec.simple", "rewhead", "conhead", "policy")
-    },
-    **{
-        f"agent.{part}.norm": "rms" for part in ("dyn.rssm", "enc.simple", "dec.simple", "rewhead", "conhead", "policy")
-    },
+    **{f"agent.{network}.act": "silu" for network in _NETWORKS},
+    **{f"agent.{network}.norm": "rms" for network in _NETWORKS},
     "agent.dyn.rssm.absolute": False,
     "agent.dyn.rssm.dynlayers": 1,
     "agent.enc.simple.symlog": True,
@@ -197,7 +194,16 @@ _FIXED: dict[str, Json] = {  # what our model does in one way only
     "agent.retnorm.debias": False,
     "agent.valnorm.impl": "none",
     "agent.advnorm.impl": "none",
+    "agent.conhead.output": "binary",
     "agent.slowvalue.every": 1,
+    "agent.imag_loss.slowtar": False,
+    "agent.repl_loss.slowtar": False,
+    "agent.repval_loss": True,
+    "agent.repval_grad": True,
+    "agent.reward_grad": True,
+    "agent.ac_grads": False,
+    "agent.opt.momentum": True,
+    "agent.opt.schedule": "const",
     "agent.opt.wd": 0.0,
 }
 
@@ -220,6 +226,13 @@ def read_config(file: Path) -> dict[str, Json]:
     for path, only in _FIXED.items():
         if entry(path) != only:
             raise ValueError(f"{file} has {path} = {entry(path)!r}; this library knows {only!r} only.")
+    for name in ("lam", "slowreg"):  # one number of ours serves both losses of the critic
+        imagined, replayed = entry(f"agent.imag_loss.{name}"), entry(f"agent.repl_loss.{name}")
+        if imagined != replayed:
+            raise ValueError(
+                f"{file} has {name} = {imagined!r} in imag_loss and {replayed!r} in repl_loss; this library has one "
+                "number for both."
+            )
     numbers = {ours: entry(path) for ours, path in _NUMBERS.items()}
     ratio, size, length = entry("run.train_ratio"), numbers["batch_size"], numbers["batch_length"]
     if not all(isinstance(value, int | float) and value > 0 for value in (ratio, size, length)):
@@ -388,9 +401,9 @@ def _leaf(key: str, width: int, shape: tuple[int, ...] | None, *, categories: bo
     classes = width // count
     if shape is None:
         return Categorical(classes, shape=(), dtype=torch.int64)
-    return (
-        MultiCategorical([classes] * count, dtype=torch.int64) if len(shape) == 1 else Categorical(classes, shape=shape)
-    )
+    if len(shape) == 1:
+        return MultiCategorical([classes] * count, dtype=torch.int64)
+    return Categorical(classes, shape=shape, dtype=torch.int64)
 
 
 # ------------------------------------------------------------------ their names and ours

@@ -38,9 +38,9 @@ def written(file: Path, seed: int = 0, **changes: object) -> Path:
 # ------------------------------------------------------------------ the recorded results
 
 
-def test_recorded_pendulum_runs_make_a_group_for_each_family_with_the_mean_of_their_seeds() -> None:
+def test_recorded_pendulum_runs_make_a_group_for_each_setting_with_the_mean_of_their_seeds() -> None:
     groups = {group.label: group for group in group_runs(results("*-pendulum-seed*.json"))}
-    assert set(groups) == {"dreamerv3 tiny", "tdmpc2 tiny"}
+    assert set(groups) == {"dreamerv3 tiny", 'dreamerv3 tiny, groups=16, latent="gaussian"', "tdmpc2 tiny"}
     tdmpc2 = groups["tdmpc2 tiny"]
     assert [run.config["seed"] for run in tdmpc2.runs] == [0, 1, 2]
     steps, means = tdmpc2.curve()

@@ -8,14 +8,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-_SIZE = 64  # pixels of the image's sides
-_BALL = 6  # pixels of the ball's sides
-_PADDLE = 12  # pixels of the paddle's width
-_DROP = 4  # pixels that the ball falls in a step
-_ROWS = (_SIZE - 4 - _BALL) // _DROP  # steps of a fall, from the top to the paddle
+_CELL = 8  # pixels of a cell's sides; ball and paddle move from cell to cell
+_CELLS = 8  # of the image's sides
+_PADDLE = 2  # cells of the paddle's width
+_ROWS = _CELLS - 2  # steps of a fall, from the top row to the one above the paddle
 _FALLS = 10
-_MOVES = (0, -3, 3, -6, 6)  # pixels that the paddle moves by each action
-_DRIFTS = (-2, -1, 0, 1, 2)  # pixels that a ball moves sideways in a step
+_MOVES = (0, -1, 1, -2, 2)  # cells that the paddle moves by each action
+_DRIFTS = (-1, 0, 1)  # cells that a ball moves sideways in a step
 _BACKGROUND, _BALL_COLOR, _PADDLE_COLOR = (20, 20, 48), (250, 220, 60), (80, 220, 240)
 
 EPISODE_STEPS = _FALLS * (_ROWS + 1) - 1  # a ball needs _ROWS steps, and one more to be replaced by the next
@@ -30,20 +29,20 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 - gymnasium declares it on instances
-    observation_space = spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)
+    observation_space = spaces.Box(0, 255, (_CELLS * _CELL, _CELLS * _CELL, 3), np.uint8)
     action_space = spaces.Discrete(len(_MOVES))
 
     def __init__(self, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f'Catch renders as "rgb_array" only, got render_mode={render_mode!r}.')
         self.render_mode = render_mode
-        self._empty = np.full((_SIZE, _SIZE, 3), _BACKGROUND, np.uint8)
+        self._empty = np.full(self.observation_space.shape, _BACKGROUND, np.uint8)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.paddle = (_SIZE - _PADDLE) // 2
+        self.paddle = (_CELLS - _PADDLE) // 2
         self.falls = 0
         self.caught = 0
         self._drop_ball()
@@ -51,22 +50,22 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
 
     def _drop_ball(self) -> None:
         self.row = 0
-        self.column = int(self.np_random.integers(_SIZE - _BALL + 1))
+        self.column = int(self.np_random.integers(_CELLS))
         self.drift = int(self.np_random.choice(_DRIFTS))
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.paddle = min(max(self.paddle + _MOVES[int(action)], 0), _SIZE - _PADDLE)
+        self.paddle = min(max(self.paddle + _MOVES[int(action)], 0), _CELLS - _PADDLE)
         if self.row == _ROWS:
             self._drop_ball()
             return self.render(), 0.0, False, False, {}
         self.row += 1
         self.column += self.drift
-        if not 0 <= self.column <= _SIZE - _BALL:
-            self.column = -self.column if self.column < 0 else 2 * (_SIZE - _BALL) - self.column
+        if not 0 <= self.column < _CELLS:
+            self.column = -self.column if self.column < 0 else 2 * (_CELLS - 1) - self.column
             self.drift = -self.drift
         if self.row < _ROWS:
             return self.render(), 0.0, False, False, {}
-        caught = self.paddle < self.column + _BALL and self.column < self.paddle + _PADDLE
+        caught = self.paddle <= self.column < self.paddle + _PADDLE
         self.falls += 1
         self.caught += caught
         info = {"caught": self.caught, "falls": self.falls}
@@ -75,10 +74,13 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray:
         """The image that is also observed."""
         image: np.ndarray = self._empty.copy()
-        top = self.row * _DROP
-        image[top : top + _BALL, self.column : self.column + _BALL] = _BALL_COLOR
-        image[-4:, self.paddle : self.paddle + _PADDLE] = _PADDLE_COLOR
+        self._fill(image, self.row, self.column, 1, _BALL_COLOR)
+        self._fill(image, _CELLS - 1, self.paddle, _PADDLE, _PADDLE_COLOR)
         return image
+
+    @staticmethod
+    def _fill(image: np.ndarray, row: int, column: int, width: int, color: tuple[int, int, int]) -> None:
+        image[row * _CELL : (row + 1) * _CELL, column * _CELL : (column + width) * _CELL] = color
 
 
 gymnasium.register("worldloom/Catch-v0", entry_point="worldloom_rl.envs.catch:Catch", max_episode_steps=EPISODE_STEPS)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
@@ -98,7 +98,7 @@ def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> N
         episodes: how many for each seed, planned for side by side.
         seeds: of environments and planner.
     """
-    loop.evaluate_run(*_opened(run), episodes, seeds)
+    run_commands.evaluate_run(*_opened(run), episodes, seeds)
 
 
 def imagine(
@@ -121,7 +121,7 @@ def imagine(
     """
     recipe, opened = _opened(run)
     file = output or run / "imagination.png"
-    loop.imagine_run(recipe, opened, context=context, horizon=horizon, samples=samples, seed=seed, output=file)
+    run_commands.imagine_run(recipe, opened, context=context, horizon=horizon, samples=samples, seed=seed, output=file)
 
 
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("compare.png")) -> None:

@@ -115,6 +115,15 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     assert result["updates"] == 120
 
 
+def test_training_ends_when_an_evaluation_reaches_the_target_return(tmp_path: Path) -> None:
+    run = tdmpc2.train(small(tmp_path / "run", steps=300, eval_every=50, target_return=-1e6))
+    result = json.loads((run.path / "result.json").read_text())
+    reached, final = result["evaluations"][-2:]
+    assert result["updates"] > 0
+    assert result["agent_steps"] == reached["agent_steps"] == final["agent_steps"] < 300
+    assert final["returns"] != reached["returns"][: len(final["returns"])]
+
+
 def test_several_environments_are_stepped_side_by_side(tmp_path: Path) -> None:
     run = tdmpc2.train(small(tmp_path / "run", num_envs=4, steps=420))
     result = json.loads((run.path / "result.json").read_text())

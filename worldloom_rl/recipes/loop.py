@@ -47,7 +47,8 @@ class RunConfig:
     capacity: int = 1_000_000  # most rows kept in replay
     eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
     eval_episodes: int = 10  # episodes of an evaluation, played side by side
-    final_eval_episodes: int = 20  # episodes of the last evaluation
+    final_eval_episodes: int = 20  # episodes of the last evaluation, which no other evaluation played
+    target_return: float | None = None  # training ends before its last step when an evaluation's mean return reaches it
     checkpoint_every: int = 5000  # agent steps between checkpoints; one more stands at the end
     seed: int = 0  # of weights, environments, exploration and replay
     threads: int = 1  # of torch; a second one rarely pays at small sizes
@@ -206,10 +207,14 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
             if _evaluation_due(state):
                 paused = time.monotonic()
                 line.show("evaluating", state.agent_steps, _shown(recipe, state))
-                _evaluate(recipe, state, run, line, config.eval_episodes)
+                evaluation = _evaluate(recipe, state, run, line, config.eval_episodes, seed=config.seed + 100_000)
                 evaluated = time.monotonic() - paused
                 begin += evaluated  # training time leaves evaluations out
                 line.leave_out(evaluated)
+                target = config.target_return
+                if target is not None and evaluation.mean_return >= target and state.updates:
+                    line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
+                    break
             phase = step(recipe, state)
             if line.due():
                 line.show(phase, state.agent_steps, _shown(recipe, state))
@@ -220,7 +225,7 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
                 next_checkpoint += config.checkpoint_every
         state.training_seconds = time.monotonic() - begin
         line.show("evaluating", state.agent_steps, _shown(recipe, state))
-        final = _evaluate(recipe, state, run, line, config.final_eval_episodes)
+        final = _evaluate(recipe, state, run, line, config.final_eval_episodes, seed=config.seed + 10**9)
         _checkpoint(recipe, state, run)
         _write_result(recipe, state, run, final)
     line.say(
@@ -278,9 +283,10 @@ def _evaluation_due(state: RunState) -> bool:
     return last is None or state.agent_steps // every > last // every
 
 
-def _evaluate(recipe: Recipe, state: RunState, run: RunDirectory, line: LiveLine, episodes: int) -> Evaluation:
-    seed = state.config.seed + 100_000 + state.agent_steps
-    evaluation = play(recipe, state.config, state.model, episodes, state.agent_steps, seed)
+def _evaluate(
+    recipe: Recipe, state: RunState, run: RunDirectory, line: LiveLine, episodes: int, seed: int
+) -> Evaluation:
+    evaluation = play(recipe, state.config, state.model, episodes, state.agent_steps, seed + state.agent_steps)
     state.evaluations.append(evaluation)
     run.log({"evaluation/return": evaluation.mean_return}, state.agent_steps)
     line.say(f"evaluation after {state.agent_steps} steps: return {evaluation.mean_return:.1f}, {episodes} episodes")

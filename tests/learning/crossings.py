@@ -75,9 +75,9 @@ def act_in_tdmpc2(model: WorldModel, state: tdmpc2.State) -> TensorDictSequentia
 
 def cross(family: str, run: RunDirectory) -> Path:
     """Make the crossing on a run of that family; returns the result file."""
-    recipe, module = {"dreamerv3": (dreamerv3.RECIPE, dreamerv3), "tdmpc2": (tdmpc2.RECIPE, tdmpc2)}[family]
+    recipe = {"dreamerv3": dreamerv3.RECIPE, "tdmpc2": tdmpc2.RECIPE}[family]
     config = loop.read_config(recipe, run)
-    state = module.load_state(config, run.checkpoints.latest())
+    state = loop.load_state(recipe, config, run.checkpoints.latest())
     model = state.model.eval()
     begin = time.monotonic()
     if family == "dreamerv3":

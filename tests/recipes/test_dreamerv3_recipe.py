@@ -73,7 +73,7 @@ def test_several_environments_are_stepped_side_by_side(env: str, tmp_path: Path)
 def test_resume_goes_on_with_weights_optimiser_replay_and_counters(tmp_path: Path) -> None:
     config = small(tmp_path / "run")
     run = dreamerv3.train(config)
-    first, second = (dreamerv3.load_state(config, run.checkpoints.latest()) for _ in range(2))
+    first, second = (loop.load_state(dreamerv3.RECIPE, config, run.checkpoints.latest()) for _ in range(2))
     for state in (first, second):
         assert (state.agent_steps, state.updates) == (60, first.updates)
         assert state.optimizer.param_groups[0]["updates"] == state.updates > 0
@@ -119,5 +119,5 @@ def test_a_run_that_meets_a_nan_keeps_its_last_checkpoint(tmp_path: Path, monkey
     state.updates_due = 1.0
     with pytest.raises(FloatingPointError, match="'observation'"):
         loop.step(dreamerv3.RECIPE, state)
-    assert dreamerv3.load_state(config, saved).updates == 2
+    assert loop.load_state(dreamerv3.RECIPE, config, saved).updates == 2
     state.collector.shutdown()

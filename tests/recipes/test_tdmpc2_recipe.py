@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worldloom_rl import AutoWorldModel, cli
-from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.recipes import loop, tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
 from worldloom_rl.training.run_directory import RunDirectory
 
@@ -91,9 +91,9 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     config = small(tmp_path / "run", checkpoint_every=110)
     run = tdmpc2.train(config)
     first, last = run.checkpoints.all()
-    assert (first.name, last.name) == ("step_000000110", "step_000000120")
-    before = tdmpc2.load_state(config, last)
-    again = tdmpc2.load_state(config, last)
+    assert (first.name, last.name) == ("step_000000110_000000110", "step_000000120_000000120")
+    before = loop.load_state(tdmpc2.RECIPE, config, last)
+    again = loop.load_state(tdmpc2.RECIPE, config, last)
     try:
         assert before.updates == 120
         assert len(before.replay) == 120 + 6  # one row more than steps an episode

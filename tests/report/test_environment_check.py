@@ -277,7 +277,7 @@ def test_replay_bytes_are_those_that_a_replay_allocates(name: str) -> None:
         if family.trial is None:
             continue
         recipe = RECIPES[family.name]
-        state = recipe.make_state(recipe.config_class(env=f"{name}-v0", steps=500), 0)
+        state = recipe.make_state(recipe.config_class(env=f"{name}-v0", steps=500))
         try:
             for _ in range(30):
                 state.replay.extend(state.arrivals(next(state.batches)))

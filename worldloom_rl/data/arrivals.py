@@ -51,6 +51,8 @@ class Arrivals:
         action_keys: kept as `keys.previous_action_keys(action_keys)`.
         latent_keys: latent leaves written by a recurrent policy at the root; none for other models.
 
+    Between batches `goes_on` is all its state: a collector that goes on elsewhere needs it there.
+
     Example:
         >>> from torchrl.envs import GymEnv, InitTracker, TransformedEnv
         >>> from worldloom_rl.data import Arrivals
@@ -71,7 +73,7 @@ class Arrivals:
         self.observation_keys = tuple(observation_keys)
         self.action_keys = tuple(action_keys)
         self.latent_keys = tuple(latent_keys)
-        self._goes_on: Tensor | None = None  # [E] whether the stream's last row is known and its episode open
+        self.goes_on: Tensor | None = None  # [E] whether the stream's last row is known and its episode open
 
     def __call__(self, transitions: TensorDictBase) -> Arrived:
         """Rows of transitions [*E, T]; batch [T] is one stream.
@@ -109,7 +111,7 @@ class Arrivals:
         for key in self.latent_keys:
             rows[key] = interleave(self._next_latent(self._read(data, key), starts), self._read(data, key))
         late = self._late(data, starts, stream)
-        self._goes_on = ~done[:, -1]
+        self.goes_on = ~done[:, -1]
         return Arrived(rows, late)
 
     def _read(self, data: TensorDictBase, key: NestedKey) -> Tensor:
@@ -135,7 +137,7 @@ class Arrivals:
 
     def _starts(self, is_init: Tensor, done: Tensor) -> Tensor:
         """[E, T] where an init row stands before the arrival."""
-        goes_on = torch.zeros_like(done[:, 0]) if self._goes_on is None else self._goes_on.to(done.device)
+        goes_on = torch.zeros_like(done[:, 0]) if self.goes_on is None else self.goes_on.to(done.device)
         if len(goes_on) != len(done):
             raise ValueError(
                 f"the transitions have {len(done)} streams and had {len(goes_on)} before: "

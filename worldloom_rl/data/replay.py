@@ -21,7 +21,7 @@ from worldloom_rl.keys import TRUNCATED, as_tuple
 INDEX = "index"  # []  int64, the row's slot
 GENERATION = "index_generation"  # []  int64, how often the ring had gone round when the row was written
 _SERIAL = "serial"  # in files, the rows' serials; a leaf's name there is the JSON of its key
-_FORMAT = 1
+_FORMAT = 2
 _FILE_BYTES = 2**28  # about, of rows in one file
 _LAWS = {"episode": EpisodeLaw, "online": OnlineLaw, "window": WindowLaw}
 
@@ -199,7 +199,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         if previous is not None:
             for entry in (*rows, *changes):
                 journal.adopt(entry, previous)
-        order = journal.write("order", {"members": ring.law.members.items.clone()})
+        order = journal.write("order", ring.law.state())
         files = {"rows": rows, "changes": changes, "order": [order]}
         patched = sorted(map(_name, self._patched))
         state = {"serial": ring.serial, "oldest": ring.oldest, "patched": patched, "files": files}
@@ -232,8 +232,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             self._change_of.fill_(-1)
             for entry in state["files"]["changes"]:
                 self._restore_changes(journal.read(entry), entry["number"])
-            ring.law.members.reorder(journal.read(state["files"]["order"][0])["members"])
-            ring.law.restored()
+            ring.law.restore(journal.read(state["files"]["order"][0]))
         except BaseException:
             self.empty()
             raise

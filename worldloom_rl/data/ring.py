@@ -82,8 +82,13 @@ class Law(ABC):
     def episode(self, ring: LinkedRingWriter, last: int) -> None:  # noqa: B027
         """Row `last` (a serial) has closed its episode."""
 
-    def restored(self) -> None:  # noqa: B027
-        """All rows of a checkpoint have been written anew."""
+    def state(self) -> dict[str, Tensor]:
+        """What the rows don't tell: the order of draws."""
+        return {"members": self.members.items.clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Puts a state back after all rows of a checkpoint were written anew."""
+        self.members.reorder(state["members"])
 
     @abstractmethod
     def discard(self, slot: int) -> None:
@@ -111,7 +116,7 @@ class WindowLaw(Law):
 class OnlineLaw(WindowLaw):
     """As `WindowLaw`, but first, once, every newly completed window that follows the last such one of its stream.
 
-    So each row is learned from soon after it came. A queue that a checkpoint finds is not kept in it.
+    So each row is learned from soon after it came.
     Reference: dreamerv3 embodied/core/replay.py, the online queue.
     """
 
@@ -137,8 +142,14 @@ class OnlineLaw(WindowLaw):
         fresh = [self._queue.popleft() for _ in range(min(number, len(self._queue)))]
         return torch.cat([torch.tensor(fresh, dtype=torch.int64), super().draw(number - len(fresh), generator)])
 
-    def restored(self) -> None:
-        self._queue.clear()
+    def state(self) -> dict[str, Tensor]:
+        since = torch.tensor(sorted(self._since.items()), dtype=torch.int64).reshape(-1, 2)
+        return {**super().state(), "queue": torch.tensor(list(self._queue), dtype=torch.int64), "since": since}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        super().restore(state)
+        self._queue = deque(state["queue"].tolist())
+        self._since = dict(state["since"].tolist())
 
 
 class EpisodeLaw(Law):

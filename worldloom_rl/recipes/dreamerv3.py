@@ -7,7 +7,6 @@ Reference: danijar/dreamerv3, agent.py and embodied/run/train.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -155,15 +154,11 @@ class State(loop.RunState):
     optimizer: LaProp
 
 
-def make_state(config: Config, agent_steps: int = 0) -> State:
-    """A fresh state, with the environments open. Randomness is seeded here.
-
-    Args:
-        agent_steps: how many were done before.
-    """
+def make_state(config: Config) -> State:
+    """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed + agent_steps)
-    env = config.make_env(config.num_envs, config.seed + agent_steps)
+    torch.manual_seed(config.seed)
+    env = config.make_env(config.num_envs, config.seed)
     model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
     numbers = model.config
     collector = Collector(
@@ -186,14 +181,13 @@ def make_state(config: Config, agent_steps: int = 0) -> State:
             window=window,
             batch_size=numbers.batch_size,
             by="online",
-            generator=torch.Generator().manual_seed(config.seed + agent_steps),
+            generator=torch.Generator().manual_seed(config.seed),
         ),
         arrivals=Arrivals(model.observation_keys, model.action_keys, model.latent_keys),
         collector=collector,
         batches=iter(collector),
         # A batch's worth of rows, and a whole window in every environment.
         learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
-        agent_steps=agent_steps,
         running_returns=torch.zeros(config.num_envs),
     )
 
@@ -240,10 +234,3 @@ RECIPE = loop.Recipe(
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
     return loop.train(RECIPE, config)
-
-
-def load_state(config: Config, directory: Path) -> State:
-    """The state of a checkpoint; episodes that were running begin anew."""
-    state = loop.load_state(RECIPE, config, directory)
-    assert isinstance(state, State)
-    return state

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from worldloom_rl.envs import make_env
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
+from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
+from worldloom_rl.training.interruption import Interruption
 from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
@@ -125,6 +128,7 @@ class RunState:
     episode_returns: list[float] = field(default_factory=list)  # of training episodes, exploration included
     evaluations: list[Evaluation] = field(default_factory=list)
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    resumed: str = ""  # what a person is told of a state that was loaded
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Recipe:
     name: str  # of the family, and on the command line
     title: str  # for people
     config_class: type[RunConfig]
-    make_state: Callable[[Any, int], Any]  # (config, agent steps done before) → a fresh state
+    make_state: Callable[[Any], Any]  # config → a fresh state
     make_policy: Callable[[Any], TensorDictSequential]  # model → policy, for collectors and evaluation
     update: Callable[[Any], dict[str, Tensor]]  # one gradient update of a state; gives metrics
     save: Callable[[Any], dict[str, Any]]  # optimisers and whatever else learning goes on from
@@ -177,12 +181,17 @@ def train(recipe: Recipe, config: RunConfig) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
     name = f"{recipe.name}-{config.env.replace(':', '-').replace('/', '-')}-seed{config.seed}"
     run = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
-    return _run(recipe, recipe.make_state(config, 0), run)
+    return _run(recipe, recipe.make_state(config), run)
 
 
 def resume(recipe: Recipe, run: RunDirectory) -> RunDirectory:
     """Go on from the newest checkpoint of a run."""
-    return _run(recipe, load_state(recipe, read_config(recipe, run), run.checkpoints.latest()), run)
+    run.checkpoints.clean()
+    folder = run.checkpoints.latest()
+    state = load_state(recipe, read_config(recipe, run), folder)
+    state.replay.moved(folder / "replay")
+    run.cut_logs(state.agent_steps)
+    return _run(recipe, state, run)
 
 
 def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
@@ -196,13 +205,15 @@ def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
 def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
     config = state.config
     begin = time.monotonic() - state.training_seconds
-    next_checkpoint = state.agent_steps + config.checkpoint_every
-    with LiveLine(config.steps, state.agent_steps) as line:
+    next_checkpoint = (state.agent_steps // config.checkpoint_every + 1) * config.checkpoint_every
+    with Interruption() as interruption, LiveLine(config.steps, state.agent_steps) as line:
         line.say(
             f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.env}: "
             f"{config.steps} agent steps, each {config.repeat} environment steps; learning starts after "
             f"{state.learning_starts}; {recipe.describe(state)}. Run directory: {run.path}"
         )
+        if state.resumed:
+            line.say(state.resumed)
         while state.agent_steps < config.steps or state.updates_due >= 1:
             if _evaluation_due(state):
                 paused = time.monotonic()
@@ -223,6 +234,11 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
                 state.training_seconds = time.monotonic() - begin
                 _checkpoint(recipe, state, run)
                 next_checkpoint += config.checkpoint_every
+            if interruption.asked:
+                state.training_seconds = time.monotonic() - begin
+                _checkpoint(recipe, state, run)
+                line.say(f"Stopped and saved after {state.agent_steps} steps. Go on: worldloom resume {run.path}")
+                interruption.stop()
         state.training_seconds = time.monotonic() - begin
         line.show("evaluating", state.agent_steps, _shown(recipe, state))
         final = _evaluate(recipe, state, run, line, config.final_eval_episodes, seed=config.seed + 10**9)
@@ -304,7 +320,8 @@ def play(
     env = with_primers(config.make_env(episodes, seed), policy)
     kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
     try:
-        evaluation = evaluate(env, policy, agent_steps, seed)
+        with torch.random.fork_rng():  # seeding an environment seeds torch too
+            evaluation = evaluate(env, policy, agent_steps, seed)
     finally:
         model.noise = kept
     env.close()
@@ -317,27 +334,36 @@ _COUNTERS = ("agent_steps", "updates", "updates_due", "training_seconds")
 
 
 def _checkpoint(recipe: Recipe, state: RunState, run: RunDirectory) -> None:
-    folder = run.checkpoints.save(state.agent_steps, lambda temporary: save_state(recipe, state, temporary))
+    score = state.evaluations[-1].mean_return if state.evaluations else None
+    write = partial(save_state, recipe, state)
+    folder = run.checkpoints.save(state.agent_steps, state.updates, write, score)
     state.replay.moved(folder / "replay")
 
 
 def save_state(recipe: Recipe, state: RunState, directory: Path) -> None:
-    """Weights, what the recipe learns with, replay and counters of a run."""
+    """Everything that a run goes on from: weights, what the recipe learns with, replay, collection and counters."""
     state.model.save_pretrained(directory / "model")
     learning = {
         **recipe.save(state),
         "counters": {name: getattr(state, name) for name in _COUNTERS},
+        "sampling": state.replay._rng.get_state(),
+        "running_returns": state.running_returns,
         "episode_returns": state.episode_returns,
         "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
     }
     torch.save(learning, directory / "learning.pt")
     state.replay.save(directory / "replay")
+    save_collection(state.collector, state.arrivals, directory)
 
 
 def load_state(recipe: Recipe, config: RunConfig, directory: Path) -> Any:
-    """The state that `save_state` wrote; episodes that were running begin anew."""
+    """The state that `save_state` wrote.
+
+    What follows is bit for bit what would have followed there: on a CPU, with the same libraries and number of threads,
+    if the environments' state could be kept (see `envs.snapshot`); else their episodes begin anew.
+    """
     learning = torch.load(directory / "learning.pt", weights_only=True)
-    state = recipe.make_state(config, learning["counters"]["agent_steps"])
+    state = recipe.make_state(config)
     saved = type(state.model).from_pretrained(directory / "model")
     if saved.config != state.model.config:
         raise ValueError(
@@ -347,7 +373,13 @@ def load_state(recipe: Recipe, config: RunConfig, directory: Path) -> Any:
     recipe.load(state, learning)
     for name in _COUNTERS:
         setattr(state, name, learning["counters"][name])
+    state.running_returns = learning["running_returns"]
     state.episode_returns = learning["episode_returns"]
     state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
     state.replay.load(directory / "replay")
+    state.replay._rng.set_state(learning["sampling"])
+    reason = load_collection(state.collector, state.arrivals, directory, config.seed + state.agent_steps)
+    state.resumed = f"Goes on after {state.agent_steps} steps and {state.updates} updates, " + (
+        "in the middle of its episodes." if reason is None else f"with new episodes, because {reason}"
+    )
     return state

@@ -1,24 +1,36 @@
-"""What is done with a run besides training it: `worldloom eval` and `worldloom imagine`."""
+"""What is done with a run besides training it: `worldloom eval`, `imagine` and `report`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from tensordict.nn import TensorDictSequential
+from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.data import Arrivals
+from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
-from worldloom_rl.noise import GeneratorNoise
+from worldloom_rl.models.tdmpc2 import PolicyPrior
+from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.recipes import loop
 from worldloom_rl.registry import find_preset
+from worldloom_rl.report.model_findings import Finding, judge, verdict_text
+from worldloom_rl.report.model_report import gather_evidence
+from worldloom_rl.report.model_report_page import write_report
 from worldloom_rl.report.open_loop import OpenLoop, draw_open_loop, open_loop
+from worldloom_rl.report.report_episodes import Episodes, play_streams
+from worldloom_rl.training.checkpoint import agent_steps_of
 from worldloom_rl.training.evaluate import Evaluation, with_primers
 from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
-from worldloom_rl.world_model import WorldModel
+from worldloom_rl.world_model import Latent, WorldModel
+
+_RANDOM_STEPS = 20  # most random actions before the policy plays on
 
 
 def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: Sequence[int]) -> list[Evaluation]:
@@ -93,6 +105,104 @@ def imagine_run(
     return result
 
 
+class Valued(NamedTuple):
+    """What a report asks a family's value head, and under which policies its values may hold."""
+
+    value: Callable[[Latent, Noise], Tensor]  # [..., 1] of latents
+    gamma: float
+    own: str  # what the run's policy is called
+    other: str  # and the policy that plays on after random steps
+    make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
+
+
+def _dreamerv3_values(model: Any) -> Valued:
+    critic = model.behavior.critic
+    return Valued(
+        lambda latent, noise: critic.mean(critic(model.latent_features(latent))),
+        model.config.discount,
+        "the actor",
+        "the actor",
+    )
+
+
+def _tdmpc2_values(model: Any) -> Valued:
+    """The Qs learn from actions of the policy prior, which neither a wrong reward nor wrong dynamics lead astray."""
+    return Valued(
+        lambda latent, noise: model.behavior.value(model.latent_features(latent), model.action_mask(latent), noise),
+        model.config.discount,
+        "the planner",
+        "the policy prior",
+        lambda: TensorDictSequential(model.encode, PolicyPrior(model)),
+    )
+
+
+_VALUES: Mapping[str, Callable[[Any], Valued]] = {"dreamerv3": _dreamerv3_values, "tdmpc2": _tdmpc2_values}
+
+
+def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: int, seed: int) -> list[Finding]:
+    """What the parts of a run's newest model predict in new episodes against what came, also as RUN/report/index.html.
+
+    Args:
+        episodes: environments that the run's policy plays; twice as many are played with random actions.
+        steps: agent steps in each of them, at most as long as an episode may last.
+    Raises ValueError for less than one episode or two steps.
+    """
+    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    config, model, agent_steps = newest_model(recipe, run)
+    directory = run.path / "report"
+    findings = report_model(recipe, config, model, agent_steps, directory, episodes=episodes, steps=steps, seed=seed)
+    for finding in findings:
+        _say(f"{finding.part}: {finding.verdict}. {finding.text}")
+    _say(f"{verdict_text(findings)} The page with pictures: {directory / 'index.html'}")
+    return findings
+
+
+def report_model(
+    recipe: loop.Recipe,
+    config: loop.RunConfig,
+    model: WorldModel,
+    agent_steps: int,
+    directory: Path,
+    *,
+    episodes: int,
+    steps: int,
+    seed: int,
+) -> list[Finding]:
+    """As `report_run`, of a model in memory."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model.noise = GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
+    valued = _VALUES[recipe.name](model)
+    own = recipe.make_policy(model)
+    other = valued.make_other() if valued.make_other else recipe.make_policy(model)
+    env = config.make_env(episodes, seed)
+    steps = min(episode_length(env), steps)
+    no_steps = torch.zeros(episodes, dtype=torch.int64)
+    first = torch.linspace(0, _RANDOM_STEPS, episodes).round().long()
+    streams = {valued.own: play_streams(model, env, own, steps=steps, random_steps=no_steps)}
+    disturbed = config.make_env(2 * episodes, seed + episodes)
+    streams.setdefault(valued.other, []).extend(
+        play_streams(model, disturbed, other, steps=steps, random_steps=torch.cat([first, no_steps + steps]))
+    )
+    played = Episodes.beside_each_other(streams, model.key_map.is_init).to(config.device)
+    evidence = gather_evidence(model, valued.value, played, gamma=valued.gamma, generator=generator)
+    findings = judge(evidence)
+    rows, is_init = int(played.valid.sum()), played.rows[model.key_map.is_init].squeeze(-1) & played.valid
+    facts = {
+        "model": f"{recipe.title} {config.preset} after {agent_steps} agent steps on {config.env}",
+        "episodes": f"{int(is_init.sum())} new ones, or their first {steps} agent steps, {rows} observations in all "
+        f"(seed {seed}): in {episodes} environments {valued.own} played; in {episodes} {valued.other} played on after "
+        f"up to {_RANDOM_STEPS} random actions; in {episodes} all actions were random",
+        "terminal states": f"{int(played.rows[model.key_map.terminated].sum())} of these episodes ended in one",
+        "imagination": f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken",
+        "unit": "100 % of the variance is the mean squared error of always foreseeing the average",
+    }
+    write_report(directory, f"{recipe.title} on {config.env}: model report", facts, evidence, findings)
+    return findings
+
+
 def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig, WorldModel, int]:
     """A run's configuration, the model of its newest checkpoint, and the agent steps that made it."""
     config = loop.read_config(recipe, run)
@@ -100,7 +210,7 @@ def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig
     torch.set_num_threads(config.threads)
     model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
     model.to(config.device).eval()
-    return config, model, int(folder.name.rpartition("_")[2])
+    return config, model, agent_steps_of(folder)
 
 
 def _say(line: str) -> None:

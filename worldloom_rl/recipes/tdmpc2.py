@@ -7,7 +7,6 @@ Reference: nicklashansen/tdmpc2, trainer/online_trainer.py and tdmpc2.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,15 +128,11 @@ class State(loop.RunState):
     optimizers: Optimizers
 
 
-def make_state(config: Config, agent_steps: int = 0) -> State:
-    """A fresh state, with the environments open. Randomness is seeded here.
-
-    Args:
-        agent_steps: how many were done before, so that a resumed run doesn't act at random again.
-    """
+def make_state(config: Config) -> State:
+    """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed + agent_steps)
-    env = config.make_env(config.num_envs, config.seed + agent_steps)
+    torch.manual_seed(config.seed)
+    env = config.make_env(config.num_envs, config.seed)
     length = episode_length(env)
     model_config = config.model_config(length)
     model = TDMPC2(model_config, *specs_of(env)).to(config.device).eval()
@@ -148,7 +143,7 @@ def make_state(config: Config, agent_steps: int = 0) -> State:
         make_policy(model),
         frames_per_batch=config.num_envs,
         total_frames=-1,
-        init_random_frames=max(0, seed_steps - agent_steps),
+        init_random_frames=seed_steps,
         auto_register_policy_transforms=True,
         policy_device=config.device,
         storing_device="cpu",
@@ -164,13 +159,12 @@ def make_state(config: Config, agent_steps: int = 0) -> State:
             window=model_config.horizon + 1,
             batch_size=model_config.batch_size,
             by="episode",
-            generator=torch.Generator().manual_seed(config.seed + agent_steps),
+            generator=torch.Generator().manual_seed(config.seed),
         ),
         arrivals=Arrivals(model.observation_keys, model.action_keys),
         collector=collector,
         batches=iter(collector),
         learning_starts=seed_steps,
-        agent_steps=agent_steps,
         running_returns=torch.zeros(config.num_envs),
     )
 
@@ -228,10 +222,3 @@ RECIPE = loop.Recipe(
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
     return loop.train(RECIPE, config)
-
-
-def load_state(config: Config, directory: Path) -> State:
-    """The state of a checkpoint; episodes that were running begin anew."""
-    state = loop.load_state(RECIPE, config, directory)
-    assert isinstance(state, State)
-    return state

@@ -45,7 +45,7 @@ class Recipe(Protocol):
     @property
     def config_class(self) -> Any: ...
     @property
-    def make_state(self) -> Callable[[Any, int], Any]: ...
+    def make_state(self) -> Callable[[Any], Any]: ...
     @property
     def make_policy(self) -> Callable[[Any], Any]: ...
     @property
@@ -492,7 +492,7 @@ def _act(policy: TensorDictModuleBase, env: EnvBase, steps: int) -> tuple[Tensor
 
 def _try(recipe: Recipe, config: Any) -> Trial:
     """A window of steps and a few updates of a fresh model. Raises ValueError if its numbers go wrong."""
-    state = recipe.make_state(config, 0)
+    state = recipe.make_state(config)
     try:
         # In a ring of many rows; the generations, int64, are made with the first rows.
         row_bytes = state.replay.bytes_per_row + 8 + row_leaf_bytes(state.model, state.arrivals.latent_keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,7 @@ from worldloom_rl.training.checkpoint import Checkpoints
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
+_LOGS = "logs"
 
 
 class RunDirectory:
@@ -54,11 +56,22 @@ class RunDirectory:
     def log(self, metrics: Mapping[str, float], agent_steps: int) -> None:
         """Scalars to CSV and TensorBoard, at that number of agent steps."""
         if not self._loggers:
-            logs = str(self.path / "logs")
+            logs = str(self.path / _LOGS)
             self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
         for logger in self._loggers:
             for name, value in metrics.items():
                 logger.log_scalar(name, value, step=agent_steps)
+
+    def cut_logs(self, agent_steps: int) -> None:
+        """Take back what a run logged beyond these agent steps before it was stopped."""
+        scalars = self.path / _LOGS / "csv" / "scalars"
+        shutil.rmtree(self.path / _LOGS / "tensorboard", ignore_errors=True)  # written anew from the CSV files
+        for file in sorted(scalars.rglob("*.csv")):
+            lines = [line.split(",") for line in file.read_text().splitlines()]
+            file.unlink()
+            for line in lines:
+                if len(line) == 2 and int(line[0]) <= agent_steps:  # the last line may be cut off
+                    self.log({str(file.relative_to(scalars).with_suffix("")): float(line[1])}, int(line[0]))
 
     def write_result(self, result: Mapping[str, Json]) -> Path:
         """result.json with where and with what it was made added."""

@@ -1,0 +1,173 @@
+"""A run that was stopped at any moment goes on bit for bit like one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.training.run_directory import RunDirectory
+
+TDMPC2 = (
+    "num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=8", "min_seed_steps=60",
+)  # fmt: skip
+DREAMERV3 = ("batch_size=4", "batch_length=8", "imagination_starts=2", "horizon=3")
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "pendulum": {"env": "Pendulum-v1", "time_limit": 15},
+    "cartpole": {"env": "CartPole-v1", "num_envs": 2},
+    "catch": {"env": "worldloom/Catch-v0", "time_limit": 15},
+}
+
+
+def make(family: str, environment: str, directory: Path, **changes: Any) -> tuple[loop.Recipe, Any]:
+    """A recipe and the configuration of a run of seconds, with a checkpoint every 20 agent steps."""
+    values = {
+        "steps": 110, "eval_every": 50, "eval_episodes": 2, "final_eval_episodes": 2, "checkpoint_every": 20,
+        "run_directory": str(directory), **ENVIRONMENTS[environment],
+    }  # fmt: skip
+    if family == "dreamerv3":
+        return dreamerv3.RECIPE, dreamerv3.Config(**{**values, "overrides": DREAMERV3, **changes})
+    values |= {"overrides": TDMPC2, "episodic": environment == "cartpole", "seed_steps": 60}
+    return tdmpc2.RECIPE, tdmpc2.Config(**{**values, **changes})
+
+
+def recorded(recipe: loop.Recipe, losses: dict[int, Tensor], stop: Callable[[int], bool]) -> loop.Recipe:
+    """The recipe, with the loss of each update kept, and an end without a word where `stop` says so."""
+
+    def update(state: Any) -> dict[str, Tensor]:
+        metrics = recipe.update(state)
+        losses[state.updates] = metrics["loss"].clone()
+        if stop(state.updates):
+            raise _Killed
+        return metrics
+
+    return dataclasses.replace(recipe, update=update)
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process: nothing in the library catches it."""
+
+
+def weights(run: RunDirectory) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run.checkpoints.latest() / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("environment", sorted(ENVIRONMENTS))
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+def test_a_stopped_run_goes_on_bit_for_bit(family: str, environment: str, tmp_path: Path) -> None:
+    recipe, config = make(family, environment, tmp_path / "whole")
+    expected: dict[int, Tensor] = {}
+    whole = loop.train(recorded(recipe, expected, lambda update: False), config)
+    last = max(expected)
+
+    found: dict[int, Tensor] = {}
+    stopped = dataclasses.replace(config, run_directory=str(tmp_path / "stopped"))
+    with pytest.raises(_Killed):
+        loop.train(recorded(recipe, found, lambda update: update == last - 3), stopped)
+    run = RunDirectory(tmp_path / "stopped")
+    before = int(run.checkpoints.latest().name.rpartition("_")[2])
+    assert 0 < before < last - 3
+    found.clear()
+    loop.resume(recorded(recipe, found, lambda update: False), run)
+    assert sorted(found) == list(range(before, last + 1))
+    assert all(torch.equal(found[update], expected[update]) for update in found)
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(run).items())
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_resume as t
+family, environment, directory, resume = sys.argv[2:]
+recipe, config = t.make(family, environment, Path(directory), steps=400)
+with open(Path(directory).with_suffix(".losses"), "a") as file:
+    def stop(update):
+        file.write(f"{update} {losses[update].item().hex()}\\n")
+        file.flush()
+        return False
+    losses = {}
+    recipe = t.recorded(recipe, losses, stop)
+    if resume == "resume":
+        t.loop.resume(recipe, t.RunDirectory(directory))
+    else:
+        t.loop.train(recipe, config)
+"""
+
+
+def start(family: str, environment: str, directory: Path, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), family, environment, str(directory), how]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def losses_of(directory: Path) -> list[tuple[int, str]]:
+    """Updates and losses in the order in which they were made, also those made twice."""
+    lines = directory.with_suffix(".losses").read_text().splitlines()
+    return [(int(line.split()[0]), line.split()[1]) for line in lines if len(line.split()) == 2]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    begin = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() - begin < 240
+        time.sleep(0.01)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("family", "environment"), [("dreamerv3", "cartpole"), ("tdmpc2", "pendulum")])
+def test_killed_again_and_again_it_ends_as_if_it_never_had_been(family: str, environment: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(family, environment, whole, "train")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    expected = dict(losses_of(whole))
+
+    run = RunDirectory(killed)
+    for attempt, updates in enumerate([25, 3, 60, 11]):
+        made = len(losses_of(killed)) if attempt else 0
+        process = start(family, environment, killed, "resume" if attempt else "train")
+        wait_for(lambda: (killed / "checkpoints").is_dir() and len(run.checkpoints.all()) > 0, process)  # noqa: B023
+        wait_for(lambda: len(losses_of(killed)) >= made + updates, process)  # noqa: B023
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert run.checkpoints.all()
+    process = start(family, environment, killed, "resume")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "in the middle of its episodes" in output
+    found = losses_of(killed)
+    assert len(found) > len(expected)  # some were made again
+    assert all(expected[update] == loss for update, loss in found)
+    assert max(dict(found)) == max(expected)
+    assert all(torch.equal(tensor, weights(RunDirectory(whole))[name]) for name, tensor in weights(run).items())
+    assert not list((killed / "checkpoints").glob(".*"))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_once_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    process = start("dreamerv3", "pendulum", directory, "train")
+    wait_for(lambda: directory.with_suffix(".losses").exists() and len(losses_of(directory)) > 30, process)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
+    assert f"Go on: worldloom resume {directory}" in output
+    made = losses_of(directory)[-1][0]
+    assert int(RunDirectory(directory).checkpoints.latest().name.rpartition("_")[2]) == made + 1

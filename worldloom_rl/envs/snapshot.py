@@ -1,0 +1,246 @@
+"""The state of running environments as plain JSON, so that a resumed run goes on in the middle of an episode.
+
+What can be kept: gymnasium environments, wrappers and the objects they hold whose attributes are numbers, strings,
+arrays, NumPy's random generators, or lists, tuples, dictionaries and deques of them; MuJoCo simulations, gymnasium's
+and DeepMind Control's; several side by side in a SerialEnv. What cannot: anything in another process (ParallelEnv)
+or in a compiled library that does not show its state (the Atari emulator); `CannotKeep` then names it.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from torchrl.envs import EnvBase, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
+
+from worldloom_rl.config import Json
+
+# Part of how an environment was made, not of where it stands: the restored environment has its own.
+_FIXED = (
+    gymnasium.Space, EnvSpec, type, Enum, PurePath, ModuleType, FunctionType, BuiltinFunctionType, MethodType,
+)  # fmt: skip
+_DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering", "dm_control._render")  # drawn anew at every frame
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class CannotKeep(TypeError):
+    """An environment holds something whose state cannot be read or put back."""
+
+
+def environment_state(env: EnvBase) -> list[Json]:
+    """Where each of the environments of `make_env` stands, one entry for each simulator.
+
+    Raises CannotKeep, naming the attribute, if that cannot be told completely.
+    """
+    try:
+        return [_Reader().read(simulator, type(simulator).__name__) for simulator in _simulators(env)]
+    except RecursionError as error:
+        raise CannotKeep("an environment's objects are nested too deeply.") from error
+
+
+def restore_environment(env: EnvBase, state: list[Json]) -> None:
+    """Puts environments made by the same `make_env` call where `environment_state` found them.
+
+    Raises CannotKeep if an environment is built differently from the one the state is of.
+    """
+    simulators = list(_simulators(env))
+    if len(simulators) != len(state):
+        raise CannotKeep(f"{len(state)} environments were kept, {len(simulators)} are to be restored.")
+    for simulator, kept in zip(simulators, state, strict=True):
+        _write(simulator, kept, type(simulator).__name__)
+
+
+def _simulators(env: EnvBase) -> Iterator[gymnasium.Env[Any, Any]]:
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    if isinstance(env, ParallelEnv):
+        raise CannotKeep("the environments run in processes of their own (ParallelEnv).")
+    for single in env._envs if isinstance(env, SerialEnv) else [env]:
+        if not isinstance(single, GymWrapper):
+            raise CannotKeep(f"{type(single).__name__} is not a gymnasium environment.")
+        yield single._env
+
+
+class _Reader:
+    """Reads one simulator. Every object and container is met once: a second way to it would be lost by restoring."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, str] = {}
+        self._arrays: list[tuple[np.ndarray, str]] = []
+        self._kept_alive: list[Any] = []
+
+    def read(self, value: Any, name: str) -> Json:
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, np.generic):
+            return {"scalar": _encode(np.asarray(value))}
+        if isinstance(value, np.ndarray):
+            self._check_memory(value, name)
+            return {"array": _encode(value)}
+        if isinstance(value, tuple):
+            return {"tuple": self._items(value, name)}
+        if isinstance(value, np.random.Generator):
+            return {"generator": _plain(value.bit_generator.state)}
+        if isinstance(value, np.random.RandomState):
+            return {"generator": _plain(value.get_state(legacy=False))}
+        if _is_fixed(value):
+            return {"fixed": type(value).__name__}
+        if id(value) in self._met:
+            if isinstance(value, list | dict | deque):
+                raise CannotKeep(f"{name} and {self._met[id(value)]} are one and the same {type(value).__name__}.")
+            return {"fixed": type(value).__name__}  # an object, restored in place where it was met first
+        self._met[id(value)] = name
+        self._kept_alive.append(value)
+        if isinstance(value, list):
+            return {"list": self._items(value, name)}
+        if isinstance(value, deque):
+            return {"deque": self._items(value, name), "maxlen": value.maxlen}
+        if isinstance(value, dict):
+            return {
+                "dict": [[self.read(key, name), self.read(leaf, f"{name}[{key!r}]")] for key, leaf in value.items()]
+            }
+        if not hasattr(value, "__dict__") or any(vars(kind).get("__slots__") for kind in type(value).__mro__):
+            raise CannotKeep(f"{name} is of type {type(value).__module__}.{type(value).__qualname__}.")
+        kept: dict[str, Json] = {"object": type(value).__qualname__}
+        attributes = vars(value)
+        simulation = _mujoco(value)
+        if simulation is not None:
+            kept["mujoco"] = _encode(_mujoco_state(*simulation))
+            gymnasium_env = isinstance(value, gymnasium.Env)  # DeepMind Control's Physics only shows its simulation
+            attributes = {k: v for k, v in attributes.items() if gymnasium_env and k not in ("model", "data")}
+        kept["attributes"] = {key: self.read(leaf, f"{name}.{key}") for key, leaf in attributes.items()}
+        return kept
+
+    def _items(self, values: Any, name: str) -> list[Json]:
+        return [self.read(item, f"{name}[{place}]") for place, item in enumerate(values)]
+
+    def _check_memory(self, value: np.ndarray, name: str) -> None:
+        if value.dtype.kind not in "biufcSU":
+            raise CannotKeep(f"{name} is an array of dtype {value.dtype}.")
+        for other, where in self._arrays:
+            if np.may_share_memory(value, other):
+                raise CannotKeep(f"{name} and {where} are views of the same memory.")
+        self._arrays.append((value, name))
+
+
+def _write(value: Any, kept: Any, name: str) -> Any:
+    """The value that was kept; objects and generators that are there already are changed in place."""
+    if isinstance(kept, _PLAIN):
+        return kept
+    match kept:
+        case {"scalar": encoded}:
+            return _decode(encoded)[()]
+        case {"array": encoded}:
+            return _decode(encoded)
+        case {"tuple": items}:
+            return tuple(_items(value, items, name))
+        case {"list": items}:
+            return _items(value, items, name)
+        case {"deque": items, "maxlen": longest}:
+            return deque(_items(value, items, name), longest)
+        case {"dict": pairs}:
+            present = value if isinstance(value, dict) else {}
+            keys = [_write(None, key, name) for key, _ in pairs]
+            leaves = zip(keys, (leaf for _, leaf in pairs), strict=True)
+            return {key: _write(present.get(key), leaf, f"{name}[{key!r}]") for key, leaf in leaves}
+        case {"generator": state}:
+            return _write_generator(value, state, name)
+        case {"fixed": _}:
+            return value
+        case {"object": expected, "attributes": attributes}:
+            simulation = _mujoco(value)
+            if type(value).__qualname__ != expected or (simulation is not None) != ("mujoco" in kept):
+                raise CannotKeep(f"{name} was a {expected} and is now a {type(value).__qualname__}.")
+            if simulation is not None:
+                _restore_mujoco(*simulation, _decode(kept["mujoco"]))
+            for key, leaf in attributes.items():
+                present = vars(value).get(key)
+                written = _write(present, leaf, f"{name}.{key}")
+                if written is not present:
+                    vars(value)[key] = written
+            return value
+    raise CannotKeep(f"{name} is kept in an unknown form: {str(kept)[:80]}.")
+
+
+def _items(value: Any, items: list[Any], name: str) -> list[Any]:
+    same_length = isinstance(value, list | tuple | deque) and len(value) == len(items)
+    present = list(value) if same_length else [None] * len(items)
+    pairs = enumerate(zip(present, items, strict=True))
+    return [_write(there, item, f"{name}[{place}]") for place, (there, item) in pairs]
+
+
+def _write_generator(value: Any, state: Any, name: str) -> Any:
+    if isinstance(value, np.random.RandomState):
+        value.set_state(_unplain(state))
+        return value
+    generator = value if isinstance(value, np.random.Generator) else np.random.default_rng()
+    if state["bit_generator"] != generator.bit_generator.state["bit_generator"]:
+        raise CannotKeep(f"{name} drew from {state['bit_generator']}, not from NumPy's default generator.")
+    generator.bit_generator.state = _unplain(state)
+    return generator
+
+
+def _is_fixed(value: Any) -> bool:
+    return isinstance(value, _FIXED) or type(value).__module__.startswith(_DRAWING) or callable(value)
+
+
+# ------------------------------------------------------------------ arrays
+
+
+def _encode(array: np.ndarray) -> dict[str, Json]:
+    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "content": content}
+
+
+def _decode(encoded: Any) -> np.ndarray:
+    content = base64.b64decode(encoded["content"])
+    return np.frombuffer(content, np.dtype(encoded["dtype"])).reshape(encoded["shape"]).copy()
+
+
+def _plain(state: Any) -> Any:
+    """The state of a random generator, its arrays encoded."""
+    if isinstance(state, dict):
+        return {name: _plain(part) for name, part in state.items()}
+    return {"array": _encode(state)} if isinstance(state, np.ndarray) else state
+
+
+def _unplain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return _decode(state["array"]) if set(state) == {"array"} else {k: _unplain(part) for k, part in state.items()}
+    return state
+
+
+# ------------------------------------------------------------------ MuJoCo
+
+
+def _mujoco(value: Any) -> tuple[Any, Any] | None:
+    """MjModel and MjData of an object that owns a simulation: a gymnasium MujocoEnv or DeepMind Control's Physics."""
+    mujoco = sys.modules.get("mujoco")
+    model, data = getattr(value, "model", None), getattr(value, "data", None)
+    if mujoco is None or model is None or data is None:
+        return None
+    model, data = getattr(model, "ptr", model), getattr(data, "ptr", data)
+    return (model, data) if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData) else None
+
+
+def _mujoco_state(model: Any, data: Any) -> np.ndarray:
+    mujoco = sys.modules["mujoco"]
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(model, kind))
+    mujoco.mj_getState(model, data, state, kind)
+    return state
+
+
+def _restore_mujoco(model: Any, data: Any, state: np.ndarray) -> None:
+    mujoco = sys.modules["mujoco"]
+    mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+    mujoco.mj_forward(model, data)

@@ -71,7 +71,7 @@ def test_the_image_shows_ball_and_paddle_where_the_reward_is_decided() -> None:
             image, reward, _, truncated, _ = env.step(0)
             if reward:
                 ball = np.flatnonzero((image[:, :, 0] == 250).any(0))
-                paddle = np.flatnonzero((image[:, :, 0] == 80).any(0))
+                paddle = np.flatnonzero((image[:, :, 0] == 20).any(0))
                 overlap = ball[0] <= paddle[-1] and paddle[0] <= ball[-1]
                 seen.append(overlap == (reward > 0))
     assert len(seen) == 300

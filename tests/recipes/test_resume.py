@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldloom_rl import pretrained
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.training.run_directory import RunDirectory
 
@@ -142,7 +146,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_had_been(family: str, env
     for attempt, updates in enumerate([25, 3, 60, 11]):
         made = len(losses_of(killed)) if attempt else 0
         process = start(family, environment, killed, "resume" if attempt else "train")
-        wait_for(lambda: (killed / "checkpoints").is_dir() and len(run.checkpoints.all()) > 0, process)  # noqa: B023
+        wait_for(lambda: (killed / "checkpoints").is_dir() and len(run.checkpoints.all()) > 0, process)
         wait_for(lambda: len(losses_of(killed)) >= made + updates, process)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -171,3 +175,59 @@ def test_a_signal_saves_at_once_and_tells_how_to_go_on(number: signal.Signals, t
     assert f"Go on: worldloom resume {directory}" in output
     made = losses_of(directory)[-1][0]
     assert int(RunDirectory(directory).checkpoints.latest().name.rpartition("_")[2]) == made + 1
+
+
+WRITES = (
+    (os, "fsync"), (os, "replace"), (os, "link"), (builtins, "open"), (Path, "write_text"), (torch, "save"),
+    (shutil, "rmtree"), (pretrained, "save_file"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+def test_a_disk_that_fails_at_any_step_of_a_checkpoint_leaves_the_one_before(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, config = make(family, "pendulum", tmp_path / "run", steps=70, eval_every=1000)
+    run = loop.train(recipe, config)
+    state = loop.load_state(recipe, config, run.checkpoints.latest())
+    state.replay.moved(run.checkpoints.latest() / "replay")
+    calls, fails_at = 0, 0
+
+    def failing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise OSError("No space left on device")
+            return original(*arguments, **options)
+
+        return call
+
+    def content(folder: Path) -> dict[str, bytes]:
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    failed = 0
+    while True:
+        loop.step(recipe, state)
+        before = run.checkpoints.latest()
+        expected = content(before)
+        calls, fails_at = 0, failed + 1
+        with monkeypatch.context() as patch:
+            for module, name in WRITES:
+                patch.setattr(module, name, failing(getattr(module, name)))
+            with suppress(OSError):
+                loop._checkpoint(recipe, state, run)
+        if calls < fails_at:  # it got to its end
+            break
+        failed += 1
+        assert not list(run.checkpoints.directory.glob(".*-")), "half a checkpoint is left"
+        if run.checkpoints.latest() == before:
+            assert content(before) == expected
+        else:  # only the removal of an older one failed
+            assert run.checkpoints.latest().name.endswith(f"{state.updates:09d}")
+    assert failed > 15
+    again = loop.load_state(recipe, config, run.checkpoints.latest())
+    assert again.updates == state.updates
+    assert torch.equal(again.replay.sample()["reward"], state.replay.sample()["reward"])
+    again.collector.shutdown()
+    state.collector.shutdown()

@@ -15,7 +15,7 @@ _ROWS = _CELLS - 2  # steps of a fall, from the top row to the one above the pad
 _FALLS = 10
 _MOVES = (0, -1, 1, -2, 2)  # cells that the paddle moves by each action
 _DRIFTS = (-1, 0, 1)  # cells that a ball moves sideways in a step
-_BACKGROUND, _BALL_COLOR, _PADDLE_COLOR = (20, 20, 48), (250, 220, 60), (80, 220, 240)
+_BACKGROUND, _BALL_COLOR, _PADDLE_COLOR = (127, 127, 127), (250, 220, 60), (20, 60, 200)
 
 EPISODE_STEPS = _FALLS * (_ROWS + 1) - 1  # a ball needs _ROWS steps, and one more to be replaced by the next
 

@@ -56,6 +56,18 @@ DREAMERV3_CARTPOLE = {
     "eval_episodes": 5,
     "overrides": ("continue_coef=5",),  # the cart leaves the track at a sharp edge that it seldom reaches
 }
+# Small batches: on a CPU the convolutions take most of the time, and what is imagined from each row is cheap beside them.
+DREAMERV3_CATCH = {
+    "env": "worldloom/Catch-v0",
+    "steps": 10_000,
+    "eval_every": 500,
+    "eval_episodes": 20,
+    "target_return": 9.0,
+    "final_eval_episodes": 200,
+    "overrides": (
+        "batch_size=8", "batch_length=16", "imagination_starts=0", "learning_rate=1e-3", "updates_per_step=0.5",
+    ),
+}  # fmt: skip
 RECIPES = {"tdmpc2": tdmpc2, "dreamerv3": dreamerv3}
 
 
@@ -126,6 +138,15 @@ def test_dreamerv3_learns_cartpole(seed: int, tmp_path: Path) -> None:
     assert result["training_seconds"] <= 1200
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dreamerv3_learns_catch_from_pixels(seed: int, tmp_path: Path) -> None:
+    result = learn("dreamerv3", "catch", tmp_path / "run", DREAMERV3_CATCH, seed)
+    assert len(result["final_returns"]) == 200
+    assert result["final_mean_return"] >= 8  # nine of ten balls caught
+    assert result["training_seconds"] <= 1800
+
+
 @pytest.mark.parametrize(
     "file", sorted([*RESULTS.glob("tdmpc2-*.json"), *RESULTS.glob("dreamerv3-*.json")]), ids=lambda file: file.stem
 )
@@ -133,11 +154,8 @@ def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
     result = json.loads(file.read_text())
     assert {"commit", "versions", "machine", "config", "training_seconds", "evaluations"} <= set(result)
     assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / len(result["final_returns"]))
-    assert result["evaluations"][-1] == {
-        "agent_steps": result["agent_steps"],
-        "returns": result["final_returns"],
-        "lengths": result["evaluations"][-1]["lengths"],
-    }
+    last = result["evaluations"][-1]
+    assert (last["agent_steps"], last["returns"]) == (result["agent_steps"], result["final_returns"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.data import Composite
 
 from worldloom_rl.keys import (
     ACTION,
@@ -113,6 +114,13 @@ class Arrivals:
         late = self._late(data, starts, stream)
         self.goes_on = ~done[:, -1]
         return Arrived(rows, late)
+
+    def row_bytes(self, observation_spec: Composite, action_spec: Composite, latent_spec: Composite) -> int:
+        """Bytes of a row's leaves: observation, previous action, latent, reward, three flags and the stream."""
+        specs = [observation_spec[key] for key in self.observation_keys]
+        specs += [action_spec[key] for key in self.action_keys]
+        specs += [latent_spec[as_tuple(key)[-1]] for key in self.latent_keys]
+        return sum(spec.shape.numel() * spec.dtype.itemsize for spec in specs) + 4 + 3 + 8
 
     def _read(self, data: TensorDictBase, key: NestedKey) -> Tensor:
         """The entry, float64 as float32."""

@@ -243,7 +243,7 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
     @property
     def nbytes(self) -> int:
         """Bytes of links, generations and the law's tables."""
-        generations = 0 if self._generation is None else self._generation.nbytes
+        generations = 8 * self.capacity  # int64, made with the first rows
         return generations + self.next.nbytes + self.previous.nbytes + self._closed.nbytes + self.law.nbytes
 
     def last_row(self, stream: int) -> int | None:

@@ -12,7 +12,7 @@ import importlib
 import math
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any, SupportsFloat
@@ -118,6 +118,19 @@ def episode_length(env: EnvBase) -> int:
     )
 
 
+def simulators(env: EnvBase) -> Iterator[gymnasium.Env[Any, Any]]:
+    """The gymnasium environments, one for each of the batch, that this process steps.
+
+    Raises TypeError if there are others: in processes of their own (ParallelEnv) or not from gymnasium.
+    """
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    for single in env._envs if isinstance(env, SerialEnv) else [env]:
+        if not isinstance(single, GymWrapper):
+            raise TypeError(f"{type(single).__name__} is not a gymnasium environment of this process.")
+        yield single._env
+
+
 class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
     """Adds `is_init` and remembers the episode length, where a ParallelEnv need not ask its workers for it."""
 
@@ -140,13 +153,13 @@ def _single(*arguments: Any) -> EnvBase:
 
 def _agent_steps(
     name: str, action_repeat: int, pixels: bool, frame_stack: int, image_size: int, time_limit: int | None
-) -> _AgentSteps:
+) -> AgentSteps:
     family = name.partition(":")[0]
     makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
     make = makers.get(family, _make_gym)
     simulator, limit = make(name, pixels, image_size, time_limit)
     image = _Image(frame_stack, image_size) if pixels else None
-    return _AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
+    return AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
 
 
 # ------------------------------------------------------------------------------------------------ simulators
@@ -286,7 +299,10 @@ class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
 # --------------------------------------------------------------------------------------------- the agent's step
 
 
-class _AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
+_SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics name it in their info
+
+
+class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
 
     def __init__(
@@ -303,10 +319,12 @@ class _AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         if clashes:
             raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
         self.steps_done = 0
+        self.succeeded: bool | None = None  # in this episode so far; None as long as the environment did not say
+        self.last_success: bool | None = None  # of the episode that ended last
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self.steps_done = 0
+        self.steps_done, self.succeeded = 0, None
         if self.image is not None:
             return {"pixels": self.image.first(self.env.render())}, info
         return _convert(self.env.observation_space, observation), info
@@ -323,7 +341,11 @@ class _AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
                     f"(action {action}); rewards must be finite: mend the environment."
                 )
+            for name in _SUCCESS:
+                if name in info:
+                    self.succeeded = bool(info[name]) or bool(self.succeeded)
             if terminated or truncated:
+                self.last_success = self.succeeded
                 break
         if self.image is not None:
             return {"pixels": self.image.next(self.env.render())}, total, bool(terminated), bool(truncated), info

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import sys
 from collections import deque
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -20,19 +19,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from torchrl.envs import EnvBase, GymWrapper, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json
+from worldloom_rl.envs.real import simulators
 
 # Part of how an environment was made, not of where it stands: the restored environment has its own.
 _FIXED = (
-    gymnasium.Space, EnvSpec, type, Enum, PurePath, ModuleType, FunctionType, BuiltinFunctionType, MethodType,
+    gymnasium.Space, EnvSpec, type, PurePath, ModuleType, FunctionType, BuiltinFunctionType, MethodType,
 )  # fmt: skip
 _DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering", "dm_control._render")  # drawn anew at every frame
 _PLAIN = (bool, int, float, str, type(None))
 
 
-class CannotKeep(TypeError):
+class _Attributes:
+    """An object with no state but its attributes; slots and what compiled types keep would make it larger."""
+
+
+class CannotKeep(Exception):
     """An environment holds something whose state cannot be read or put back."""
 
 
@@ -42,7 +46,11 @@ def environment_state(env: EnvBase) -> list[Json]:
     Raises CannotKeep, naming the attribute, if that cannot be told completely.
     """
     try:
-        return [_Reader().read(simulator, type(simulator).__name__) for simulator in _simulators(env)]
+        present = list(simulators(env))
+    except TypeError as error:
+        raise CannotKeep(str(error)) from error
+    try:
+        return [_Reader().read(simulator, type(simulator).__name__) for simulator in present]
     except RecursionError as error:
         raise CannotKeep("an environment's objects are nested too deeply.") from error
 
@@ -52,22 +60,11 @@ def restore_environment(env: EnvBase, state: list[Json]) -> None:
 
     Raises CannotKeep if an environment is built differently from the one the state is of.
     """
-    simulators = list(_simulators(env))
-    if len(simulators) != len(state):
-        raise CannotKeep(f"{len(state)} environments were kept, {len(simulators)} are to be restored.")
-    for simulator, kept in zip(simulators, state, strict=True):
+    present = list(simulators(env))
+    if len(present) != len(state):
+        raise CannotKeep(f"{len(state)} environments were kept, {len(present)} are to be restored.")
+    for simulator, kept in zip(present, state, strict=True):
         _write(simulator, kept, type(simulator).__name__)
-
-
-def _simulators(env: EnvBase) -> Iterator[gymnasium.Env[Any, Any]]:
-    while isinstance(env, TransformedEnv):
-        env = env.base_env
-    if isinstance(env, ParallelEnv):
-        raise CannotKeep("the environments run in processes of their own (ParallelEnv).")
-    for single in env._envs if isinstance(env, SerialEnv) else [env]:
-        if not isinstance(single, GymWrapper):
-            raise CannotKeep(f"{type(single).__name__} is not a gymnasium environment.")
-        yield single._env
 
 
 class _Reader:
@@ -79,14 +76,16 @@ class _Reader:
         self._kept_alive: list[Any] = []
 
     def read(self, value: Any, name: str) -> Json:
-        if isinstance(value, _PLAIN):
+        if type(value) in _PLAIN:
             return value
+        if isinstance(value, Enum):
+            return {"enum": type(value).__qualname__, "name": value.name}
         if isinstance(value, np.generic):
             return {"scalar": _encode(np.asarray(value))}
         if isinstance(value, np.ndarray):
             self._check_memory(value, name)
             return {"array": _encode(value)}
-        if isinstance(value, tuple):
+        if type(value) is tuple:
             return {"tuple": self._items(value, name)}
         if isinstance(value, np.random.Generator):
             return {"generator": _plain(value.bit_generator.state)}
@@ -100,15 +99,14 @@ class _Reader:
             return {"fixed": type(value).__name__}  # an object, restored in place where it was met first
         self._met[id(value)] = name
         self._kept_alive.append(value)
-        if isinstance(value, list):
+        if type(value) is list:
             return {"list": self._items(value, name)}
-        if isinstance(value, deque):
+        if type(value) is deque:
             return {"deque": self._items(value, name), "maxlen": value.maxlen}
-        if isinstance(value, dict):
-            return {
-                "dict": [[self.read(key, name), self.read(leaf, f"{name}[{key!r}]")] for key, leaf in value.items()]
-            }
-        if not hasattr(value, "__dict__") or any(vars(kind).get("__slots__") for kind in type(value).__mro__):
+        if type(value) is dict:
+            pairs = [[self.read(key, name), self.read(leaf, f"{name}[{key!r}]")] for key, leaf in value.items()]
+            return {"dict": pairs}
+        if not hasattr(value, "__dict__") or type(value).__basicsize__ > _Attributes.__basicsize__:
             raise CannotKeep(f"{name} is of type {type(value).__module__}.{type(value).__qualname__}.")
         kept: dict[str, Json] = {"object": type(value).__qualname__}
         attributes = vars(value)
@@ -154,6 +152,10 @@ def _write(value: Any, kept: Any, name: str) -> Any:
             return {key: _write(present.get(key), leaf, f"{name}[{key!r}]") for key, leaf in leaves}
         case {"generator": state}:
             return _write_generator(value, state, name)
+        case {"enum": kind, "name": member}:
+            if not isinstance(value, Enum) or type(value).__qualname__ != kind:
+                raise CannotKeep(f"{name} was a {kind} and is now a {type(value).__qualname__}.")
+            return type(value)[member]
         case {"fixed": _}:
             return value
         case {"object": expected, "attributes": attributes}:

@@ -14,7 +14,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
 
-from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.models.dreamerv3.model import reconstruction
 from worldloom_rl.noise import Noise
@@ -171,19 +171,14 @@ def make_state(config: Config) -> State:
         storing_device="cpu",
     )
     window = numbers.batch_length + numbers.replay_context
+    arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
     return State(
         config=config,
         model=model,
         losses=make_losses(model),
         optimizer=make_optimizer(model),
-        replay=Replay(
-            capacity=config.replay_rows(),
-            window=window,
-            batch_size=numbers.batch_size,
-            by="online",
-            generator=torch.Generator().manual_seed(config.seed),
-        ),
-        arrivals=Arrivals(model.observation_keys, model.action_keys, model.latent_keys),
+        replay=loop.make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online"),
+        arrivals=arrivals,
         collector=collector,
         batches=iter(collector),
         # A batch's worth of rows, and a whole window in every environment.

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -34,6 +36,9 @@ from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
+Law = Literal["episode", "online", "window"]
+_SCRATCH = "replay"  # in the run directory, while it runs: memory-mapped rows
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -48,6 +53,8 @@ class RunConfig:
     pixels: bool = False  # observe rendered images
     time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
     capacity: int = 1_000_000  # most rows kept in replay
+    replay_gb: float | None = None  # most gigabytes (1e9 bytes) of rows kept in replay
+    memmap_above_gb: float = 4.0  # a replay that can grow larger is kept in memory-mapped files in the run directory
     eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
     eval_episodes: int = 10  # episodes of an evaluation, played side by side
     final_eval_episodes: int = 20  # episodes of the last evaluation, which no other evaluation played
@@ -88,6 +95,31 @@ class RunConfig:
     def replay_rows(self) -> int:
         """Capacity that the run can fill: an episode has one row more than steps."""
         return min(self.capacity, 2 * self.steps + 1000)
+
+
+def make_replay(
+    config: RunConfig, model: WorldModel, arrivals: Arrivals, *, window: int, batch_size: int, by: Law
+) -> Replay:
+    """The replay of a run, within the rows and the gigabytes it may keep.
+
+    Raises ValueError if not even one window fits.
+    """
+    settings: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": by}
+    leaves = arrivals.row_bytes(model.observation_spec, model.action_spec, model.latent_spec)
+    row_bytes = leaves + Replay(capacity=1000 + window, **settings).bytes_per_row
+    rows = config.replay_rows()
+    if config.replay_gb is not None:
+        rows = min(rows, int(config.replay_gb * 1e9 / row_bytes))
+    if rows < 2 * window:
+        raise ValueError(
+            f"Replay may keep {rows} rows of {row_bytes:.0f} bytes, but windows have {window}: "
+            f"allow at least {2 * window * row_bytes / 1e9:.2g} gigabytes and {2 * window} rows (replay_gb, capacity)."
+        )
+    scratch = None
+    if rows * row_bytes > config.memmap_above_gb * 1e9:
+        scratch = Path(config.run_directory or tempfile.mkdtemp()) / _SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Replay(capacity=rows, memmap_dir=scratch, generator=torch.Generator().manual_seed(config.seed), **settings)
 
 
 def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learned: Json) -> WorldModelConfig:
@@ -181,14 +213,15 @@ def train(recipe: Recipe, config: RunConfig) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
     name = f"{recipe.name}-{config.env.replace(':', '-').replace('/', '-')}-seed{config.seed}"
     run = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
-    return _run(recipe, recipe.make_state(config), run)
+    return _run(recipe, recipe.make_state(dataclasses.replace(config, run_directory=str(run.path))), run)
 
 
 def resume(recipe: Recipe, run: RunDirectory) -> RunDirectory:
     """Go on from the newest checkpoint of a run."""
     run.checkpoints.clean()
     folder = run.checkpoints.latest()
-    state = load_state(recipe, read_config(recipe, run), folder)
+    config = dataclasses.replace(read_config(recipe, run), run_directory=str(run.path))
+    state = load_state(recipe, config, folder)
     state.replay.moved(folder / "replay")
     run.cut_logs(state.agent_steps)
     return _run(recipe, state, run)
@@ -250,11 +283,13 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
         f"Evaluate it: worldloom eval {run.path}"
     )
     state.collector.shutdown()
+    shutil.rmtree(run.path / _SCRATCH, ignore_errors=True)
     return run
 
 
 def _shown(recipe: Recipe, state: RunState) -> dict[str, float]:
     shown = {"return": _recent_return(state)} if state.episode_returns else {}
+    shown["replay GB"] = len(state.replay) * state.replay.bytes_per_row / 1e9
     return shown | {name: float(state.metrics[key]) for name, key in recipe.shown.items() if key in state.metrics}
 
 
@@ -305,7 +340,10 @@ def _evaluate(
     evaluation = play(recipe, state.config, state.model, episodes, state.agent_steps, seed + state.agent_steps)
     state.evaluations.append(evaluation)
     run.log({"evaluation/return": evaluation.mean_return}, state.agent_steps)
-    line.say(f"evaluation after {state.agent_steps} steps: return {evaluation.mean_return:.1f}, {episodes} episodes")
+    success = f", success rate {evaluation.success_rate:.2f}" if evaluation.successes else ""
+    line.say(
+        f"evaluation after {state.agent_steps} steps: return {evaluation.mean_return:.1f}{success}, {episodes} episodes"
+    )
     steps = [done.agent_steps * state.config.repeat for done in state.evaluations]
     title = f"{recipe.title} {state.config.preset} on {state.config.env}, seed {state.config.seed}"
     draw_learning_curve(run.path / CURVE_FILE, title, steps, [done.returns for done in state.evaluations])

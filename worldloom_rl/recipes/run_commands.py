@@ -21,7 +21,7 @@ from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.recipes import loop
 from worldloom_rl.registry import find_preset
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
-from worldloom_rl.report.model_report import gather_evidence
+from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report
 from worldloom_rl.report.open_loop import OpenLoop, draw_open_loop, open_loop
 from worldloom_rl.report.report_episodes import Episodes, play_streams
@@ -51,12 +51,14 @@ def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: S
         _say(f"seed {seed}: mean return {score_text(evaluation.mean_return)}. Written to {file}")
     strata = [evaluation.returns for evaluation in evaluations]
     returns = [score for scores in strata for score in scores]
+    successes = [success for evaluation in evaluations for success in evaluation.successes]
+    success = f", success rate {sum(successes) / len(successes):.2f}" if successes else ""
     low, high = bootstrap_interval(strata)
     _say(
         f"{config.env} after {agent_steps} agent steps, {len(returns)} episodes: "
         f"mean return {score_text(sum(returns) / len(returns))} "
         f"(from {score_text(min(returns))} to {score_text(max(returns))}), interquartile mean "
-        f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)})"
+        f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)}){success}"
     )
     return evaluations
 
@@ -151,56 +153,59 @@ def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: 
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     config, model, agent_steps = newest_model(recipe, run)
-    directory = run.path / "report"
-    findings = report_model(recipe, config, model, agent_steps, directory, episodes=episodes, steps=steps, seed=seed)
-    for finding in findings:
-        _say(f"{finding.part}: {finding.verdict}. {finding.text}")
-    _say(f"{verdict_text(findings)} The page with pictures: {directory / 'index.html'}")
-    return findings
-
-
-def report_model(
-    recipe: loop.Recipe,
-    config: loop.RunConfig,
-    model: WorldModel,
-    agent_steps: int,
-    directory: Path,
-    *,
-    episodes: int,
-    steps: int,
-    seed: int,
-) -> list[Finding]:
-    """As `report_run`, of a model in memory."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model.noise = GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
-    valued = _VALUES[recipe.name](model)
-    own = recipe.make_policy(model)
-    other = valued.make_other() if valued.make_other else recipe.make_policy(model)
-    env = config.make_env(episodes, seed)
-    steps = min(episode_length(env), steps)
-    no_steps = torch.zeros(episodes, dtype=torch.int64)
-    first = torch.linspace(0, _RANDOM_STEPS, episodes).round().long()
-    streams = {valued.own: play_streams(model, env, own, steps=steps, random_steps=no_steps)}
-    disturbed = config.make_env(2 * episodes, seed + episodes)
-    streams.setdefault(valued.other, []).extend(
-        play_streams(model, disturbed, other, steps=steps, random_steps=torch.cat([first, no_steps + steps]))
-    )
-    played = Episodes.beside_each_other(streams, model.key_map.is_init).to(config.device)
-    evidence = gather_evidence(model, valued.value, played, gamma=valued.gamma, generator=generator)
+    played = play_for_report(recipe, config, model, episodes=episodes, steps=steps, seed=seed)
+    evidence = examine(recipe, model, played, seed=seed)
     findings = judge(evidence)
-    rows, is_init = int(played.valid.sum()), played.rows[model.key_map.is_init].squeeze(-1) & played.valid
+    valued = _VALUES[recipe.name](model)
+    starts = int((played.rows[model.key_map.is_init].squeeze(-1) & played.valid).sum())
     facts = {
         "model": f"{recipe.title} {config.preset} after {agent_steps} agent steps on {config.env}",
-        "episodes": f"{int(is_init.sum())} new ones, or their first {steps} agent steps, {rows} observations in all "
-        f"(seed {seed}): in {episodes} environments {valued.own} played; in {episodes} {valued.other} played on after "
-        f"up to {_RANDOM_STEPS} random actions; in {episodes} all actions were random",
+        "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} observations "
+        f"in all (seed {seed}): in {episodes} environments {valued.own} played; in {episodes} {valued.other} played on "
+        f"after up to {_RANDOM_STEPS} random actions; in {episodes} all actions were random",
         "terminal states": f"{int(played.rows[model.key_map.terminated].sum())} of these episodes ended in one",
         "imagination": f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken",
         "unit": "100 % of the variance is the mean squared error of always foreseeing the average",
     }
-    write_report(directory, f"{recipe.title} on {config.env}: model report", facts, evidence, findings)
+    title = f"{recipe.title} on {config.env}: model report"
+    file = write_report(run.path / "report", title, facts, evidence, findings)
+    for finding in findings:
+        _say(f"{finding.part}: {finding.verdict}. {finding.text}")
+    _say(f"{verdict_text(findings)} The page with pictures: {file}")
     return findings
+
+
+def play_for_report(
+    recipe: loop.Recipe, config: loop.RunConfig, model: WorldModel, *, episodes: int, steps: int, seed: int
+) -> Episodes:
+    """New episodes to judge a model by: of the run's policy, of one that goes on after random actions, and of those."""
+    _seed(model, config.device, seed)
+    valued = _VALUES[recipe.name](model)
+    own = recipe.make_policy(model)
+    other = valued.make_other() if valued.make_other else own
+    env = config.make_env(episodes, seed)
+    steps = min(episode_length(env), steps)
+    none = torch.zeros(episodes, dtype=torch.int64)
+    first = torch.linspace(0, _RANDOM_STEPS, episodes).round().long()
+    streams = {valued.own: play_streams(model, env, own, steps=steps, random_steps=none)}
+    disturbed = config.make_env(2 * episodes, seed + episodes)
+    streams.setdefault(valued.other, []).extend(
+        play_streams(model, disturbed, other, steps=steps, random_steps=torch.cat([first, none + steps]))
+    )
+    return Episodes.beside_each_other(streams, model.key_map.is_init).to(config.device)
+
+
+def examine(recipe: loop.Recipe, model: WorldModel, played: Episodes, *, seed: int) -> Evidence:
+    """What a model of a recipe predicts in episodes against what came."""
+    _seed(model, played.valid.device, seed)
+    valued = _VALUES[recipe.name](model)
+    generator = torch.Generator().manual_seed(seed)
+    return gather_evidence(model, valued.value, played, gamma=valued.gamma, generator=generator)
+
+
+def _seed(model: WorldModel, device: torch.device | str, seed: int) -> None:
+    torch.manual_seed(seed)
+    model.noise = GeneratorNoise(torch.Generator(device).manual_seed(seed))
 
 
 def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig, WorldModel, int]:

@@ -15,7 +15,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
 
-from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_planner
@@ -148,20 +148,22 @@ def make_state(config: Config) -> State:
         policy_device=config.device,
         storing_device="cpu",
     )
+    arrivals = Arrivals(model.observation_keys, model.action_keys)
     return State(
         config=config,
         model=model,
         world_model_loss=WorldModelLoss(model, loss_weights(model_config)),
         policy_loss=PolicyLoss(model),
         optimizers=make_optimizers(model),
-        replay=Replay(
-            capacity=config.replay_rows(),
+        replay=loop.make_replay(
+            config,
+            model,
+            arrivals,
             window=model_config.horizon + 1,
             batch_size=model_config.batch_size,
             by="episode",
-            generator=torch.Generator().manual_seed(config.seed),
         ),
-        arrivals=Arrivals(model.observation_keys, model.action_keys),
+        arrivals=arrivals,
         collector=collector,
         batches=iter(collector),
         learning_starts=seed_steps,

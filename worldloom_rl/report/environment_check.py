@@ -28,7 +28,6 @@ from worldloom_rl.keys import DONE, IS_INIT, REWARD, TERMINATED, TRUNCATED, as_t
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.registry import find_family
 from worldloom_rl.training.evaluate import with_primers
-from worldloom_rl.world_model import WorldModel
 
 _WIDTH = 100  # columns of the text
 _EPISODES = 5  # of random actions, if they end within the limits below
@@ -494,8 +493,8 @@ def _try(recipe: Recipe, config: Any) -> Trial:
     """A window of steps and a few updates of a fresh model. Raises ValueError if its numbers go wrong."""
     state = recipe.make_state(config)
     try:
-        # In a ring of many rows; the generations, int64, are made with the first rows.
-        row_bytes = state.replay.bytes_per_row + 8 + row_leaf_bytes(state.model, state.arrivals.latent_keys)
+        leaves = (state.model.observation_spec, state.model.action_spec, state.model.latent_spec)
+        row_bytes = state.replay.bytes_per_row + state.arrivals.row_bytes(*leaves)
         env = config.make_env(1, config.seed)
         transitions, acting_seconds = _act(recipe.make_policy(state.model), env, state.replay.window + 20)
         state.replay.extend(state.arrivals(transitions))
@@ -518,18 +517,6 @@ def _try(recipe: Recipe, config: Any) -> Trial:
         learning_starts=state.learning_starts,
         burst=recipe.burst,
     )
-
-
-def row_leaf_bytes(model: WorldModel, latent_keys: Sequence[NestedKey]) -> int:
-    """Bytes of a replay row's leaves: observation, previous action, latent, reward, three flags and the stream.
-
-    Args:
-        latent_keys: those that rows keep; none for a family whose latent is a function of the observation.
-    """
-    specs = [model.observation_spec[key] for key in model.observation_keys]
-    specs += [model.action_spec[key] for key in model.action_keys]
-    specs += [model.latent_spec[as_tuple(key)[-1]] for key in latent_keys]
-    return sum(spec.shape.numel() * spec.dtype.itemsize for spec in specs) + 4 + 3 + 8
 
 
 # ------------------------------------------------------------------ text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from tensordict.nn import TensorDictModuleBase
@@ -11,19 +11,31 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
 
+from worldloom_rl.envs.real import AgentSteps, simulators
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths (agent steps) of whole episodes, played after `agent_steps` of training."""
+    """Undiscounted returns and lengths (agent steps) of whole episodes, played after `agent_steps` of training.
+
+    Attributes:
+        successes: whether each succeeded, where the environment's `info` tells; else empty.
+    """
 
     agent_steps: int
     returns: list[float]
     lengths: list[int]
+    successes: list[bool] = field(default_factory=list)
 
     @property
     def mean_return(self) -> float:
         """Mean over the episodes."""
         return sum(self.returns) / len(self.returns)
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes that succeeded. Raises ZeroDivisionError if the environment tells of none."""
+        return sum(self.successes) / len(self.successes)
 
 
 def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
@@ -39,7 +51,7 @@ def evaluate(env: EnvBase, policy: TensorDictModuleBase | RandomPolicy, agent_st
     """One episode in each environment of the batch, under ExplorationType.DETERMINISTIC.
 
     Args:
-        env: batch [] or [E], see `with_primers`.
+        env: batch [] or [E], see `with_primers`; successes are known of environments of `make_env` in this process.
         seed: of the environments.
     """
     weights = policy.parameters() if isinstance(policy, nn.Module) else iter(())
@@ -49,11 +61,26 @@ def evaluate(env: EnvBase, policy: TensorDictModuleBase | RandomPolicy, agent_st
     running = torch.ones(max(1, env.batch_size.numel()), dtype=torch.bool)
     returns = torch.zeros(len(running), dtype=torch.float64)
     lengths = torch.zeros(len(running), dtype=torch.int64)
+    players = _players(env)
+    successes: list[bool | None] = [None] * len(running)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         while running.any():
             arrived, td = env.step_and_maybe_reset(policy(td.to(device)).to(env.device))
             reward, done = (arrived["next", key].reshape(len(running)).cpu() for key in ("reward", "done"))
             returns += torch.where(running, reward, torch.zeros_like(reward)).double()
             lengths += running.long()
+            for place in (running & done).nonzero().flatten().tolist():
+                successes[place] = players[place].last_success if players else None
             running &= ~done
-    return Evaluation(agent_steps, returns.tolist(), lengths.tolist())
+    told = [success for success in successes if success is not None]
+    return Evaluation(agent_steps, returns.tolist(), lengths.tolist(), told if len(told) == len(successes) else [])
+
+
+def _players(env: EnvBase) -> list[AgentSteps]:
+    """The environments that can tell of success; none if any of them is not of `make_env` or in another process."""
+    try:
+        found = list(simulators(env))
+    except TypeError:
+        return []
+    players = [player for player in found if isinstance(player, AgentSteps)]
+    return players if len(players) == len(found) else []

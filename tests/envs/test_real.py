@@ -464,3 +464,21 @@ def test_a_simulator_whose_package_is_missing_says_which(monkeypatch: pytest.Mon
     monkeypatch.setattr(gymnasium, "make", make)
     with pytest.raises(ImportError, match="cannot make 'CartPole-v1': box2d is not installed"):
         make_env("CartPole-v1")
+
+
+def test_bounded_entries_of_the_observation_can_be_rescaled() -> None:
+    plain, rescaled = (make_env("CartPole-v1", seed=3, rescale_observations=on) for on in (False, True))
+    torch.manual_seed(0)
+    expected = plain.rollout(8)["observation"]
+    torch.manual_seed(0)
+    found = rescaled.rollout(8)["observation"]
+    bounds = torch.tensor([4.8, 1.0, 24 * torch.pi / 180, 1.0])  # the velocities have none
+    torch.testing.assert_close(found, expected / bounds, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "said"), [("dmc:cartpole-balance", "no bounds"), ("worldloom/Catch-v0", "real Box")])
+def test_what_cannot_be_rescaled_is_said(name: str, said: str) -> None:
+    if name.startswith("dmc:"):
+        pytest.importorskip("dm_control")
+    with pytest.raises(ValueError, match=said):
+        make_env(name, rescale_observations=True)

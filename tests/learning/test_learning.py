@@ -30,9 +30,10 @@ TDMPC2_CARTPOLE = {
     "eval_every": 500,
     "eval_episodes": 20,
     "target_return": 475.0,
+    "rescale_observations": True,
     "overrides": (
         "discount=0.95", "vmin=-0.5", "vmax=3.2", "tau=0.05", "rho=1", "batch_size=256", "termination_coef=5",
-        "value_coef=1",
+        "value_coef=1", "encoder_bias_std=0.1",
     ),
 }  # fmt: skip
 TDMPC2_CARTPOLE_BALANCE = {
@@ -56,7 +57,7 @@ DREAMERV3_CARTPOLE = {
     "eval_episodes": 5,
     "overrides": ("continue_coef=5",),  # the cart leaves the track at a sharp edge that it seldom reaches
 }
-# Small batches: on a CPU the convolutions take most of the time, and what is imagined from each row is cheap beside them.
+# Small batches: on a CPU the convolutions take most of the time; what is imagined from each row is cheap beside them.
 DREAMERV3_CATCH = {
     "env": "worldloom/Catch-v0",
     "steps": 10_000,

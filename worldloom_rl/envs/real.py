@@ -44,6 +44,7 @@ def make_env(
     frame_stack: int = 1,
     image_size: int = 64,
     time_limit: int | None = None,
+    rescale_observations: bool = False,
     seed: int | None = None,
     parallel: bool = False,
 ) -> EnvBase:
@@ -68,6 +69,7 @@ def make_env(
         frame_stack: images in one observation; the first one is repeated at a reset.
         time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
             environment's own. `episode_length` gives it in agent steps.
+        rescale_observations: bring those entries of gymnasium's observation that have bounds to [-1, 1].
         seed: of the first environment; the others get distinct ones derived from it.
 
     Example:
@@ -90,12 +92,13 @@ def make_env(
         raise ValueError(f"frame_stack={frame_stack} stacks images, but pixels=False: set pixels=True.")
 
     # Built once here, so that a wrong name or a space that cannot be used is reported by this process, not by a worker.
-    steps = _agent_steps(name, action_repeat, pixels, frame_stack, image_size, time_limit)
+    settings = (action_repeat, pixels, frame_stack, image_size, time_limit, rescale_observations)
+    steps = _agent_steps(name, *settings)
     if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
     else:
         steps.close()
-        create = partial(_single, name, action_repeat, pixels, frame_stack, image_size, time_limit)
+        create = partial(_single, name, *settings)
         env = (ParallelEnv if parallel else SerialEnv)(num_envs, create)
     env = _RealEnv(env, steps.episode_length)
     if seed is not None:
@@ -152,14 +155,37 @@ def _single(*arguments: Any) -> EnvBase:
 
 
 def _agent_steps(
-    name: str, action_repeat: int, pixels: bool, frame_stack: int, image_size: int, time_limit: int | None
+    name: str,
+    action_repeat: int,
+    pixels: bool,
+    frame_stack: int,
+    image_size: int,
+    time_limit: int | None,
+    rescale_observations: bool,
 ) -> AgentSteps:
     family = name.partition(":")[0]
     makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
     make = makers.get(family, _make_gym)
     simulator, limit = make(name, pixels, image_size, time_limit)
+    if rescale_observations:
+        simulator = _rescaled(name, simulator)
     image = _Image(frame_stack, image_size) if pixels else None
     return AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
+
+
+def _rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment with the bounded entries of its observation in [-1, 1], the others as they are."""
+    space = simulator.observation_space
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"{name} observes {space}; only a real Box can be rescaled: leave rescale_observations off, or register "
+            "the environment under a gymnasium.wrappers.TransformObservation of your own."
+        )
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    if not bounded.any():
+        raise ValueError(f"{name} gives no bounds of its observation {space}, so nothing can be rescaled.")
+    low, high = np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high)
+    return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
 
 
 # ------------------------------------------------------------------------------------------------ simulators

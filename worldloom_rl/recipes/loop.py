@@ -52,6 +52,7 @@ class RunConfig:
     num_envs: int = 1  # environments stepped side by side
     pixels: bool = False  # observe rendered images
     time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
+    rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
     capacity: int = 1_000_000  # most rows kept in replay
     replay_gb: float | None = None  # most gigabytes (1e9 bytes) of rows kept in replay
     memmap_above_gb: float = 4.0  # a replay that can grow larger is kept in memory-mapped files in the run directory
@@ -89,6 +90,7 @@ class RunConfig:
             pixels=self.pixels,
             frame_stack=self.frame_stack,
             time_limit=self.time_limit,
+            rescale_observations=self.rescale_observations,
             seed=seed,
         )
 

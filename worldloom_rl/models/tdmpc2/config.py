@@ -21,6 +21,8 @@ class TDMPC2Config(WorldModelConfig):
     mlp_dim: int = 512  # hidden width of dynamics, reward, termination, policy and Q
     latent_dim: int = 512  # L
     simnorm_dim: int = 8  # V, group size of SimNorm
+    encoder_bias_std: float = 0.0  # of the encoder's first biases (extension): LayerNorm follows, so zero ones let
+    # through an observation's direction only; 0.1 tells small observations of few entries from large ones
     num_channels: int = 32  # of each convolution of the pixel encoder; 16 of them a pixel branch's width
     num_q: int = 5  # members of the Q ensemble
     num_bins: int = 101  # of the reward and Q heads
@@ -69,23 +71,31 @@ class TDMPC2Config(WorldModelConfig):
         for name, low, high in (
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
-            ("dropout", 0.0, 0.99), ("task_dim", 1, 2**14), ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
-            ("categorical_entropy_coef", 0.0, 1e6),
+            ("dropout", 0.0, 0.99), ("encoder_bias_std", 0.0, 100.0), ("task_dim", 1, 2**14),
+            ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
+            ("vmin", -1e6, 1e6), ("vmax", -1e6, 1e6), ("log_std_min", -1e3, 1e3), ("log_std_max", -1e3, 1e3),
+            ("consistency_coef", 0.0, 1e6), ("reward_coef", 0.0, 1e6), ("value_coef", 0.0, 1e6),
+            ("termination_coef", 0.0, 1e6), ("entropy_coef", 0.0, 1e6), ("categorical_entropy_coef", 0.0, 1e6),
+            ("encoder_learning_rate_scale", 0.0, 1e6), ("grad_clip_norm", 0.0, 1e12),
             ("learning_rate", 0.0, 1.0), ("min_seed_steps", 0, 2**31), ("batch_size", 1, 2**20),
             ("updates_per_step", 0.0, 1024.0), ("horizon", 1, 1000), ("iterations", 1, 1000),
-            ("num_samples", 1, 2**20), ("num_policy_trajectories", 0, 2**20),
+            ("num_samples", 1, 2**20), ("num_elites", 1, 2**20), ("num_policy_trajectories", 0, 2**20),
             ("min_std", 0.0, 100.0), ("max_std", 0.0, 100.0), ("temperature", 0.0, 1e6),
         ):  # fmt: skip
             check_range(name, getattr(self, name), low, high)
-        if not isinstance(self.action_dims, tuple):
-            raise ValueError(f"action_dims must be a tuple with one number a task, got {self.action_dims!r}.")
+        if not isinstance(self.action_dims, tuple) or len(self.action_dims) > 2**10:
+            raise ValueError(f"action_dims must be a tuple with one number a task, got {self.action_dims!r:.200}.")
         for dimensions in self.action_dims:
             check_range("action_dims", dimensions, 1, 2**16)
-        for name in ("episodic", "carry_task_gradient"):
+        for name in ("fast_mish", "episodic", "carry_task_gradient"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin must be below vmax, got {self.vmin} and {self.vmax}.")
+        if self.log_std_min > self.log_std_max:
+            raise ValueError(f"log_std_min {self.log_std_min} must not exceed log_std_max {self.log_std_max}.")
+        if self.min_std > self.max_std:
+            raise ValueError(f"min_std {self.min_std} must not exceed max_std {self.max_std}.")
         if self.latent_dim % self.simnorm_dim:
             raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of simnorm_dim {self.simnorm_dim}.")
         if not 1 <= self.num_elites <= self.num_samples:

@@ -163,7 +163,8 @@ class TDMPC2(WorldModel):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Weights N(0, 0.02²), biases 0, last reward and Q layers 0; convolutions keep PyTorch's default."""
+        """Weights N(0, 0.02²), biases 0 (see `encoder_bias_std`), last reward and Q layers 0; convolutions keep
+        PyTorch's default."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -172,6 +173,9 @@ class TDMPC2(WorldModel):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -0.02, 0.02)
+        if self.encoder.state is not None and self.config.encoder_bias_std:
+            first = next(module for module in self.encoder.state.modules() if isinstance(module, nn.Linear))
+            nn.init.normal_(first.bias, std=self.config.encoder_bias_std)
         last = self.reward_head[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

@@ -16,7 +16,7 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot, TensorSpec
 
-_WIDEST = 2**16  # numbers of one action key
+_WIDEST = 2**16  # numbers of a flat action
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class ActionSpace(nn.Module):
         highs: list[float] = []
         self.groups: list[tuple[int, int]] = []
         for key, leaf in spec.items(include_nested=True, leaves_only=True):
-            categories, one_hot = _categories(key, leaf)
             start = len(lows)
-            if leaf.shape.numel() > _WIDEST:
+            if start + leaf.shape.numel() > _WIDEST:
                 raise ValueError(f"The action {key!r} has the absurd shape {tuple(leaf.shape)}.")
+            categories, one_hot = _categories(key, leaf)
+            if start + sum(categories) > _WIDEST:
+                raise ValueError(f"The action {key!r} has absurdly many classes, {sum(categories)} in all.")
             if categories:
                 for count in categories:
                     self.groups.append((len(lows), len(lows) + count))

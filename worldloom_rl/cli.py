@@ -1,4 +1,4 @@
-"""The command line: worldloom check | train | resume | eval | imagine | compare | list | import."""
+"""The command line: worldloom check | train | resume | eval | imagine | report | compare | list | import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
-from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
 _RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
@@ -87,7 +87,8 @@ def _say_imported(model: WorldModel, output: Path) -> None:
 
 def resume(run: _Path) -> None:
     """Go on from the newest checkpoint of a run."""
-    loop.resume(*_opened(run))
+    recipe, opened = _opened(run)
+    run_commands.finish_run(recipe, loop.resume(recipe, opened))
 
 
 def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
@@ -120,8 +121,21 @@ def imagine(
         output: where to write the picture; by default imagination.png in the run directory.
     """
     recipe, opened = _opened(run)
-    file = output or run / "imagination.png"
+    file = output or run / IMAGINATION_FILE
     run_commands.imagine_run(recipe, opened, context=context, horizon=horizon, samples=samples, seed=seed, output=file)
+
+
+def report(run: _Path, episodes: int = 8, steps: int = 200, seed: int = 0) -> None:
+    """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
+
+    Args:
+        run: the run directory; the page is written to report/index.html in it.
+        episodes: environments that the run's policy plays; twice as many are played with random actions.
+        steps: agent steps in each of them; fewer if an episode can't last that long.
+        seed: of the environments, the policy and the samples.
+    """
+    recipe, opened = _opened(run)
+    run_commands.report_run(recipe, opened, episodes=episodes, steps=steps, seed=seed)
 
 
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]], output: Path = Path("compare.png")) -> None:
@@ -159,6 +173,7 @@ _COMMANDS: _Commands = {
     "resume": resume,
     "eval": evaluate,
     "imagine": imagine,
+    "report": report,
     "compare": compare,
     "list": list_models,
     "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},
@@ -171,6 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes on storages interrupt the live line
     try:
         _dispatch(_COMMANDS, given, "worldloom")
+    except KeyboardInterrupt as stopped:
+        raise SystemExit(130) from stopped
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if "WORLDLOOM_TRACEBACK" in os.environ:
             raise

@@ -32,7 +32,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-_LARGEST_CONFIG = 2**22  # bytes
+_LARGEST_CONFIG = _LARGEST_HEADER = 2**22  # bytes
+_REMEDY = "Load the two files of one save; if they were copied or edited, copy them again or save the model anew."
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
 
 
@@ -87,29 +88,48 @@ def save_world_model(model: Any, directory: str | Path) -> None:
 def load_world_model(directory: str | Path) -> Any:
     """The WorldModel that `save_world_model` wrote.
 
-    Raises FileNotFoundError, or ValueError naming the first thing that is wrong: an unknown field, a missing or extra
-    tensor, a wrong shape or dtype. All of it is checked against the model on the meta device before memory is taken.
+    Raises FileNotFoundError, or ValueError naming the file and the first thing that is wrong in it: an unknown field, a
+    number that makes no sense, a missing or extra tensor, a wrong shape or dtype. All of it is checked against the
+    model on the meta device before memory is taken.
     """
     folder = Path(directory)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no {name}; a world model directory has {CONFIG_FILE} and {WEIGHTS_FILE}."
-            )
+        _require_file(folder / name)
     config = _read_config(folder / CONFIG_FILE)
-    family = find_family(config["model_type"])
-    arguments = (
-        family.config_class.from_json(config["config"]),
-        spec_from_json(config["observation_spec"]),
-        spec_from_json(config["action_spec"]),
-        config["key_map"],
-    )
-    with torch.device("meta"):
-        expected = family.model_class(*arguments).state_dict()
+    try:
+        family = find_family(config["model_type"])
+        arguments = (
+            family.config_class.from_json(config["config"]),
+            spec_from_json(config["observation_spec"]),
+            spec_from_json(config["action_spec"]),
+            config["key_map"],
+        )
+        with torch.device("meta"):
+            expected = family.model_class(*arguments).state_dict()
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        # Families check their numbers; what one of another package lets through fails as its layers are built.
+        raise ValueError(f"{folder / CONFIG_FILE} describes no model: {error} {_REMEDY}") from error
     _check_weights(folder / WEIGHTS_FILE, expected)
     model = family.model_class(*arguments)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     return model
+
+
+def _require_file(path: Path) -> None:
+    """Raise an OSError unless a regular file stands there, or a link to one, as in the hub's cache."""
+    if path.is_file():
+        return
+    if path.is_symlink():
+        raise FileNotFoundError(
+            f"{path} is a link to {os.readlink(path)!r}, where no file is; put the file itself in its place."
+        )
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, not a file; the file may be inside it.")
+    if path.exists():
+        raise OSError(f"{path} is no regular file; put the file that the model was saved to in its place.")
+    raise FileNotFoundError(
+        f"{path.parent} holds no {path.name}; a world model directory has {CONFIG_FILE} and {WEIGHTS_FILE}."
+    )
 
 
 def push_world_model(
@@ -157,8 +177,8 @@ def _read_json(path: Path) -> Json:
         raise ValueError(f"{path} is larger than {_LARGEST_CONFIG} bytes; this is no world model configuration.")
     try:
         return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number may have too many digits
+        raise ValueError(f"{path} is not JSON: {error}. {_REMEDY}") from error
 
 
 def _read_config(path: Path) -> dict[str, Json]:
@@ -182,13 +202,27 @@ def _read_config(path: Path) -> dict[str, Json]:
 
 
 def _check_weights(path: Path, expected: Mapping[str, Tensor]) -> None:
+    with open(path, "rb") as file:
+        start = file.read(8)
     try:
+        if int.from_bytes(start, "little") > _LARGEST_HEADER:  # parsing it would take many times as much memory
+            raise SafetensorError(f"its header would have more than {_LARGEST_HEADER} bytes")
         with safe_open(path, framework="pt") as weights:
             found = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (not a mapping)
             described = {name: (tuple(piece.get_shape()), piece.get_dtype()) for name, piece in found.items()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}.") from error
-    check_tensors(described, expected, str(path))
+        pickled = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05"))
+        remedy = (
+            "It begins as a pickle does, which can run code and is never read: ask for the model as safetensors, or "
+            "turn an official checkpoint into one with worldloom import."
+            if pickled
+            else _REMEDY
+        )
+        raise ValueError(f"{path} is not a readable safetensors file: {error}. {remedy}") from error
+    try:
+        check_tensors(described, expected, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error} {_REMEDY}") from error
 
 
 _SAFETENSORS_DTYPES = {

@@ -65,7 +65,7 @@ def same_future(one, other, first):
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 15), st.booleans(), st.booleans()), min_size=1, max_size=8),
-    st.sampled_from(["episode", "window"]),
+    st.sampled_from(["episode", "online", "window"]),
 )
 def test_a_loaded_replay_goes_on_exactly_like_the_one_that_was_saved(history, by):
     with tempfile.TemporaryDirectory() as directory:

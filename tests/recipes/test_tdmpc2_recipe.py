@@ -45,7 +45,10 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
     config = small(tmp_path / "run")
     cli.main(arguments(config))
     printed = capsys.readouterr().out
-    assert printed.rstrip().endswith(f"Evaluate it: worldloom eval {tmp_path / 'run'}")
+    for command in ("eval", "imagine", "report", "resume"):
+        assert f"worldloom {command} {tmp_path / 'run'} " in printed
+    assert (tmp_path / "run" / "imagination.png").read_bytes().startswith(b"\x89PNG")
+    assert "library_name: worldloom-rl" in (tmp_path / "run" / "README.md").read_text()
     run = RunDirectory(tmp_path / "run")
     result = json.loads((run.path / "result.json").read_text())
     assert result["agent_steps"] == 120

@@ -6,11 +6,13 @@ Read `step` for the walk of one agent step. The subject itself, one gradient upd
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,12 +66,17 @@ class RunConfig:
     seed: int = 0  # of weights, environments, exploration and replay
     threads: int = 1  # of torch; a second one rarely pays at small sizes
     device: str = "cpu"  # where the model learns
+    logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
     run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.logger not in (None, "wandb"):
+            raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
+        if self.logger == "wandb" and importlib.util.find_spec("wandb") is None:
+            raise ImportError("logger=\"wandb\" needs wandb: pip install 'worldloom-rl[wandb]'.")
 
     @property
     def repeat(self) -> int:
@@ -239,9 +246,10 @@ def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
 
 def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
     config = state.config
+    run.wandb = config.logger == "wandb"
     begin = time.monotonic() - state.training_seconds
     next_checkpoint = (state.agent_steps // config.checkpoint_every + 1) * config.checkpoint_every
-    with Interruption() as interruption, LiveLine(config.steps, state.agent_steps) as line:
+    with closing(run), Interruption() as interruption, LiveLine(config.steps, state.agent_steps) as line:
         line.say(
             f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.env}: "
             f"{config.steps} agent steps, each {config.repeat} environment steps; learning starts after "
@@ -281,8 +289,7 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
         _write_result(recipe, state, run, final)
     line.say(
         f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
-        f"{len(final.returns)} episodes. Result, logs and {CURVE_FILE} are in {run.path}\n"
-        f"Evaluate it: worldloom eval {run.path}"
+        f"{len(final.returns)} episodes."
     )
     state.collector.shutdown()
     shutil.rmtree(run.path / _SCRATCH, ignore_errors=True)

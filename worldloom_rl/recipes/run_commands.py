@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
+from worldloom_rl.hub import model_card
 from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.recipes import loop
@@ -23,11 +25,18 @@ from worldloom_rl.registry import find_preset
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
 from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report
-from worldloom_rl.report.open_loop import OpenLoop, draw_open_loop, open_loop
+from worldloom_rl.report.open_loop import OpenLoop, animate_open_loop, draw_open_loop, open_loop
 from worldloom_rl.report.report_episodes import Episodes, play_streams
 from worldloom_rl.training.checkpoint import agent_steps_of
 from worldloom_rl.training.evaluate import Evaluation, with_primers
-from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
+from worldloom_rl.training.run_directory import (
+    CURVE_FILE,
+    IMAGINATION_FILE,
+    RESULT_FILE,
+    RunDirectory,
+    provenance,
+    write_json,
+)
 from worldloom_rl.world_model import Latent, WorldModel
 
 _RANDOM_STEPS = 20  # most random actions before the policy plays on
@@ -97,6 +106,10 @@ def imagine_run(
         f"a new episode (seed {seed}): {context} steps observed, {len(rows) - context} imagined"
     )
     draw_open_loop(output, title, result)
+    if any(value.dim() == 4 for value in result.truth.values()):
+        animation = output.with_suffix(".gif")
+        animate_open_loop(animation, result)
+        _say(f"Wrote {animation}: the same as an animation, truth | imagined | error.")
     _say(f"Wrote {output}: {context} steps of a new episode observed, the next {len(rows) - context} imagined.")
     if result.truth:
         _say("Look at how long the imagined stays with the truth after the context: so far it foresaw this episode.")
@@ -160,9 +173,9 @@ def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: 
     starts = int((played.rows[model.key_map.is_init].squeeze(-1) & played.valid).sum())
     facts = {
         "model": f"{recipe.title} {config.preset} after {agent_steps} agent steps on {config.env}",
-        "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} observations "
-        f"in all (seed {seed}): in {episodes} environments {valued.own} played; in {episodes} {valued.other} played on "
-        f"after up to {_RANDOM_STEPS} random actions; in {episodes} all actions were random",
+        "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} "
+        f"observations in all (seed {seed}): in {episodes} environments {valued.own} played; in {episodes} "
+        f"{valued.other} played on after up to {_RANDOM_STEPS} random actions; in {episodes} all actions were random",
         "terminal states": f"{int(played.rows[model.key_map.terminated].sum())} of these episodes ended in one",
         "imagination": f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken",
         "unit": "100 % of the variance is the mean squared error of always foreseeing the average",
@@ -206,6 +219,28 @@ def examine(recipe: loop.Recipe, model: WorldModel, played: Episodes, *, seed: i
 def _seed(model: WorldModel, device: torch.device | str, seed: int) -> None:
     torch.manual_seed(seed)
     model.noise = GeneratorNoise(torch.Generator(device).manual_seed(seed))
+
+
+def finish_run(recipe: loop.Recipe, run: RunDirectory) -> RunDirectory:
+    """Draw what the trained model foresees, write the model card, and say where to look and what to do next."""
+    seed = loop.read_config(recipe, run).seed
+    picture = run.path / IMAGINATION_FILE
+    try:
+        imagine_run(recipe, run, context=5, horizon=None, samples=8, seed=seed, output=picture)
+    except ValueError as error:  # an episode too short for a context
+        _say(f"No picture of imagination: {error}")
+    model = run.checkpoints.latest() / "model"
+    result = json.loads((run.path / RESULT_FILE).read_text())
+    card = model_card(str(run.path), json.loads((model / "config.json").read_text()), result["parameters"], result)
+    (run.path / "README.md").write_text(card)
+    _say(
+        f"{run.path} holds {CURVE_FILE}, {IMAGINATION_FILE}, README.md (the model card), {RESULT_FILE}, logs and "
+        f"checkpoints.\nNext:\n  worldloom eval {run.path}     play more episodes, with an interval\n"
+        f"  worldloom imagine {run.path}  draw what it foresees in another episode (--seed 1)\n"
+        f"  worldloom report {run.path}   find which part of the model is weak\n"
+        f"  worldloom resume {run.path}   go on from the newest checkpoint, if a run was stopped"
+    )
+    return run
 
 
 def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig, WorldModel, int]:

@@ -24,6 +24,7 @@ from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.recipes import loop
+from worldloom_rl.recipes.run_commands import finish_run
 from worldloom_rl.training.run_directory import RunDirectory
 
 
@@ -223,4 +224,4 @@ RECIPE = loop.Recipe(
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return loop.train(RECIPE, config)
+    return finish_run(RECIPE, loop.train(RECIPE, config))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import imageio.v2 as imageio
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -162,8 +163,36 @@ def draw_open_loop(file: Path, title: str, result: OpenLoop, *, frames: int = 12
     figure.savefig(file, dpi=110)
 
 
+def animate_open_loop(file: Path, result: OpenLoop, *, scale: int = 4) -> None:
+    """Write a GIF of each step's image: truth | imagined | error, framed in the colours of the PNG, five a second.
+
+    Args:
+        scale: pixels of the GIF's sides for one of the image's.
+    Raises ValueError if the observation has no image.
+    """
+    images = [key for key, value in result.truth.items() if value.dim() == 4]
+    if not images:
+        raise ValueError(f"There is no image among the observations {list(result.truth)}; only images are animated.")
+    truth, imagined = (values[images[0]].float().cpu() / 255 for values in (result.truth, _first(result.samples)))
+    panels = torch.stack([truth, imagined, (imagined - truth).abs()], 1).clamp(0, 1)  # [T, 3, C, H, W]
+    panels = panels.expand(-1, -1, 3, -1, -1) if panels.shape[2] == 1 else panels[:, :, :3]
+    panels = panels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    height, width = panels.shape[-2] + 2 * scale, panels.shape[-1] + 2 * scale
+    frames: list[Any] = []  # as imageio declares it
+    for t, pictures in enumerate(panels):
+        color = torch.tensor(to_rgb(_CONTEXT_COLOR if t < result.context else _IMAGINED_COLOR))
+        framed = color.view(3, 1, 1, 1).expand(3, 3, height, width).clone()
+        framed[:, :, scale:-scale, scale:-scale] = pictures.transpose(0, 1)
+        frames.append((255 * framed.permute(2, 1, 3, 0).flatten(1, 2)).round().byte().numpy())
+    imageio.mimsave(file, frames, duration=200, loop=0)
+
+
+def _first(samples: Mapping[NestedKey, Tensor]) -> dict[NestedKey, Tensor]:
+    return {key: value[0] for key, value in samples.items()}
+
+
 def _strip(part: SubFigure, name: str, result: OpenLoop, key: NestedKey, frames: int) -> None:
-    truth, imagined = result.truth[key].float() / 255, result.samples[key][0].float() / 255
+    truth, imagined = result.truth[key].float() / 255, _first(result.samples)[key].float() / 255
     chosen = np.unique(np.linspace(0, len(truth) - 1, min(frames, len(truth))).round().astype(int))
     error = (imagined - truth).abs()
     grid = part.subplots(3, len(chosen), squeeze=False)

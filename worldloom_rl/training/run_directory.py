@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torchrl.record import CSVLogger, TensorboardLogger
+from torchrl.record import CSVLogger, TensorboardLogger, WandbLogger
+from torchrl.record.loggers.common import Logger
 
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints
@@ -22,6 +23,7 @@ from worldloom_rl.training.checkpoint import Checkpoints
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
+IMAGINATION_FILE = "imagination.png"
 _LOGS = "logs"
 
 
@@ -31,7 +33,8 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
-        self._loggers: list[CSVLogger | TensorboardLogger] = []
+        self.wandb = False  # whether to log to Weights & Biases too
+        self._loggers: list[Logger] = []
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
@@ -58,9 +61,21 @@ class RunDirectory:
         if not self._loggers:
             logs = str(self.path / _LOGS)
             self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
+            if self.wandb:
+                self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
         for logger in self._loggers:
             for name, value in metrics.items():
                 logger.log_scalar(name, value, step=agent_steps)
+
+    def close(self) -> None:
+        """Write out what is logged; a later `log` opens the files again."""
+        for logger in self._loggers:
+            if isinstance(logger, TensorboardLogger):
+                logger.experiment.close()
+            if isinstance(logger, CSVLogger):
+                for file in logger.experiment.files.values():
+                    file.close()
+        self._loggers = []
 
     def cut_logs(self, agent_steps: int) -> None:
         """Take back what a run logged beyond these agent steps before it was stopped."""

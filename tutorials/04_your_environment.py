@@ -21,8 +21,8 @@ STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test run
 EPISODES = 10
 
 # %% [markdown]
-# First the check, which is also `worldloom check my_environment:Harbour-v0` where that module is installed: what models
-# read, whether episodes end, what training costs, and problems with their remedies.
+# First the check, which is also `worldloom check my_environment:Harbour-v0` in this folder: what models read, whether
+# episodes end, what training costs, and problems with their remedies.
 
 # %%
 report = check_environment(ENV, [tdmpc2.RECIPE, dreamerv3.RECIPE], steps=STEPS)

@@ -183,6 +183,8 @@ _COMMANDS: _Commands = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `worldloom`. A mistake in what was asked for ends with its message and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does, so that module:Id finds a module in the current directory
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # its notes on storages interrupt the live line
     try:
         _dispatch(_COMMANDS, given, "worldloom")

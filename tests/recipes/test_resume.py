@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -181,6 +182,32 @@ WRITES = (
     (os, "fsync"), (os, "replace"), (os, "link"), (builtins, "open"), (Path, "write_text"), (torch, "save"),
     (shutil, "rmtree"), (pretrained, "save_file"),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("evaluation", [2, 3])
+def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
+    evaluation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, config = make("dreamerv3", "pendulum", tmp_path / "whole")
+    whole = loop.train(recipe, config)
+    original, begun = loop.evaluate, 0
+
+    def evaluate(*arguments: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == evaluation:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    stopped = dataclasses.replace(config, run_directory=str(tmp_path / "stopped"))
+    with pytest.raises(SystemExit) as ended:
+        loop.train(recipe, stopped)
+    assert ended.value.code == 143
+    run = loop.resume(recipe, RunDirectory(tmp_path / "stopped"))
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(run).items())
+    results = [json.loads((each.path / "result.json").read_text()) for each in (whole, run)]
+    assert results[0]["evaluations"] == results[1]["evaluations"]
 
 
 @pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])

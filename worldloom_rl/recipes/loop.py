@@ -33,7 +33,7 @@ from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
 from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
-from worldloom_rl.training.interruption import Interruption
+from worldloom_rl.training.interruption import Interrupted, Interruption
 from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
@@ -257,34 +257,35 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
         )
         if state.resumed:
             line.say(state.resumed)
-        while state.agent_steps < config.steps or state.updates_due >= 1:
-            if _evaluation_due(state):
-                paused = time.monotonic()
-                line.show("evaluating", state.agent_steps, _shown(recipe, state))
-                evaluation = _evaluate(recipe, state, run, line, config.eval_episodes, seed=config.seed + 100_000)
-                evaluated = time.monotonic() - paused
-                begin += evaluated  # training time leaves evaluations out
-                line.leave_out(evaluated)
-                target = config.target_return
-                if target is not None and evaluation.mean_return >= target and state.updates:
-                    line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
-                    break
-            phase = step(recipe, state)
-            if line.due():
-                line.show(phase, state.agent_steps, _shown(recipe, state))
-                run.log(_logged(state), state.agent_steps)
-            if state.agent_steps >= next_checkpoint and state.updates_due < 1:
+        try:
+            while state.agent_steps < config.steps or state.updates_due >= 1:
+                if _evaluation_due(state):
+                    paused = time.monotonic()
+                    line.show("evaluating", state.agent_steps, _shown(recipe, state))
+                    seed = config.seed + 100_000
+                    evaluation = _evaluate(recipe, state, run, line, config.eval_episodes, seed, interruption)
+                    evaluated = time.monotonic() - paused
+                    begin += evaluated  # training time leaves evaluations out
+                    line.leave_out(evaluated)
+                    target = config.target_return
+                    if target is not None and evaluation.mean_return >= target and state.updates:
+                        line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
+                        break
+                phase = step(recipe, state)
+                if line.due():
+                    line.show(phase, state.agent_steps, _shown(recipe, state))
+                    run.log(_logged(state), state.agent_steps)
                 state.training_seconds = time.monotonic() - begin
-                _checkpoint(recipe, state, run)
-                next_checkpoint += config.checkpoint_every
-            if interruption.asked:
-                state.training_seconds = time.monotonic() - begin
-                _checkpoint(recipe, state, run)
-                line.say(f"Stopped and saved after {state.agent_steps} steps. Go on: worldloom resume {run.path}")
-                interruption.stop()
-        state.training_seconds = time.monotonic() - begin
-        line.show("evaluating", state.agent_steps, _shown(recipe, state))
-        final = _evaluate(recipe, state, run, line, config.final_eval_episodes, seed=config.seed + 10**9)
+                if state.agent_steps >= next_checkpoint and state.updates_due < 1:
+                    _checkpoint(recipe, state, run)
+                    next_checkpoint += config.checkpoint_every
+                interruption.check()
+            line.show("evaluating", state.agent_steps, _shown(recipe, state))
+            final = _evaluate(recipe, state, run, line, config.final_eval_episodes, config.seed + 10**9, interruption)
+        except Interrupted as interrupted:
+            _checkpoint(recipe, state, run)
+            line.say(f"Stopped and saved after {state.agent_steps} steps. Go on: worldloom resume {run.path}")
+            interrupted.end()
         _checkpoint(recipe, state, run)
         _write_result(recipe, state, run, final)
     line.say(
@@ -344,9 +345,16 @@ def _evaluation_due(state: RunState) -> bool:
 
 
 def _evaluate(
-    recipe: Recipe, state: RunState, run: RunDirectory, line: LiveLine, episodes: int, seed: int
+    recipe: Recipe,
+    state: RunState,
+    run: RunDirectory,
+    line: LiveLine,
+    episodes: int,
+    seed: int,
+    interruption: Interruption,
 ) -> Evaluation:
-    evaluation = play(recipe, state.config, state.model, episodes, state.agent_steps, seed + state.agent_steps)
+    steps_done, check = state.agent_steps, interruption.check
+    evaluation = play(recipe, state.config, state.model, episodes, steps_done, seed + steps_done, check)
     state.evaluations.append(evaluation)
     run.log({"evaluation/return": evaluation.mean_return}, state.agent_steps)
     success = f", success rate {evaluation.success_rate:.2f}" if evaluation.successes else ""
@@ -360,18 +368,24 @@ def _evaluate(
 
 
 def play(
-    recipe: Recipe, config: RunConfig, model: WorldModel, episodes: int, agent_steps: int, seed: int
+    recipe: Recipe,
+    config: RunConfig,
+    model: WorldModel,
+    episodes: int,
+    agent_steps: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Episodes in environments of their own, played side by side, with draws of their own."""
+    """Episodes in environments of their own, played side by side, with draws of their own; `check` may end them."""
     policy = recipe.make_policy(model)
     env = with_primers(config.make_env(episodes, seed), policy)
     kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
     try:
         with torch.random.fork_rng():  # seeding an environment seeds torch too
-            evaluation = evaluate(env, policy, agent_steps, seed)
+            evaluation = evaluate(env, policy, agent_steps, seed, check)
     finally:
         model.noise = kept
-    env.close()
+        env.close()
     return evaluation
 
 

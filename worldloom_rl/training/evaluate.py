@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -47,12 +48,19 @@ def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
 
 
 @torch.no_grad()
-def evaluate(env: EnvBase, policy: TensorDictModuleBase | RandomPolicy, agent_steps: int, seed: int) -> Evaluation:
+def evaluate(
+    env: EnvBase,
+    policy: TensorDictModuleBase | RandomPolicy,
+    agent_steps: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """One episode in each environment of the batch, under ExplorationType.DETERMINISTIC.
 
     Args:
         env: batch [] or [E], see `with_primers`; successes are known of environments of `make_env` in this process.
         seed: of the environments.
+        check: called at every step; what it raises ends the evaluation.
     """
     weights = policy.parameters() if isinstance(policy, nn.Module) else iter(())
     device = next((weight.device for weight in weights), env.device)
@@ -65,6 +73,7 @@ def evaluate(env: EnvBase, policy: TensorDictModuleBase | RandomPolicy, agent_st
     successes: list[bool | None] = [None] * len(running)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         while running.any():
+            check()
             arrived, td = env.step_and_maybe_reset(policy(td.to(device)).to(env.device))
             reward, done = (arrived["next", key].reshape(len(running)).cpu() for key in ("reward", "done"))
             returns += torch.where(running, reward, torch.zeros_like(reward)).double()

@@ -5,19 +5,33 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(Exception):
+    """The run was asked to stop by a signal; raised where all that it goes on from is whole."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.number = number
+
+    def end(self) -> NoReturn:
+        """Ends the program as the signal would have: KeyboardInterrupt, or SystemExit 143 for SIGTERM."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.number)
+
+
 class Interruption:
-    """While its block runs, the first Ctrl-C or SIGTERM only sets `asked`; a second one acts as ever.
+    """While its block runs, the first Ctrl-C or SIGTERM is only noted, for `check`; a second one acts as ever.
 
     Outside the main thread, where Python delivers no signals, it notices nothing.
     """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self._asked: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -30,14 +44,13 @@ class Interruption:
     ) -> None:
         self._put_back()
 
-    def stop(self) -> None:
-        """Ends the program as the signal would have: KeyboardInterrupt, or SystemExit 143 for SIGTERM."""
-        if self.asked == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + signal.SIGTERM)
+    def check(self) -> None:
+        """Raises Interrupted if a signal came."""
+        if self._asked is not None:
+            raise Interrupted(self._asked)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
+        self._asked = signal.Signals(number)
         self._put_back()
 
     def _put_back(self) -> None:

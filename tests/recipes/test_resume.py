@@ -98,7 +98,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_resume as t
 family, environment, directory, resume = sys.argv[2:]
-recipe, config = t.make(family, environment, Path(directory), steps=400)
+recipe, config = t.make(family, environment, Path(directory), steps=200)
 with open(Path(directory).with_suffix(".losses"), "a") as file:
     def stop(update):
         file.write(f"{update} {losses[update].item().hex()}\\n")
@@ -135,7 +135,8 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("family", "environment"), [("dreamerv3", "cartpole"), ("tdmpc2", "pendulum")])
+@pytest.mark.parametrize("environment", sorted(ENVIRONMENTS))
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
 def test_killed_again_and_again_it_ends_as_if_it_never_had_been(family: str, environment: str, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = start(family, environment, whole, "train")

@@ -162,4 +162,6 @@ def test_logs_beyond_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     again.log({"update/loss": 9.0}, 30)
     again.close()
     assert file.read_text().split() == ["10,1.0", "20,2.0", "30,9.0"]
+    table = (tmp_path / "metrics.csv").read_text().split()
+    assert table == ["agent_steps,collection/return,update/loss", "10,1.0,1.0", "20,1.0,2.0", "30,,9.0"]
     assert len(list(tmp_path.rglob("events.out.tfevents*"))) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,11 +25,12 @@ CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
 IMAGINATION_FILE = "imagination.png"
+METRICS_FILE = "metrics.csv"
 _LOGS = "logs"
 
 
 class RunDirectory:
-    """Files of one run: config.json, logs/ (CSV and TensorBoard), checkpoints/, curve.png, result.json."""
+    """Files of one run: config.json, metrics.csv, logs/ (CSV and TensorBoard), checkpoints/, curve.png, result.json."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -68,7 +70,7 @@ class RunDirectory:
                 logger.log_scalar(name, value, step=agent_steps)
 
     def close(self) -> None:
-        """Write out what is logged; a later `log` opens the files again."""
+        """Write out what is logged, also as one table metrics.csv; a later `log` opens the files again."""
         for logger in self._loggers:
             if isinstance(logger, TensorboardLogger):
                 logger.experiment.close()
@@ -76,23 +78,45 @@ class RunDirectory:
                 for file in logger.experiment.files.values():
                     file.close()
         self._loggers = []
+        scalars = self.path / _LOGS / "csv" / "scalars"
+        table: dict[int, dict[str, Json]] = {}
+        for file in sorted(scalars.rglob("*.csv")):
+            for step, value in _logged(file):
+                table.setdefault(step, {"agent_steps": step})[_name(file, scalars)] = value
+        if table:
+            names = dict.fromkeys(name for row in table.values() for name in row)
+            with open(self.path / METRICS_FILE, "w", newline="") as stream:
+                writer = csv.DictWriter(stream, ["agent_steps", *sorted(set(names) - {"agent_steps"})])
+                writer.writeheader()
+                writer.writerows(table[step] for step in sorted(table))
 
     def cut_logs(self, agent_steps: int) -> None:
         """Take back what a run logged beyond these agent steps before it was stopped."""
         scalars = self.path / _LOGS / "csv" / "scalars"
         shutil.rmtree(self.path / _LOGS / "tensorboard", ignore_errors=True)  # written anew from the CSV files
         for file in sorted(scalars.rglob("*.csv")):
-            lines = [line.split(",") for line in file.read_text().splitlines()]
+            kept = [(step, value) for step, value in _logged(file) if step <= agent_steps]
             file.unlink()
-            for line in lines:
-                if len(line) == 2 and int(line[0]) <= agent_steps:  # the last line may be cut off
-                    self.log({str(file.relative_to(scalars).with_suffix("")): float(line[1])}, int(line[0]))
+            for step, value in kept:
+                self.log({_name(file, scalars): value}, step)
 
     def write_result(self, result: Mapping[str, Json]) -> Path:
         """result.json with where and with what it was made added."""
         file = self.path / RESULT_FILE
         write_json(file, {**result, **provenance()})
         return file
+
+
+def _logged(file: Path) -> Iterator[tuple[int, float]]:
+    """Steps and values of a scalar's CSV file, without a last line that was cut off."""
+    for line in file.read_text().splitlines():
+        step, comma, value = line.partition(",")
+        if comma and value:
+            yield int(step), float(value)
+
+
+def _name(file: Path, scalars: Path) -> str:
+    return str(file.relative_to(scalars).with_suffix(""))
 
 
 def write_json(file: Path, data: Mapping[str, Json]) -> None:

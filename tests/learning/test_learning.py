@@ -17,12 +17,12 @@ from worldloom_rl.training.run_directory import RunDirectory, write_json
 RESULTS = Path(__file__).parent / "results"
 
 TDMPC2_PENDULUM = {"env": "Pendulum-v1", "action_repeat": 2, "steps": 2500, "eval_every": 500}
-# Training ends at the first evaluation at 475, which gymnasium calls solved; the episodes of the last evaluation are
-# others. Returns stay below 2 / (1 - discount) = 40: finer bins than the default, which reach exp(10), and faster targets.
-# All rewards are 1, so only the value and the terminations tell the latent what matters: they weigh more than by default,
+# Training ends at the first evaluation at 475, which gymnasium calls solved; the last evaluation plays other episodes.
+# Returns stay below 2 / (1 - discount) = 40: finer bins than the default, which reach exp(10), and faster targets. All
+# rewards are 1, so only the value and the terminations tell the latent what matters: they weigh more than by default,
 # and the consistency with them. Every episode ends in the last row of one window, so that row weighs as much as the
-# others (rho). The position of the cart and the angle come to [-1, 1] and the encoder's first biases are not zero, so
-# that it sees how far they are from the edge.
+# others (rho). Position and angle come to [-1, 1] and the encoder's first biases are not zero, so that it sees how far
+# they are from the edge.
 TDMPC2_CARTPOLE = {
     "env": "CartPole-v1",
     "action_repeat": 2,

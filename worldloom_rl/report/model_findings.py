@@ -202,7 +202,8 @@ def _judge_value(pairs: Pairs, policy: str, steps: int, gamma: float) -> Finding
         f"{len(truth)} rows"
     )
     if unexplained > _VALUE_ABSURD or (unexplained > _VALUE and rank < _VALUE_RANK):
-        return Finding(part, "at fault", f"The value head is at fault: {text}.")
+        lag = "" if rank < _VALUE_RANK else " Its order is right: it may lag behind a policy that has just improved."
+        return Finding(part, "at fault", f"The value head is at fault: {text}.{lag}")
     verdict: Verdict = "weak" if unexplained > _VALUE_WEAK else "sound"
     return Finding(part, verdict, f"The value head is {verdict}: {text}.")
 

@@ -31,6 +31,7 @@ _ALIKE = 0.1  # standard deviation, as a share of the mean, below which returns 
 _OFF_VALUE = 0.5  # error of such returns, as a share of their mean
 _VALUE_WEAK, _VALUE, _VALUE_ABSURD = 0.3, 0.7, 2.0  # unexplained share; above the last no order makes good for it
 _VALUE_RANK = 0.6  # rank correlation that excuses a wrong scale
+_VALUE_LAG = 0.4  # and from which on a wrong scale may be that of an older policy
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _judge_value(pairs: Pairs, policy: str, steps: int, gamma: float) -> Finding
         f"{len(truth)} rows"
     )
     if unexplained > _VALUE_ABSURD or (unexplained > _VALUE and rank < _VALUE_RANK):
-        lag = "" if rank < _VALUE_RANK else " Its order is right: it may lag behind a policy that has just improved."
+        lag = "" if rank < _VALUE_LAG else " Its order is right: it may lag behind a policy that has just improved."
         return Finding(part, "at fault", f"The value head is at fault: {text}.{lag}")
     verdict: Verdict = "weak" if unexplained > _VALUE_WEAK else "sound"
     return Finding(part, verdict, f"The value head is {verdict}: {text}.")

@@ -180,7 +180,14 @@ def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("tdmpc2-pendulum", -250), ("dreamerv3-cartpole", 450), ("dreamerv3-pendulum", -250)]
+    ("name", "least"),
+    [
+        ("tdmpc2-pendulum", -250),
+        ("tdmpc2-cartpole", 400),
+        ("dreamerv3-cartpole", 450),
+        ("dreamerv3-pendulum", -250),
+        ("dreamerv3-catch", 8),
+    ],
 )
 def test_three_recorded_seeds_learned(name: str, least: float) -> None:
     results = [json.loads((RESULTS / f"{name}-seed{seed}.json").read_text()) for seed in (0, 1, 2)]

@@ -22,12 +22,12 @@ _BLIND = 0.5  # share of the variance; an error below it is weak at most, howeve
 _OTHER_ROW = 2.25  # squared error of a latent leaf; that of another row's leaf, drawn blindly, is 2
 _UNEXPLAINED_WEAK, _UNEXPLAINED = 0.3, 0.7  # share of the rewards' variance
 _CONSTANT = 1e-4  # standard deviation, as a share of the size, below which rewards are constant
-_OFF = 0.25  # error of a constant reward, as a share of it
+_OFF = 0.25  # error of a constant or nearly constant reward, as a share of it
 _AUC_WEAK, _AUC = 0.9, 0.75
 _ENDS = 0.05  # more ends foreseen a step than came: episodes seem to last less than 20 steps
 _FEWEST = 20  # rows, or 3 ends, below which nothing is judged
 _FEWEST_ENDS = 3
-_ALIKE = 0.1  # standard deviation, as a share of the mean, below which returns are nearly alike
+_ALIKE = 0.1  # standard deviation, as a share of the mean, below which rewards or returns are nearly alike
 _OFF_VALUE = 0.5  # error of such returns, as a share of their mean
 _VALUE_WEAK, _VALUE, _VALUE_ABSURD = 0.3, 0.7, 2.0  # unexplained share; above the last no order makes good for it
 _VALUE_RANK = 0.6  # rank correlation that excuses a wrong scale
@@ -114,8 +114,11 @@ def judge_reward(reward: Pairs) -> Finding:
         return Finding(part, "not judged", f"The reward head is not judged: only {count} rewards came.")
     error = (reward.predicted - reward.truth).double().square().mean()
     mean, std = float(reward.truth.double().mean()), float(reward.truth.double().std(correction=0))
-    if std <= _CONSTANT * abs(mean) or std == 0:
-        off, said = float(error.sqrt()), f"every one of {count} rewards was {mean:.3g}"
+    if std <= _ALIKE * abs(mean) or std == 0:
+        constant = std <= _CONSTANT * abs(mean)
+        said = f"every one of {count} rewards was {mean:.3g}"
+        said = said if constant else f"the {count} rewards were nearly alike, {mean:.3g} on average"
+        off = float(error.sqrt())
         if mean and off > _OFF * abs(mean):
             typical = float(reward.predicted.double().median())
             return Finding(

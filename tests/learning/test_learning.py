@@ -55,8 +55,9 @@ DREAMERV3_GAUSSIAN_PENDULUM = {**DREAMERV3_PENDULUM, "overrides": ('latent="gaus
 DREAMERV3_CARTPOLE = {
     "env": "CartPole-v1",
     "steps": 8000,
-    "eval_every": 2000,
-    "eval_episodes": 5,
+    "eval_every": 1000,
+    "eval_episodes": 20,
+    "target_return": 475.0,
     "overrides": ("continue_coef=5",),  # the cart leaves the track at a sharp edge that it seldom reaches
 }
 # Small batches: on a CPU the convolutions take most of the time; what is imagined from each row is cheap beside them.

@@ -187,6 +187,7 @@ def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
         ("tdmpc2-cartpole", 400),
         ("dreamerv3-cartpole", 450),
         ("dreamerv3-pendulum", -250),
+        ("dreamerv3-catch", 8),
     ],
 )
 def test_three_recorded_seeds_learned(name: str, least: float) -> None:

@@ -120,7 +120,8 @@ class Arrivals:
         specs = [observation_spec[key] for key in self.observation_keys]
         specs += [action_spec[key] for key in self.action_keys]
         specs += [latent_spec[as_tuple(key)[-1]] for key in self.latent_keys]
-        return sum(spec.shape.numel() * spec.dtype.itemsize for spec in specs) + 4 + 3 + 8
+        leaves: int = sum(spec.shape.numel() * spec.dtype.itemsize for spec in specs)
+        return leaves + 4 + 3 + 8
 
     def _read(self, data: TensorDictBase, key: NestedKey) -> Tensor:
         """The entry, float64 as float32."""

@@ -205,7 +205,8 @@ def _encode(array: np.ndarray) -> dict[str, Json]:
 
 def _decode(encoded: Any) -> np.ndarray:
     content = base64.b64decode(encoded["content"])
-    return np.frombuffer(content, np.dtype(encoded["dtype"])).reshape(encoded["shape"]).copy()
+    array: np.ndarray = np.frombuffer(content, np.dtype(encoded["dtype"])).reshape(encoded["shape"]).copy()
+    return array
 
 
 def _plain(state: Any) -> Any:

@@ -185,7 +185,7 @@ WRITES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("evaluation", [2, 3])
+@pytest.mark.parametrize("evaluation", [1, 2, 3])
 def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
     evaluation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,23 +13,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 from gymnasium import spaces
+from recipes.test_dreamerv3_recipe import SMALL, small
 
 from worldloom_rl import cli
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
-
-SMALL = (
-    "deterministic=16", "hidden=8", "groups=2", "classes=4", "blocks=2", "units=8", "num_bins=21", "batch_size=4",
-    "batch_length=8", "horizon=3", "updates_per_step=0.2",
-)  # fmt: skip
-
-
-def small(directory: Path, **changes: Any) -> dreamerv3.Config:
-    values = {
-        "env": "CartPole-v1", "time_limit": 40, "steps": 60, "overrides": SMALL, "eval_every": 40, "eval_episodes": 2,
-        "final_eval_episodes": 3, "checkpoint_every": 50, "run_directory": str(directory),
-    }  # fmt: skip
-    return dreamerv3.Config(**{**values, **changes})
-
 
 # ------------------------------------------------------------------ memory
 

@@ -85,8 +85,7 @@ def imagine_run(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
     config, model, agent_steps = newest_model(recipe, run)
-    torch.manual_seed(seed)
-    model.noise = GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
+    _seed(model, config.device, seed)
     policy = recipe.make_policy(model)
     env = with_primers(config.make_env(1, seed), policy)
     env.set_seed(seed)
@@ -233,8 +232,9 @@ def finish_run(recipe: loop.Recipe, run: RunDirectory) -> RunDirectory:
     result = json.loads((run.path / RESULT_FILE).read_text())
     card = model_card(str(run.path), json.loads((model / "config.json").read_text()), result["parameters"], result)
     (run.path / "README.md").write_text(card)
+    drawn = f"{IMAGINATION_FILE}, " if picture.exists() else ""
     _say(
-        f"{run.path} holds {CURVE_FILE}, {IMAGINATION_FILE}, README.md (the model card), {RESULT_FILE}, logs and "
+        f"{run.path} holds {CURVE_FILE}, {drawn}README.md (the model card), {RESULT_FILE}, logs and "
         f"checkpoints.\nNext:\n  worldloom eval {run.path}     play more episodes, with an interval\n"
         f"  worldloom imagine {run.path}  draw what it foresees in another episode (--seed 1)\n"
         f"  worldloom report {run.path}   find which part of the model is weak\n"

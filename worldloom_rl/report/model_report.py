@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from worldloom_rl.keys import as_tuple
 from worldloom_rl.noise import Noise
+from worldloom_rl.report.open_loop import decoded_observation_keys, decodes
 from worldloom_rl.report.report_episodes import Episodes
 from worldloom_rl.world_model import Latent, WorldModel
 
@@ -95,7 +95,6 @@ def gather_evidence(
     latent = model.observe_sequence(
         model.initial_latent(is_init.shape[:1]), action, model.read_observation(rows), is_init, noise
     )
-    decodes = {as_tuple(key) for key in model.decode.out_keys}
     arrived = episodes.valid & ~is_init.squeeze(-1)
     terminated = rows[names.terminated].squeeze(-1)
 
@@ -103,7 +102,7 @@ def gather_evidence(
     after, before = _take(latent, place), _take(latent, place - 1)
     foreseen = model.predict_latent(before, action.flatten(0, 1)[place], noise)
     predicted = foreseen.reward
-    if as_tuple(names.reward) in decodes:
+    if decodes(model, names.reward):
         predicted = _in_chunks(lambda part: model.decode_latent(part)[names.reward], after)
     reward = Pairs(predicted.squeeze(-1), rows[names.reward][arrived].squeeze(-1))
 
@@ -112,7 +111,7 @@ def gather_evidence(
         return Pairs((live / gamma).clamp(max=1.0), (~terminated[arrived]).float())
 
     goes_on = {}
-    if as_tuple(names.continuation) in decodes:
+    if decodes(model, names.continuation):
         goes_on = {
             "observed latents": pairs(_in_chunks(model.continuation, after), after),
             "latents foreseen one step ahead": pairs(foreseen.continuation, foreseen.latent),
@@ -121,7 +120,7 @@ def gather_evidence(
     steps = _value_steps(gamma, int(is_init.shape[1]))
     values = _in_chunks(lambda part: value(part, noise), _flat(latent)).reshape(terminated.shape)
     return Evidence(
-        target="observation" if _decoded_keys(model) else "latent",
+        target="observation" if decoded_observation_keys(model) else "latent",
         imagined=_imagine(model, episodes, latent, horizon, starts, generator),
         reward=reward,
         goes_on=goes_on,
@@ -172,7 +171,7 @@ def _imagine(
     possible = alive[:, 0].nonzero().squeeze(-1)
     place = possible[torch.randperm(len(possible), generator=generator)[:starts].to(possible.device)]
     alive, action, flat = alive[place], model.read_previous_action(rows), _flat(latent)
-    keys = _decoded_keys(model)
+    keys = decoded_observation_keys(model)
 
     def observed(index: Tensor) -> Tensor:
         return _vector(rows[index], keys) if keys else model.latent_features(_take(latent, index))
@@ -209,12 +208,6 @@ def _imagine(
         reward=torch.stack(reward, -1),
         true_reward=torch.stack(true_reward, -1),
     )
-
-
-def _decoded_keys(model: WorldModel) -> list[NestedKey]:
-    """The observation keys that the model decodes."""
-    decodes = {as_tuple(key) for key in model.decode.out_keys}
-    return [key for key in model.observation_keys if as_tuple(key) in decodes]
 
 
 def _vector(row: TensorDictBase | dict[NestedKey, Tensor], keys: list[NestedKey]) -> Tensor:

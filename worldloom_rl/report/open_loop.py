@@ -75,8 +75,7 @@ def open_loop(
     if bool(rows[model.key_map.is_init][1:].any()):
         raise ValueError("open_loop takes rows of one episode, but an episode starts within these.")
     noise = model.noise if noise is None else noise
-    decodes = {as_tuple(key) for key in model.decode.out_keys}
-    keys = [key for key in model.observation_keys if as_tuple(key) in decodes]
+    keys = decoded_observation_keys(model)
     many = rows.unsqueeze(0).expand(samples, steps)
     observation, action = model.read_observation(many), model.read_previous_action(many)
     is_init = torch.zeros(samples, steps, 1, dtype=torch.bool, device=action.device)
@@ -104,7 +103,7 @@ def open_loop(
         "reward": _curve(context, true_reward[context:], reward),
         "return since\nthe context": _curve(context, true_reward[context:].cumsum(0), reward.cumsum(1)),
     }
-    if as_tuple(model.key_map.continuation) in decodes:
+    if decodes(model, model.key_map.continuation):
         goes_on = torch.stack([prediction.continuation for prediction in predictions], 1).squeeze(-1)
         curves[_CONTINUE] = _curve(context, 1 - rows[model.key_map.terminated][context:].squeeze(-1).float(), goes_on)
     if not keys:
@@ -115,6 +114,16 @@ def open_loop(
         error = _curve(context, moved, (imagined - features[:, context:]).norm(dim=-1), _STANDING_STILL)
         curves = {"latent error": error, **curves}
     return OpenLoop(context, {key: rows[key] for key in keys}, found, curves)
+
+
+def decodes(model: WorldModel, key: NestedKey) -> bool:
+    """Whether the model tells that entry from the latent alone."""
+    return as_tuple(key) in {as_tuple(out) for out in model.decode.out_keys}
+
+
+def decoded_observation_keys(model: WorldModel) -> list[NestedKey]:
+    """The observation keys that the model decodes; none for a model without a decoder."""
+    return [key for key in model.observation_keys if decodes(model, key)]
 
 
 def _curve(context: int, truth: Tensor, samples: Tensor, reference: str = "truth") -> Curve:

@@ -39,10 +39,10 @@ class Checkpoints:
 
     def best(self) -> Path:
         """The checkpoint with the highest score, of equal ones the newest. Raises FileNotFoundError if none has one."""
-        scored = [(score, folder) for folder in self.all() if (score := _score(folder)) is not None]
+        scored = self._scored()
         if not scored:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint that was evaluated.")
-        return max(scored)[1]
+        return scored[-1]
 
     def save(self, agent_steps: int, updates: int, write: Callable[[Path], None], score: float | None = None) -> Path:
         """Let `write` fill a temporary directory, then name it, then drop what is too old.
@@ -55,14 +55,17 @@ class Checkpoints:
             with new_directory(target) as folder:
                 write(folder)
                 (folder / _SCORE_FILE).write_text(json.dumps({"score": score}))
-        kept = self.all()[-self.keep :]
-        if any(_score(folder) is not None for folder in self.all()):
-            kept.append(self.best())
+        kept = {*self.all()[-self.keep :], *self._scored()[-1:]}
         for folder in set(self.all()).difference(kept):
             dropped = folder.with_name(f".{folder.name}-dropped")  # a half-removed one must not look like a whole one
             os.replace(folder, dropped)
             shutil.rmtree(dropped)
         return target
+
+    def _scored(self) -> list[Path]:
+        """The checkpoints that have a score, the best last, of equal ones the newest."""
+        scored = [(score, folder) for folder in self.all() if (score := _score(folder)) is not None]
+        return [folder for _, folder in sorted(scored)]
 
     def clean(self) -> None:
         """Remove what a killed run left half written or half removed. Not while a run is writing here."""

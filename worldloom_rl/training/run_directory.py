@@ -60,11 +60,12 @@ class RunDirectory:
 
     def log(self, metrics: Mapping[str, float], agent_steps: int) -> None:
         """Scalars to CSV and TensorBoard, at that number of agent steps."""
+        logs = str(self.path / _LOGS)
         if not self._loggers:
-            logs = str(self.path / _LOGS)
             self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
-            if self.wandb:
-                self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
+        # Not while `cut_logs` writes anew what an earlier process logged there already.
+        if self.wandb and not any(isinstance(logger, WandbLogger) for logger in self._loggers):
+            self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
         for logger in self._loggers:
             for name, value in metrics.items():
                 logger.log_scalar(name, value, step=agent_steps)
@@ -84,9 +85,9 @@ class RunDirectory:
             for step, value in _logged(file):
                 table.setdefault(step, {"agent_steps": step})[_name(file, scalars)] = value
         if table:
-            names = dict.fromkeys(name for row in table.values() for name in row)
+            names = {name for row in table.values() for name in row} - {"agent_steps"}
             with open(self.path / METRICS_FILE, "w", newline="") as stream:
-                writer = csv.DictWriter(stream, ["agent_steps", *sorted(set(names) - {"agent_steps"})])
+                writer = csv.DictWriter(stream, ["agent_steps", *sorted(names)])
                 writer.writeheader()
                 writer.writerows(table[step] for step in sorted(table))
 

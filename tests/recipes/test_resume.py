@@ -16,8 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from torch import Tensor
 
 from worldloom_rl import pretrained
@@ -177,6 +179,40 @@ def test_a_signal_saves_at_once_and_tells_how_to_go_on(number: signal.Signals, t
     assert f"Go on: worldloom resume {directory}" in output
     made = losses_of(directory)[-1][0]
     assert int(RunDirectory(directory).checkpoints.latest().name.rpartition("_")[2]) == made + 1
+
+
+class Unkept(PendulumEnv):
+    """Pendulum with something whose state nobody can read."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.hidden = iter([1])
+
+
+gymnasium.register("Unkept-v0", entry_point=Unkept, max_episode_steps=15)
+
+
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+def test_an_environment_that_cannot_be_kept_begins_a_new_episode_and_the_run_says_why(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, config = make(family, "pendulum", tmp_path / "run", env="Unkept-v0")
+    with pytest.raises(_Killed):
+        loop.train(recorded(recipe, {}, lambda update: update == 70), config)
+    run = RunDirectory(tmp_path / "run")
+    state = loop.load_state(recipe, config, run.checkpoints.latest())
+    rows = len(state.replay)
+    assert rows % 16, "the last episode is open"
+    while len(state.replay) == rows:
+        loop.step(recipe, state)
+    state.collector.shutdown()
+    stored = state.replay._storage[: rows + 2]
+    assert stored["is_init"][rows].item()
+    assert stored["truncated"][rows - 1].item()
+    loop.resume(recipe, run)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "with new episodes, because" in printed
+    assert "hidden is of type builtins.list_iterator" in printed
 
 
 WRITES = (

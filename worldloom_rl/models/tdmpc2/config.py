@@ -22,7 +22,7 @@ class TDMPC2Config(WorldModelConfig):
     latent_dim: int = 512  # L
     simnorm_dim: int = 8  # V, group size of SimNorm
     encoder_bias_std: float = 0.0  # of the encoder's first biases (extension): LayerNorm follows, so zero ones let
-    # through an observation's direction only; 0.1 tells small observations of few entries from large ones
+    # through an observation's direction only, not its size, which tells how far CartPole's cart is from the edge
     num_channels: int = 32  # of each convolution of the pixel encoder; 16 of them a pixel branch's width
     num_q: int = 5  # members of the Q ensemble
     num_bins: int = 101  # of the reward and Q heads
@@ -71,7 +71,7 @@ class TDMPC2Config(WorldModelConfig):
         for name, low, high in (
             ("encoder_layers", 1, 64), ("encoder_dim", 1, 2**16), ("mlp_dim", 1, 2**16), ("latent_dim", 1, 2**16),
             ("simnorm_dim", 1, 2**16), ("num_channels", 1, 2**12), ("num_q", 2, 1024), ("num_bins", 2, 2**14),
-            ("dropout", 0.0, 0.99), ("encoder_bias_std", 0.0, 100.0), ("task_dim", 1, 2**14),
+            ("dropout", 0.0, 0.99), ("encoder_bias_std", 0.0, 10.0), ("task_dim", 1, 2**14),
             ("rho", 0.0, 1.0), ("tau", 0.0, 1.0),
             ("vmin", -1e6, 1e6), ("vmax", -1e6, 1e6), ("log_std_min", -1e3, 1e3), ("log_std_max", -1e3, 1e3),
             ("consistency_coef", 0.0, 1e6), ("reward_coef", 0.0, 1e6), ("value_coef", 0.0, 1e6),

@@ -76,14 +76,14 @@ def observed(model: DreamerV3, replay: Replay) -> tuple[Tensor, Tensor]:
 def test_acting_latents_equal_observe_over_the_rows_sampled_back(name: str, count: int) -> None:
     model = build(name)
     env = SerialEnv(2, makers(name, 2)) if count == 2 else makers(name, 1)[0]()
-    torch.testing.assert_close(*observed(model, collect(model, env)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*observed(model, collect(model, env)), rtol=1e-4, atol=1e-4)
 
 
 @NAMES
 @pytest.mark.process
 def test_acting_in_parallel_environments_carries_each_ones_latent(name: str) -> None:
     model = build(name)
-    torch.testing.assert_close(*observed(model, collect(model, ParallelEnv(2, makers(name, 2)))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*observed(model, collect(model, ParallelEnv(2, makers(name, 2)))), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.process

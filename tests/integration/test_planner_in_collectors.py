@@ -138,7 +138,7 @@ def assert_rows_equal_single_runs(name: str, kind: type[SerialEnv] | type[Parall
         assert torch.equal(alone["is_init"], together["is_init"][row])
         for key in ("observation", "action", ("latent", "deterministic"), ("planner", "mean"), ("next", "reward")):
             difference = (alone[key].double() - together[row][key].double()).abs().max().item()
-            assert difference < 1e-5, (key, row, difference)
+            assert difference < 1e-4, (key, row, difference)
 
 
 def replanned(planner: MPPIPlanner, rows: TensorDictBase, noise: Callable[[], Noise]) -> TensorDict:
@@ -158,8 +158,8 @@ def assert_warm_start_is_carried(planner: MPPIPlanner, rows: TensorDictBase) -> 
     """Of [T] rows collected under `RowNoise([0], repeat=True)`."""
     with set_exploration_type(ExplorationType.RANDOM):
         expected = replanned(planner, rows, lambda: RowNoise([0], repeat=True))
-    torch.testing.assert_close(rows["planner", "mean"], expected["planner", "mean"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(rows["action"], expected["action"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(rows["planner", "mean"], expected["planner", "mean"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(rows["action"], expected["action"], rtol=0, atol=1e-4)
 
 
 # ---------------------------------------------------------------------- the policy itself
@@ -268,7 +268,8 @@ def test_process_collectors_carry_the_warm_start_and_receive_new_encoder_weights
         for batch in collector:
             with torch.no_grad():
                 latent = model.encode(batch.select("observation"))["latent", "deterministic"]
-            torch.testing.assert_close(batch["latent", "deterministic"], latent, rtol=0, atol=1e-5)
+            # other batch sizes and threads round otherwise; another encoder is ten times further away
+            torch.testing.assert_close(batch["latent", "deterministic"], latent, rtol=0, atol=1e-4)
             batches.append((batch.clone(), latent))
             if len(batches) == 1:
                 for rows in batch.reshape(2, STEPS):

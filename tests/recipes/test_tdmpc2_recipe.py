@@ -125,6 +125,13 @@ def test_training_ends_when_an_evaluation_reaches_the_target_return(tmp_path: Pa
     assert result["updates"] > 0
     assert result["agent_steps"] == reached["agent_steps"] == final["agent_steps"] < 300
     assert final["returns"] != reached["returns"][: len(final["returns"])]
+    cli.main(["resume", str(run.path)])  # it is at its end
+    assert json.loads((run.path / "result.json").read_text())["updates"] == result["updates"]
+
+
+def test_a_run_that_ends_before_it_learns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="steps is 100, but learning starts after 200 agent steps: give more steps"):
+        tdmpc2.train(small(tmp_path / "run", steps=100, seed_steps=200))
 
 
 def test_several_environments_are_stepped_side_by_side(tmp_path: Path) -> None:
@@ -143,7 +150,7 @@ def test_discrete_actions_and_terminal_states(tmp_path: Path) -> None:
 
 def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--episodic"):
-        tdmpc2.train(small(tmp_path / "run", env="CartPole-v1", action_repeat=1))
+        tdmpc2.train(small(tmp_path / "run", env="CartPole-v1", action_repeat=1, steps=300))
 
 
 @pytest.mark.parametrize(

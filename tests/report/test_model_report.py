@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from learning.test_learning import DREAMERV3_CARTPOLE, DREAMERV3_PENDULUM, TDMPC2_PENDULUM
+from learning.test_learning import DREAMERV3_CARTPOLE, DREAMERV3_PENDULUM, TDMPC2_CARTPOLE, TDMPC2_PENDULUM
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -185,6 +186,32 @@ def test_the_faulty_part_and_no_other_is_accused(fault: str, decodes: bool, epis
 
 def test_a_faulty_decoder_is_not_blamed_on_the_dynamics(episodes: Episodes) -> None:
     assert accused(judge(evidence_of(Spring(fault="decoder"), episodes))) == ["decoder"]
+
+
+def test_what_a_planner_led_astray_comes_to_is_not_blamed_on_other_parts(episodes: Episodes) -> None:
+    rows = episodes.rows.clone()
+    rows["reward"][:2], rows["terminated"][:2] = -rows["reward"][:2], ~rows["terminated"][:2]
+    strange = {"policy": episodes.policy.clone(), "policies": ("the planner", "the prior")}
+    strange["policy"][2:] = 1
+    spoiled = dataclasses.replace(episodes, rows=rows, **strange)
+    assert {"reward head", "continue head"} <= set(accused(judge(evidence_of(Spring(), spoiled))))
+    led = judge(evidence_of(Spring(), dataclasses.replace(spoiled, planner=0)))
+    assert not {"reward head", "continue head"} & set(accused(led))
+
+
+def test_parts_that_a_fault_elsewhere_must_show_in_are_not_judged(episodes: Episodes) -> None:
+    def verdicts(evidence: Evidence) -> dict[str, str]:
+        return {finding.part: finding.verdict for finding in judge(evidence)}
+
+    right, value = (evidence_of(Spring(fault=fault), episodes) for fault in ("", "value head"))
+    wrong = evidence_of(Spring(fault="dynamics"), episodes)
+    ends = evidence_of(Spring(fault="continue head"), episodes).goes_on
+    assert verdicts(dataclasses.replace(wrong, goes_on=ends))["continue head"] == "not judged"
+    assert verdicts(dataclasses.replace(right, goes_on=ends))["continue head"] == "at fault"
+    both = dataclasses.replace(wrong, value=value.value)
+    assert verdicts(both)["value head"] == "at fault"  # an actor plays on as before
+    assert verdicts(dataclasses.replace(both, planner="the planner"))["value head"] == "not judged"
+    assert verdicts(dataclasses.replace(value, planner="the planner"))["value head"] == "at fault"
 
 
 # ------------------------------------------------------------------ numbers by hand
@@ -387,6 +414,7 @@ TASKS = {
     "dreamerv3-pendulum": (dreamerv3, DREAMERV3_PENDULUM),
     "dreamerv3-cartpole": (dreamerv3, DREAMERV3_CARTPOLE),
     "tdmpc2-pendulum": (tdmpc2, TDMPC2_PENDULUM),
+    "tdmpc2-cartpole": (tdmpc2, TDMPC2_CARTPOLE),
 }
 HEADS = {
     "dreamerv3": {
@@ -395,13 +423,19 @@ HEADS = {
         "continue head": "continue_head",
         "value head": "behavior.critic",
     },
-    "tdmpc2": {"dynamics": "dynamics", "reward head": "reward_head", "value head": "behavior.q_ensemble"},
+    "tdmpc2": {
+        "dynamics": "dynamics",
+        "reward head": "reward_head",
+        "continue head": "termination_head",
+        "value head": "behavior.q_ensemble",
+    },
 }
 
 
 def heads_of(task: str) -> dict[str, str]:
-    """The heads that a task's model has, by the part's name in a report."""
-    return HEADS[task.partition("-")[0]]
+    """The heads that a task's model has, by the part's name in a report: a TD-MPC2 foresees ends where some come."""
+    heads = HEADS[task.partition("-")[0]]
+    return {part: head for part, head in heads.items() if part != "continue head" or task != "tdmpc2-pendulum"}
 
 
 def shuffled(model: WorldModel, head: str, seed: int) -> WorldModel:

@@ -219,10 +219,18 @@ def step(recipe: Recipe, state: RunState) -> str:
 
 
 def train(recipe: Recipe, config: RunConfig) -> RunDirectory:
-    """Train from the start. Returns the run directory, which holds the result."""
+    """Train from the start. Returns the run directory, which holds the result.
+
+    Raises ValueError if the steps end before learning starts.
+    """
     name = f"{recipe.name}-{config.env.replace(':', '-').replace('/', '-')}-seed{config.seed}"
     run = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
-    return _run(recipe, recipe.make_state(dataclasses.replace(config, run_directory=str(run.path))), run)
+    state = recipe.make_state(dataclasses.replace(config, run_directory=str(run.path)))
+    if config.steps <= state.learning_starts:
+        raise ValueError(
+            f"steps is {config.steps}, but learning starts after {state.learning_starts} agent steps: give more steps."
+        )
+    return _run(recipe, state, run)
 
 
 def resume(recipe: Recipe, run: RunDirectory) -> RunDirectory:
@@ -258,7 +266,7 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
         if state.resumed:
             line.say(state.resumed)
         try:
-            while state.agent_steps < config.steps or state.updates_due >= 1:
+            while not _target_reached(state) and (state.agent_steps < config.steps or state.updates_due >= 1):
                 if _evaluation_due(state):
                     paused = time.monotonic()
                     line.show("evaluating", state.agent_steps, _shown(recipe, state))
@@ -267,9 +275,8 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
                     evaluated = time.monotonic() - paused
                     begin += evaluated  # training time leaves evaluations out
                     line.leave_out(evaluated)
-                    target = config.target_return
-                    if target is not None and evaluation.mean_return >= target and state.updates:
-                        line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
+                    if _target_reached(state):
+                        line.say(f"return {evaluation.mean_return:.1f} reaches the target of {config.target_return:g}")
                         break
                 phase = step(recipe, state)
                 if line.due():
@@ -342,6 +349,13 @@ def _evaluation_due(state: RunState) -> bool:
     last = state.evaluations[-1].agent_steps if state.evaluations else None
     every = state.config.eval_every
     return last is None or state.agent_steps // every > last // every
+
+
+def _target_reached(state: RunState) -> bool:
+    """Whether an evaluation since learning began had the return that ends the run."""
+    target = state.config.target_return
+    since = (done for done in state.evaluations if done.agent_steps > state.learning_starts)
+    return target is not None and any(evaluation.mean_return >= target for evaluation in since)
 
 
 def _evaluate(

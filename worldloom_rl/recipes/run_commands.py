@@ -124,7 +124,7 @@ class Valued(NamedTuple):
 
     value: Callable[[Latent, Noise], Tensor]  # [..., 1] of latents
     gamma: float
-    own: str  # what the run's policy is called
+    own: str  # what the run's policy is called; a planner if there is another
     other: str  # and the policy that plays on after random steps
     make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
 
@@ -204,7 +204,8 @@ def play_for_report(
     streams.setdefault(valued.other, []).extend(
         play_streams(model, disturbed, other, steps=steps, random_steps=torch.cat([first, none + steps]))
     )
-    return Episodes.beside_each_other(streams, model.key_map.is_init).to(config.device)
+    planner = valued.own if valued.make_other else None
+    return Episodes.beside_each_other(streams, model.key_map.is_init, planner).to(config.device)
 
 
 def examine(recipe: loop.Recipe, model: WorldModel, played: Episodes, *, seed: int) -> Evidence:

@@ -44,13 +44,30 @@ class Finding:
 
 
 def judge(evidence: Evidence) -> list[Finding]:
-    """A finding for every part of the model, each from rows where the others' faults do not show."""
+    """A finding for every part of the model, each from rows where the others' faults do not show.
+
+    Where they must show, a part is not accused: of ends learned from foreseen latents while the dynamics are at fault,
+    and of the values of a planner that a part at fault leads astray.
+    """
     found = [] if evidence.target == "latent" else [judge_decoder(evidence.imagined)]
-    found.append(judge_dynamics(evidence.imagined, evidence.target))
-    found.append(judge_reward(evidence.reward))
-    found.append(judge_continue(evidence.goes_on))
-    found.append(judge_value(evidence.value, evidence.value_steps, evidence.gamma))
-    return found
+    dynamics = judge_dynamics(evidence.imagined, evidence.target)
+    reward = judge_reward(evidence.reward)
+    goes_on = judge_continue(evidence.goes_on)
+    if "at fault" == dynamics.verdict == goes_on.verdict:
+        goes_on = _postponed(
+            goes_on, "it may be learned from the latents that the dynamics foresee, which are at fault"
+        )
+    value = judge_value(evidence.value, evidence.value_steps, evidence.gamma)
+    astray = [finding.part for finding in (dynamics, reward, goes_on) if finding.verdict == "at fault"]
+    if evidence.planner and astray and value.verdict == "at fault":
+        value = _postponed(
+            value, f"{evidence.planner} plays by parts at fault ({_joined(astray)}), not as it learned to"
+        )
+    return [*found, dynamics, reward, goes_on, value]
+
+
+def _postponed(finding: Finding, why: str) -> Finding:
+    return Finding(finding.part, "not judged", f"The {finding.part} is not judged yet: {why}.")
 
 
 def verdict_text(findings: Sequence[Finding]) -> str:

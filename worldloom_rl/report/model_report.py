@@ -55,12 +55,15 @@ class ByHorizon:
 class Evidence:
     """What a report is made of. The heads are asked at observed latents, so that wrong dynamics do not spoil them.
 
+    Rewards and ends are those that no planner came to, whose every part leads it astray if one is wrong.
+
     Attributes:
         target: what is compared by horizon: "observation", or "latent" for a model without a decoder.
         goes_on: probability to go on, γ apart, against whether the episode did, by the latents that tell it: those
             observed, or foreseen one step ahead, which some families learn it from. Empty if the model predicts none.
         value: what the value head expects of the next `value_steps` steps against their discounted rewards, by policy.
         gamma: γ.
+        planner: the policy that asks the model's parts what to do, if one does.
     """
 
     target: str
@@ -70,6 +73,7 @@ class Evidence:
     value: dict[str, Pairs]
     value_steps: int
     gamma: float
+    planner: str | None
 
 
 @torch.no_grad()
@@ -96,6 +100,8 @@ def gather_evidence(
         model.initial_latent(is_init.shape[:1]), action, model.read_observation(rows), is_init, noise
     )
     arrived = episodes.valid & ~is_init.squeeze(-1)
+    if episodes.planner >= 0:
+        arrived &= episodes.policy != episodes.planner
     terminated = rows[names.terminated].squeeze(-1)
 
     place = arrived.reshape(-1).nonzero().squeeze(-1)
@@ -138,6 +144,7 @@ def gather_evidence(
         },
         value_steps=steps,
         gamma=gamma,
+        planner=episodes.policies[episodes.planner] if episodes.planner >= 0 else None,
     )
 
 

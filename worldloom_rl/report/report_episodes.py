@@ -29,15 +29,20 @@ class Episodes:
         valid: [E, L] whether a row is none of the padding, every row of which has "is_init" set.
         policy: [E, L] which of `policies` chose the action that led to a row; −1 for a random one.
         policies: what each is called.
+        planner: which of them asks the model's parts what to do, so that a fault of one shows in all that it does;
+            −1 if none does.
     """
 
     rows: TensorDictBase
     valid: Tensor
     policy: Tensor
     policies: tuple[str, ...]
+    planner: int = -1
 
     @classmethod
-    def beside_each_other(cls, streams: Mapping[str, Sequence[TensorDictBase]], is_init: NestedKey) -> Episodes:
+    def beside_each_other(
+        cls, streams: Mapping[str, Sequence[TensorDictBase]], is_init: NestedKey, planner: str | None = None
+    ) -> Episodes:
         """Streams of rows [L] by policy, each with "at_random" [L], padded to one length."""
         marked = []
         for number, of_policy in enumerate(streams.values()):
@@ -47,11 +52,14 @@ class Episodes:
                 marked.append(stream.exclude(_AT_RANDOM).set(_POLICY, policy).set(_VALID, valid))
         rows = pad_sequence(marked)
         rows[is_init] |= ~rows[_VALID].unsqueeze(-1)
-        return cls(rows.exclude(_VALID, _POLICY), rows[_VALID], rows[_POLICY], tuple(streams))
+        names = tuple(streams)
+        number = -1 if planner is None else names.index(planner)
+        return cls(rows.exclude(_VALID, _POLICY), rows[_VALID], rows[_POLICY], names, number)
 
     def to(self, device: str) -> Episodes:
         """The same on another device."""
-        return Episodes(self.rows.to(device), self.valid.to(device), self.policy.to(device), self.policies)
+        tensors = (self.rows.to(device), self.valid.to(device), self.policy.to(device))
+        return Episodes(*tensors, self.policies, self.planner)
 
 
 class RandomSteps(TensorDictModuleBase):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from torchrl.data import (
     Unbounded,
 )
 
-from worldloom_rl.config import WorldModelConfig, check_range, did_you_mean, spec_from_json, spec_to_json
+from worldloom_rl.config import WorldModelConfig, added_field, check_range, did_you_mean, spec_from_json, spec_to_json
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config, discount_for
 
 
@@ -53,6 +53,17 @@ def test_a_missing_field_is_refused_by_name():
     del values["rate"]
     with pytest.raises(ValueError, match=r"lacks the fields \['rate'\] of Nested"):
         Nested.from_json(values)
+
+
+def test_a_field_that_older_files_lack_has_the_value_that_they_mean():
+    @dataclass(frozen=True)
+    class Grown(WorldModelConfig):
+        width: int = 3
+        gain: float = added_field(2.0, before=1.0)
+
+    assert Grown().gain == 2.0
+    assert Grown.from_json({"width": 4}) == Grown(4, 1.0)
+    assert Grown.from_json(Grown().to_json()) == Grown()
 
 
 def test_did_you_mean_lists_all_names_when_none_is_close():

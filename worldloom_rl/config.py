@@ -49,6 +49,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
+_BEFORE = "before"
+
+
+def added_field(default: Any, before: Any) -> Any:
+    """A field of a configuration that files of older versions lack: they mean `before`."""
+    return dataclasses.field(default=default, metadata={_BEFORE: before})
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class WorldModelConfig:
         for name in values:
             if name not in known:
                 raise ValueError(f"{cls.__name__} has no field {name!r}.{did_you_mean(name, known)}")
+        older = {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(cls) if _BEFORE in field.metadata}
+        values = {**older, **values}
         missing = sorted(known - set(values))
         if missing:
             raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")

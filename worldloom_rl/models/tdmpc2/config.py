@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 
-from worldloom_rl.config import WorldModelConfig, check_range
+from worldloom_rl.config import WorldModelConfig, added_field, check_range
 from worldloom_rl.functional.activation import fast_mish
 from worldloom_rl.nn.mlp import Activation
 
@@ -21,8 +21,9 @@ class TDMPC2Config(WorldModelConfig):
     mlp_dim: int = 512  # hidden width of dynamics, reward, termination, policy and Q
     latent_dim: int = 512  # L
     simnorm_dim: int = 8  # V, group size of SimNorm
-    encoder_bias_std: float = 0.0  # of the encoder's first biases (extension): LayerNorm follows, so zero ones let
-    # through an observation's direction only, not its size, which tells how far CartPole's cart is from the edge
+    # of the encoder's first biases (extension): LayerNorm follows, so zero ones let through an observation's direction
+    # only, not its size, which tells how far CartPole's cart is from the edge
+    encoder_bias_std: float = added_field(0.0, before=0.0)
     num_channels: int = 32  # of each convolution of the pixel encoder; 16 of them a pixel branch's width
     num_q: int = 5  # members of the Q ensemble
     num_bins: int = 101  # of the reward and Q heads

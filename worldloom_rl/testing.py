@@ -433,10 +433,13 @@ def _check_prediction(subject: WorldModel, data: _Data) -> None:
             depends, subject, f"predict ignores the action {key!r}: neither the latent nor the reward depends on it."
         )
 
+    moved = _run(subject, subject.predict, given.clone().update(data.actions(batch)))
     for leaf, value in subject.read_latent(start).items():
         sources = [source for source in observations.values(True, True) if source.shape == value.shape]
         if any(torch.equal(source, value) for source in sources if source.dtype == value.dtype):
-            kept = torch.equal(arrived.get(names.leaf(leaf)), value)
+            # An observed state that actions move, such as a pose, is no context.
+            moves = not torch.equal(arrived.get(names.leaf(leaf)), moved.get(names.leaf(leaf)))
+            kept = moves or torch.equal(arrived.get(names.leaf(leaf)), value)
             _require(
                 kept, subject, f"predict changes the context leaf {leaf!r}, which encode copies from the observation."
             )
@@ -576,7 +579,9 @@ def _check_loss(subject: WorldModel, data: _Data) -> None:
     latent = subject.read_latent(posterior)
     _require_latent(subject, latent, tuple(rows.batch_size), "compute_loss")
     attached = any(value.requires_grad for value in latent.values())
-    _require(attached, subject, "the posterior of compute_loss is detached; what follows decides that, not the model.")
+    frozen = not any(value.requires_grad for value in subject.read_latent(subject.observe(rows.copy())).values())
+    claim = "the posterior of compute_loss is detached; what follows decides that, not the model"
+    _require(attached or frozen, subject, f"{claim}.")
     torch.autograd.backward([term.mean() for term in terms.values()])
     for name, parameter in subject.named_parameters():
         if parameter.requires_grad and not name.startswith("behavior."):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -31,6 +32,25 @@ class Window(NamedTuple):
         actions = _where(full, _moved(self.actions, -2), self.actions)
         length = (self.length + 1).clamp(max=size)
         return Window(_put(frames, length - 1, tokens), actions, length)
+
+    def recent(self, count: int) -> Window:
+        """The window with at most its last `count` frames."""
+        size = self.actions.shape[-2]
+        dropped = (self.length - count).clamp(min=0)
+        index = dropped.unsqueeze(-1) + torch.arange(size, device=dropped.device)
+        inside, index = index < size, index.clamp(max=size - 1)
+
+        def moved(buffer: Tensor) -> Tensor:
+            shape = (*index.shape, *(1,) * (buffer.dim() - index.dim()))
+            kept = buffer.take_along_dim(index.reshape(shape), index.dim() - 1)
+            return kept * inside.reshape(shape)
+
+        return Window(moved(self.frames), moved(self.actions), self.length - dropped)
+
+    def padded(self, size: int) -> Window:
+        """The window in buffers of `size` frames and actions, no fewer than its own, with zeros on the right."""
+        more = size - self.actions.shape[-2]
+        return Window(F.pad(self.frames, (0, 0, 0, 0, 0, more)), F.pad(self.actions, (0, 0, 0, more)), self.length)
 
     def with_last(self, tokens: Tensor) -> Window:
         """The window with tokens [..., N, D] for its last frame."""

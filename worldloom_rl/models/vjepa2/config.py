@@ -34,8 +34,9 @@ class VJEPA2ACConfig(WorldModelConfig):
     use_extrinsics: bool = False  # condition on the camera's pose, an observation "extrinsics" of 6 numbers
 
     # Imagination
-    history: int = 8  # H, frames that a prediction sees; those of a training window
-    terminal_reward: bool = True  # of coming nearer to the goal, for executing whole plans; False of being near
+    history: int = 2  # H, frames that a prediction sees; a plan of H steps from one frame needs no more
+    context: int = 1  # of them, observed frames that acting keeps; the released planner starts from one
+    discount: float = 1.0  # γ
 
     # Learning
     rollout_steps: int = 2  # auto_steps, predictions in a row of the rollout loss
@@ -71,6 +72,8 @@ class VJEPA2ACConfig(WorldModelConfig):
                     "each head at least 6 channels, which its rotation along three axes needs."
                 )
         check_range("history", self.history, 1, 2**10)
+        check_range("context", self.context, 1, self.history)
+        check_range("discount", self.discount, 0.0, 1.0)
         check_range("rollout_steps", self.rollout_steps, 1, 2**10)
         check_range("loss_exponent", self.loss_exponent, 1.0, 8.0)
         check_range("horizon", self.horizon, 1, 2**10)
@@ -110,8 +113,8 @@ def mlp_ratio(width: int, hidden: int) -> float:
 PRESETS = {
     "tiny": VJEPA2ACConfig(
         image_size=32, patch_size=8, encoder_dim=32, encoder_depth=1, encoder_heads=2, encoder_mlp_dim=64,
-        predictor_dim=32, predictor_depth=2, predictor_heads=2, predictor_mlp_dim=64, history=3, iterations=4,
-        num_samples=64,
+        predictor_dim=32, predictor_depth=2, predictor_heads=2, predictor_mlp_dim=64, history=3, context=2,
+        iterations=4, num_samples=64,
     ),
     "ac-vitg": VJEPA2ACConfig(),
 }  # fmt: skip

@@ -62,6 +62,11 @@ class VJEPA2Encoder(nn.Module):
         transformers, which downloads it.
         """
         model = require_transformers().VJEPA2Model.from_pretrained(str(directory), use_safetensors=True)
+        return cls.of_model(model, masked_predictor=masked_predictor)
+
+    @classmethod
+    def of_model(cls, model: nn.Module, *, masked_predictor: bool = False) -> VJEPA2Encoder:
+        """The encoder of a `transformers.VJEPA2Model`, whose weights it shares."""
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
         encoder._take(model, masked_predictor)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl.nn.rotary_attention import RotaryAttention, video_rotation
+from worldloom_rl.nn.transformer import frame_causal_mask
 
 _EPSILON = 1e-6  # of the layer norms
 _INITIAL_STD = 0.02
@@ -59,6 +60,7 @@ class VJEPA2ACPredictor(nn.Module):
     Args:
         token_dim: E, channels of the encoder's tokens.
         dim: P, of the predictor's.
+        hidden: width of the feed-forward layers, by default 4 P.
         action_dim: A, numbers of an action and of a pose; extrinsics have one less.
         grid: rows and columns of a frame's tokens.
     """
@@ -72,7 +74,7 @@ class VJEPA2ACPredictor(nn.Module):
         heads: int,
         grid: tuple[int, int],
         action_dim: int = 7,
-        mlp_ratio: float = 4.0,
+        hidden: int | None = None,
         use_extrinsics: bool = False,
     ) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class VJEPA2ACPredictor(nn.Module):
         self.action_encoder = nn.Linear(action_dim, dim)
         self.state_encoder = nn.Linear(action_dim, dim)
         self.extrinsics_encoder = nn.Linear(action_dim - 1, dim).requires_grad_(use_extrinsics)
-        self.predictor_blocks = nn.ModuleList(Block(dim, heads, int(dim * mlp_ratio)) for _ in range(depth))
+        self.predictor_blocks = nn.ModuleList(Block(dim, heads, hidden or 4 * dim) for _ in range(depth))
         self.predictor_norm = nn.LayerNorm(dim, eps=_EPSILON)
         self.predictor_proj = nn.Linear(dim, token_dim)
         self._initialise()
@@ -105,12 +107,13 @@ class VJEPA2ACPredictor(nn.Module):
         """K, conditioning tokens before each frame's own."""
         return 3 if self.use_extrinsics else 2
 
-    def positions(self, frames: int, device: torch.device | None = None) -> Tensor:
+    def positions(self, frames: int) -> Tensor:
         """[T·(K + N), 3] time, row and column of every token of so many frames.
 
         Conditioning tokens have a time only. On a grid that is not square, columns are scaled to the rows' extent.
         """
         rows, columns = self.grid
+        device = self.predictor_embed.weight.device
         time = torch.arange(frames, dtype=torch.float32, device=device)
         row = torch.arange(rows, dtype=torch.float32, device=device)
         column = torch.arange(columns, dtype=torch.float32, device=device) * (rows / columns)
@@ -119,11 +122,10 @@ class VJEPA2ACPredictor(nn.Module):
         times = time.repeat_interleave(len(place)).unsqueeze(-1)
         return torch.cat([times, place.repeat(frames, 1)], -1)
 
-    def mask(self, frames: int, device: torch.device | None = None) -> Tensor:
+    def mask(self, frames: int) -> Tensor:
         """bool [L, L], L = T·(K + N): True where the column's frame is the row's or an earlier one."""
         rows, columns = self.grid
-        frame = torch.arange(frames, device=device).repeat_interleave(self.conditioning + rows * columns)
-        return frame.unsqueeze(-1) >= frame
+        return frame_causal_mask(frames, self.conditioning + rows * columns, self.predictor_embed.weight)
 
     def forward(self, tokens: Tensor, actions: Tensor, poses: Tensor, extrinsics: Tensor | None = None) -> Tensor:
         """[B, T, N, E] at index t the predicted tokens of frame t + 1.
@@ -133,7 +135,7 @@ class VJEPA2ACPredictor(nn.Module):
             actions: [B, T, A], the one taken at each frame; poses: [B, T, A]; extrinsics: [B, T, A - 1].
         Raises ValueError if extrinsics are given without being used or the other way round, or for a wrong N.
         """
-        batch, frames, count, _ = tokens.shape
+        frames, count = tokens.shape[1:3]
         if (extrinsics is not None) != self.use_extrinsics:
             given = "none were given" if extrinsics is None else "they were given"
             raise ValueError(f"The predictor was built with use_extrinsics={self.use_extrinsics}, but {given}.")
@@ -143,8 +145,8 @@ class VJEPA2ACPredictor(nn.Module):
         if extrinsics is not None:
             given_conditions.append(self.extrinsics_encoder(extrinsics))
         x = torch.cat([torch.stack(given_conditions, 2), self.predictor_embed(tokens)], 2).flatten(1, 2)
-        rotation = video_rotation(self.positions(frames, x.device), self.head_dim)
-        mask = self.mask(frames, x.device)
+        rotation = video_rotation(self.positions(frames), self.head_dim)
+        mask = self.mask(frames)
         for block in self.predictor_blocks:
             x = block(x, rotation, mask)
         x = x.unflatten(1, (frames, -1))[:, :, self.conditioning :]

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
+from worldloom_rl.models.vjepa2 import VJEPA2Encoder
+from worldloom_rl.models.vjepa2 import importer as vjepa2_importer
 from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
@@ -78,6 +80,20 @@ def import_tdmpc2(
 ) -> None:
     """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
     _say_imported(tdmpc2_importer.import_checkpoint(checkpoint, output, settings), output)
+
+
+def import_vjepa2(
+    checkpoint: _Path,
+    output: _Path,
+    settings: tyro.conf.OmitArgPrefixes[vjepa2_importer.ImportSettings] = vjepa2_importer.ImportSettings(),  # noqa: B008
+) -> None:
+    """Turn an official V-JEPA 2 checkpoint (.pt) into a directory: a world model or, of pre-training, an encoder."""
+    model = vjepa2_importer.import_checkpoint(checkpoint, output, settings)
+    if isinstance(model, VJEPA2Encoder):
+        print(f"Wrote {output}: an encoder of {sum(x.numel() for x in model.encoder.parameters()):,} parameters.")
+        print(f'Load it: VJEPA2Encoder.from_pretrained("{output}")')
+    else:
+        _say_imported(model, output)
 
 
 def _say_imported(model: WorldModel, output: Path) -> None:
@@ -176,7 +192,7 @@ _COMMANDS: _Commands = {
     "report": report,
     "compare": compare,
     "list": list_models,
-    "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},
+    "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2, "vjepa2": import_vjepa2},
 }
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
@@ -422,9 +422,13 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         )
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> WorldModel:
-        """The model in a directory. Raises TypeError if it is of another family; see `AutoWorldModel` otherwise."""
-        model = pretrained.load_world_model(directory)
+    def from_pretrained(cls, directory: str | Path, *, encoder: nn.Module | None = None) -> WorldModel:
+        """The model in a directory. Raises TypeError if it is of another family; see `AutoWorldModel` otherwise.
+
+        Args:
+            encoder: the module that a model with a frozen encoder of your own was built with.
+        """
+        model = pretrained.load_world_model(directory, encoder)
         if not isinstance(model, cls):
             raise TypeError(f"{directory} holds a {type(model).__name__}, not a {cls.__name__}; use AutoWorldModel.")
         return model

@@ -1,4 +1,4 @@
-"""V-JEPA 2-AC against numbers of the official code: every tensor of both predictor files is an input or is compared.
+"""V-JEPA 2-AC against numbers of the official code: every tensor of its three files is an input or is compared.
 
 All sizes come from the files' metadata; those in $WORLDLOOM_REFERENCE_DIR/jepa take the place of
 tests/reference/data/jepa.
@@ -6,6 +6,7 @@ tests/reference/data/jepa.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -18,10 +19,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torchrl.data import Bounded, Composite, Unbounded
 
-from worldloom_rl.models.vjepa2 import VJEPA2ACPredictor, next_pose, pose_difference
+from worldloom_rl import ReplayNoise, WorldModel
+from worldloom_rl.models.vjepa2 import VJEPA2ACConfig, VJEPA2ACPredictor, make_planner, next_pose, pose_difference
 from worldloom_rl.models.vjepa2.pose import euler_angles, rotation_matrix
 from worldloom_rl.models.vjepa2.predictor import Block, ac_terms, normalise_tokens
+from worldloom_rl.noise import Noise
+from worldloom_rl.world_model import Latent, Observation, Prediction
 
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", Path(__file__).parent / "data")) / "jepa"
 FORWARD = {"rtol": 0.0, "atol": 2e-5}
@@ -227,3 +232,120 @@ def test_poses_have_finite_gradients_also_where_euler_angles_are_ambiguous() -> 
     next_pose(pose, torch.zeros(7)).sum().backward()
     assert pose.grad is not None
     assert bool(pose.grad.isfinite().all())
+
+
+# ------------------------------------------------------------------ the planner
+
+
+class Toy(WorldModel):
+    """The model that the planner's file names: next = frame + 0.3 tanh(10 a W + pose U), poses as `next_pose`."""
+
+    model_type = "toy"
+    config: VJEPA2ACConfig
+
+    def __init__(self, config: VJEPA2ACConfig, tensors: dict[str, Tensor]) -> None:
+        # Bounds unlike each other and off centre, as an environment may have them.
+        low, high = torch.tensor([-0.2, -0.1, -0.05, -3, -3, -3, -1]), torch.tensor([0.1, 0.1, 0.1, 3, 2, 3, 0.8])
+        super().__init__(config, Composite(pixels=Unbounded((1,))), Composite(action=Bounded(low, high)))
+        self.config = config
+        frame = Unbounded(tensors["in/goal"].shape[2:])
+        self.latent_spec = Composite(tokens=frame, goal=frame.clone(), proprio=Unbounded((7,)))
+        self.w, self.u = tensors["in/W"], tensors["in/U"]
+
+    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        motion = self.action_space.unflatten(action)["action"]
+        assert torch.allclose(motion, action * self.action_space.half_range + self.action_space.center, atol=1e-6)
+        change = 0.3 * torch.tanh(10 * motion @ self.w + latent["proprio"] @ self.u)
+        arrived = {**latent, "tokens": latent["tokens"] + change.unsqueeze(-2)}
+        arrived["proprio"] = next_pose(latent["proprio"], motion)
+        nothing = motion.new_zeros(*motion.shape[:-1], 1)
+        return Prediction(arrived, nothing, nothing + 1)
+
+    def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
+        raise NotImplementedError
+
+    def filter_latent(self, *_: Any) -> Latent:
+        raise NotImplementedError
+
+    def latent_features(self, latent: Latent) -> Tensor:
+        raise NotImplementedError
+
+    def discount(self, latent: Latent) -> Tensor:
+        return latent["tokens"].new_ones(1)
+
+    def compute_loss(self, batch: Any, noise: Noise | None = None) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def default_specs() -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def toy() -> tuple[Toy, dict[str, Tensor]]:
+    path = ROOT / "vjepa2_ac_cem.safetensors"
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as content:
+        said = content.metadata()
+    assert said["toy_model"] == "next = frame + 0.3*tanh(10*a@W + pose@U); pose' = compute_new_pose"
+    config = VJEPA2ACConfig(
+        horizon=int(said["rollout"]),
+        iterations=int(said["cem_steps"]),
+        num_samples=int(said["samples"]),
+        num_elites=int(said["topk"]),
+        max_translation=float(said["maxnorm"]),
+        max_gripper=float(said["gripper_clip"]),
+        **{f"momentum_{name}": float(said[f"momentum_{name}"]) for name in MOMENTA},
+    )
+    return Toy(config, tensors), tensors
+
+
+MOMENTA = ("mean", "std", "mean_gripper", "std_gripper")
+
+
+def planning_inputs(tensors: dict[str, Tensor]) -> tuple[Latent, ReplayNoise]:
+    latent = {
+        "tokens": tensors["in/context"].squeeze(1),
+        "goal": tensors["in/goal"].squeeze(1),
+        "proprio": tensors["in/pose"].squeeze(1),
+    }
+    drawn = tensors["in/noise"]  # [iterations, H, N, 4]: translations and gripper
+    whole = torch.cat([drawn[..., :3], torch.ones_like(drawn[..., :3]), drawn[..., 3:]], -1)
+    return latent, ReplayNoise({"sample": list(whole.unsqueeze(2))})
+
+
+def test_plans_are_the_official_ones(toy: tuple[Toy, dict[str, Tensor]]) -> None:
+    model, tensors = toy
+    planner = make_planner(model, execute=model.config.horizon)
+    latent, noise = planning_inputs(tensors)
+    fresh = planner.init_mean.expand(1, model.config.horizon, 7)
+    plan = planner.plan(latent, fresh, noise, explore=False)
+    assert noise.unused() == {}
+    space = model.action_space
+    torch.testing.assert_close(plan.sequence * space.half_range + space.center, tensors["out/action"], **POSE)
+    first = make_planner(model).plan(latent, fresh, planning_inputs(tensors)[1], explore=False)
+    torch.testing.assert_close(first.action, plan.sequence[:, 0])
+
+
+def test_small_gripper_motions_are_none(toy: tuple[Toy, dict[str, Tensor]]) -> None:
+    model, tensors = toy
+    space = model.action_space
+    for threshold, small in ((0.0, False), (0.76, True)):
+        other = Toy(dataclasses.replace(model.config, min_gripper=threshold), tensors)
+        planner = make_planner(other, execute=2)
+        latent, noise = planning_inputs(tensors)
+        plan = planner.plan(latent, planner.init_mean.expand(1, 2, 7), noise, explore=False)
+        gripper = (plan.sequence * space.half_range + space.center)[..., 6]
+        assert bool((gripper.abs() < 1e-6).all()) == small
+
+
+def test_a_planner_refuses_an_action_spec_that_it_would_leave(toy: tuple[Toy, dict[str, Tensor]]) -> None:
+    model, tensors = toy
+    far = Toy(dataclasses.replace(model.config, max_translation=0.2), tensors)
+    with pytest.raises(ValueError, match="lower max_translation"):
+        make_planner(far)
+
+
+def test_every_tensor_of_the_planner_file_is_an_input_or_is_compared(toy: tuple[Toy, dict[str, Tensor]]) -> None:
+    known = re.compile(r"in/(U|W|context|goal|noise|pose)|out/action|pose/(in_pose|in_action|out)")
+    assert [name for name in toy[1] if not known.fullmatch(name)] == []

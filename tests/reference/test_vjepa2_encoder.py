@@ -1,7 +1,7 @@
 """The V-JEPA 2 encoder and its masked predictor against numbers of the official code.
 
-Every tensor of the file is an input or is compared. The file in $WORLDLOOM_REFERENCE_DIR/jepa takes the place of the one
-in tests/reference/data/jepa.
+Every tensor of the file is an input or is compared. The file in $WORLDLOOM_REFERENCE_DIR/jepa takes the place of the
+one in tests/reference/data/jepa.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def test_transformers_computes_the_hidden_width_from_the_ratio(width: int, hidde
 def test_names_that_are_none_of_ours_are_refused(golden: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="'cls_token' of shape"):
         encoder_tensors({"cls_token": torch.zeros(1, 1, 4)})
-    with pytest.raises(ValueError, match="lacks mask_tokens.0"):
+    with pytest.raises(ValueError, match=r"lacks mask_tokens\.0"):
         masked_predictor_tensors({"mask_tokens.1": torch.zeros(1, 1, 4)})
 
 

@@ -17,7 +17,7 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.models.jepa.frozen_config import PRESETS, FrozenJEPAConfig, build_transformers, tokens_of
 from worldloom_rl.models.jepa.window import sequence_windows
-from worldloom_rl.models.jepa.windowed import WindowedJEPA, latent_of
+from worldloom_rl.models.jepa.windowed import WindowedJEPA, latent_of, loss_values
 from worldloom_rl.nn.transformer import Drop, TransformerBlock, dropout, frame_causal_mask, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
@@ -185,14 +185,14 @@ class FrozenJEPA(WindowedJEPA):
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], TensorDictBase]:
-        """"prediction" [B, windows, predictions] from [B, T] rows, T ≥ 2, of which every H + 1 in a row are a window.
+        """ "prediction" [B, windows, predictions] from [B, T] rows, T ≥ 2, of which every H + 1 in a row are a window.
 
         Squared errors, averaged over tokens and channels; targets have no gradient. Predictions from windows in which
         another episode starts count zero, and the others are scaled so that the mean is that over what counts. The
         posterior holds the latents [B, T, …], each goal being the last row's tokens. Dropout is active in training mode
         only.
         """
-        values = {key: self._loss_value(batch, key) for key in self.loss_keys}
+        values = loss_values(self, batch)
         tokens = self.embed({key: values[key] for key in self.frame_keys})
         action = self.read_previous_action(batch)[:, 1:]
         starts = values[self.key_map.is_init].squeeze(-1)
@@ -211,13 +211,6 @@ class FrozenJEPA(WindowedJEPA):
         latent = latent_of(window, tokens, tokens[:, -1:].expand_as(tokens))
         return losses, self.write_latent(TensorDict({}, batch_size=batch.batch_size, device=batch.device), latent)
 
-    def _loss_value(self, batch: TensorDictBase, key: NestedKey) -> Tensor:
-        value: Tensor | None = batch.get(key, None)
-        if value is None:
-            present = sorted(map(str, batch.keys(include_nested=True, leaves_only=True)))
-            raise KeyError(f"{type(self).__name__} learns from the key {key!r}, but the rows hold {present}.")
-        return value
-
 
 def _tiled(vector: Tensor, tokens: Tensor) -> Tensor:
     """[..., P, C] the vector [..., C] beside each of the tokens [..., P, D]."""
@@ -231,13 +224,15 @@ def _sort_observations(leaves: Mapping[NestedKey, TensorSpec]) -> tuple[NestedKe
     for key, leaf in leaves.items():
         if leaf.dtype.is_floating_point and len(leaf.shape) == 1:
             vectors.append(key)
-        elif len(leaf.shape) == 3 and leaf.shape[0] == 3 and (leaf.dtype == torch.uint8 or leaf.dtype.is_floating_point):
+        elif (
+            len(leaf.shape) == 3 and leaf.shape[0] == 3 and (leaf.dtype == torch.uint8 or leaf.dtype.is_floating_point)
+        ):
             images.append(key)
         else:
             raise ValueError(
                 f"A frozen encoder cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype "
-                f"{leaf.dtype}: it takes one RGB image [3, height, width] and real vectors [n]. Drop the leaf, or convert "
-                "it with a transform."
+                f"{leaf.dtype}: it takes one RGB image [3, height, width] and real vectors [n]. Drop the leaf, or "
+                "convert it with a transform."
             )
     if len(images) != 1:
         raise ValueError(f"A frozen encoder reads one RGB image; the observation spec has {images}.")

@@ -49,7 +49,14 @@ class FrozenJEPAConfig(WorldModelConfig):
     mlp_dim: int = 2048
     dropout: float = 0.1
 
+    # Planning
     discount: float = 1.0  # γ
+    horizon: int = 5  # actions of a plan
+    execute: int = 5  # of them, those executed before the next plan
+    iterations: int = 30
+    num_samples: int = 300
+    num_elites: int = 30
+    init_std: float = 1.0  # of sampled actions, in flat units
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -60,6 +67,12 @@ class FrozenJEPAConfig(WorldModelConfig):
             check_range(name, getattr(self, name), 1, most)
         check_range("dropout", self.dropout, 0.0, 0.99)
         check_range("discount", self.discount, 0.0, 1.0)
+        check_range("horizon", self.horizon, 1, 2**10)
+        check_range("execute", self.execute, 1, self.horizon)
+        check_range("iterations", self.iterations, 1, 2**16)
+        check_range("num_samples", self.num_samples, 1, 2**20)
+        check_range("num_elites", self.num_elites, 1, self.num_samples)
+        check_range("init_std", self.init_std, 0.0, 1e3)
         for name in ("pixel_mean", "pixel_std"):
             if len(getattr(self, name)) not in (1, 3):
                 raise ValueError(f"{name} must be one number or one a channel, got {getattr(self, name)}.")
@@ -112,7 +125,7 @@ def build_transformers(text: str) -> nn.Module:
 
 
 def tokens_of(encoder: nn.Module, images: Tensor) -> Tensor:
-    """[N, P, d] of normalised images [N, C, S, S]: what a module returns, or its `last_hidden_state`; [N, d] is P = 1."""
+    """[N, P, d] of normalised images [N, C, S, S]: what a module returns, or its `last_hidden_state`."""
     output = encoder(images)
     tokens: Tensor = output if isinstance(output, Tensor) else output.last_hidden_state
     return tokens.unsqueeze(1) if tokens.dim() == 2 else tokens
@@ -147,7 +160,7 @@ def _read(text: str) -> dict[str, Any]:
 PRESETS = {
     "tiny": FrozenJEPAConfig(
         transformers=TINY_VIT, image_size=32, num_tokens=16, token_dim=32, vector_dim=4, action_dim=4, layers=2,
-        heads=2, head_dim=16, mlp_dim=64, dropout=0.0,
+        heads=2, head_dim=16, mlp_dim=64, dropout=0.0, iterations=4, num_samples=64, num_elites=8,
     ),
     "dino_wm": FrozenJEPAConfig(),
 }  # fmt: skip

@@ -13,18 +13,18 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.functional.goal_reward import Distance, GoalReward, squared_distance
+from worldloom_rl.functional.goal_reward import squared_distance
 from worldloom_rl.functional.sigreg import sigreg
 from worldloom_rl.functional.straightening import straightening
 from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, temporal_distance, variance_hinge
-from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.models.jepa.config import PRESETS, JEPAConfig
 from worldloom_rl.models.jepa.encoders import ActionEncoder, ObservationEncoder, Projector
-from worldloom_rl.models.jepa.window import Window, choose, first_frame, sequence_windows
+from worldloom_rl.models.jepa.window import sequence_windows
+from worldloom_rl.models.jepa.windowed import WindowedJEPA, latent_of, loss_values
 from worldloom_rl.nn.transformer import ConditionedPredictor, dropout, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model import Latent
 
 Z_STD = "z_std"
 
@@ -38,16 +38,11 @@ class LearningTerms(NamedTuple):
 
 
 @register_world_model("jepa", JEPAConfig, PRESETS)
-class JEPA(WorldModel):
+class JEPA(WindowedJEPA):
     """LeWM for images, vectors (an extension) or both, and any actions: plans to a goal observation, needs no rewards.
 
-    The goal is observed, under ("goal", key) for every observation key; goal leaves that the observation spec lacks
-    are added to it. Acting needs them, learning does not. The latent has the leaves "tokens" [1, D] of this frame,
-    "window", "action_window" and "length" (what is known of the past, see `window.Window`; 0 before any observation),
-    and "goal" [1, D], encoded where an episode begins and kept until it ends.
-
-    There are no heads for reward and continuation: the reward is minus the squared distance of tokens and goal (see
-    `GoalReward` for another), the probability of going on is one, and nothing can be decoded.
+    Tokens are one embedding a frame, N = 1; see `WindowedJEPA` for the goal and the latent. The reward is minus the
+    squared distance of tokens and goal.
 
     Args:
         config: sizes and numbers.
@@ -67,20 +62,12 @@ class JEPA(WorldModel):
         action_spec: Composite,
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
-        frame_keys = _frame_keys(observation_spec)
-        super().__init__(config, _with_goal(observation_spec, frame_keys), action_spec, key_map)
+        super().__init__(config, observation_spec, action_spec, key_map, history=config.history)
         self.config = config
-        self.frame_keys = frame_keys
-        self.distance: Distance = squared_distance
-        vectors, images = _sort_observations({key: observation_spec[key] for key in frame_keys})
+        self.distance = squared_distance
+        vectors, images = _sort_observations({key: observation_spec[key] for key in self.frame_keys})
         size, width, action = config.history, config.latent_dim, self.action_space.width
-        self.latent_spec = Composite(
-            tokens=Unbounded((1, width)),
-            window=Unbounded((size, 1, width)),
-            action_window=Unbounded((size, action)),
-            length=Bounded(0, size, shape=(), dtype=torch.int64),
-            goal=Unbounded((1, width)),
-        )
+        self.describe_latent(1, width)
         self.encoder = ObservationEncoder(config, vectors, images)
         self.projector = Projector(self.encoder.features, config.projector_dim, width)
         self.action_encoder = ActionEncoder(action, config.action_filters, width)
@@ -100,19 +87,10 @@ class JEPA(WorldModel):
 
     # ------------------------------------------------------------------ the tensor core
 
-    @property
-    def loss_keys(self) -> tuple[NestedKey, ...]:
-        """The observations but not their goals, the previous action and "is_init"; no reward."""
-        return (*self.frame_keys, *self.previous_action_keys, self.key_map.is_init)
-
     def embed(self, observation: Mapping[NestedKey, Tensor], *, batch_statistics: bool = False) -> Tensor:
         """[..., 1, D] tokens of the frame keys' observations."""
         embedding: Tensor = self.projector(self.encoder(observation), batch_statistics=batch_statistics)
         return embedding.unsqueeze(-2)
-
-    def embed_goal(self, observation: Observation) -> Tensor:
-        """[..., 1, D] tokens of what is to be reached."""
-        return self.embed({key: observation[_goal_key(key)] for key in self.frame_keys})
 
     def predict_tokens(self, frames: Tensor, actions: Tensor, noise: Noise | None = None) -> Tensor:
         """[..., L, 1, D] at each place the prediction of the next frame, from that place and those before it.
@@ -129,31 +107,6 @@ class JEPA(WorldModel):
             self.predictor(flat, condition, drop), batch_statistics=noise is not None
         )
         return predicted.reshape(*lead, steps, 1, -1)
-
-    def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
-        tokens = self.embed({key: observation[key] for key in self.frame_keys})
-        window = first_frame(tokens, self.config.history, self.action_space.width)
-        return _latent(window, tokens, self.embed_goal(observation))
-
-    def filter_latent(
-        self, previous: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
-    ) -> Latent:
-        tokens = self.embed({key: observation[key] for key in self.frame_keys})
-        # A carry of zeros, as after a random prefill, has seen nothing: it begins here, whatever is_init says.
-        begins = is_init.squeeze(-1) | (previous["length"] == 0)
-        goal = previous["goal"]
-        if begins.any():
-            goal = torch.where(begins[..., None, None], self.embed_goal(observation), goal)
-        window = _window(previous).leaving(previous_action).arriving(tokens)
-        fresh = first_frame(tokens, self.config.history, self.action_space.width)
-        return _latent(choose(begins, fresh, window), tokens, goal)
-
-    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        window = _window(latent).leaving(action)
-        tokens = window.read(self.predict_tokens(window.frames, window.actions))
-        arrived = _latent(window.arriving(tokens), tokens, latent["goal"])
-        reward = GoalReward(self.distance)(latent, arrived)
-        return Prediction(arrived, reward, torch.ones_like(reward))
 
     def latent_features(self, latent: Latent) -> Tensor:
         return torch.cat([latent["tokens"].flatten(-2), latent["goal"].flatten(-2)], -1)
@@ -176,7 +129,7 @@ class JEPA(WorldModel):
         gradient: the embeddings' standard deviation, a mean over dimensions. It falls to zero in a collapse, which the
         prediction error hides. In training mode batch norms and dropout are active here, and nowhere else.
         """
-        values = {key: _read(batch, key, self) for key in self.loss_keys}
+        values = loss_values(self, batch)
         observation = {key: values[key] for key in self.frame_keys}
         action = self.read_previous_action(batch)[:, 1:].nan_to_num(0.0)
         starts = values[self.key_map.is_init].squeeze(-1)
@@ -186,7 +139,7 @@ class JEPA(WorldModel):
         leaving = torch.cat([action, torch.zeros_like(action[:, :1])], 1)
         tokens = z.unsqueeze(-2)
         window = sequence_windows(tokens, leaving, starts, self.config.history)
-        latent = _latent(window, tokens, tokens[:, -1:].expand_as(tokens))
+        latent = latent_of(window, tokens, tokens[:, -1:].expand_as(tokens))
         posterior = self.write_latent(TensorDict({}, batch_size=batch.batch_size, device=batch.device), latent)
         spread = z.detach().flatten(0, 1).std(0).mean()
         return terms.losses, posterior.set(Z_STD, spread.expand(batch.batch_size))
@@ -231,59 +184,6 @@ class JEPA(WorldModel):
             losses["cov"], losses["cov_t"] = covariance_penalty(centred), covariance_penalty(over_time)
             losses["temporal"] = temporal_distance(z)
         return {name: term for name, term in losses.items() if name in config.loss_weights}
-
-
-def _window(latent: Latent) -> Window:
-    """The latent's window, whose last frame is the latent's tokens."""
-    return Window(latent["window"], latent["action_window"], latent["length"]).with_last(latent["tokens"])
-
-
-def _latent(window: Window, tokens: Tensor, goal: Tensor) -> Latent:
-    return {
-        "tokens": tokens, "window": window.frames, "action_window": window.actions, "length": window.length,
-        "goal": goal,
-    }  # fmt: skip
-
-
-def _read(batch: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:
-    value: Tensor | None = batch.get(key, None)
-    if value is None:
-        present = sorted(map(str, batch.keys(include_nested=True, leaves_only=True)))
-        raise KeyError(f"{type(model).__name__} learns from the key {key!r}, but the rows hold {present}.")
-    return value
-
-
-def _goal_key(key: NestedKey) -> tuple[str, ...]:
-    return (GOAL, *as_tuple(key))
-
-
-def _frame_keys(spec: Composite) -> tuple[NestedKey, ...]:
-    """The observation keys that are not goals. Raises ValueError for a goal of what is not observed."""
-    keys = list(spec.keys(include_nested=True, leaves_only=True))
-    frames = [key for key in keys if as_tuple(key)[0] != GOAL]
-    unknown = {as_tuple(key) for key in keys} - {as_tuple(key) for key in frames} - {_goal_key(key) for key in frames}
-    if unknown:
-        raise ValueError(
-            f"The observation spec has the goals {sorted(unknown)}, but observes only {frames}: a goal is an "
-            f"observation to be reached, under ({GOAL!r}, key) for an observation key."
-        )
-    for key in frames:
-        goal = _goal_key(key)
-        if goal in keys and spec[goal].shape != spec[key].shape:
-            raise ValueError(f"The goal {goal} has shape {spec[goal].shape}, but {key!r} has {spec[key].shape}.")
-    return tuple(frames)
-
-
-def _with_goal(spec: Composite, frame_keys: tuple[NestedKey, ...]) -> Composite:
-    """The spec with a goal for every observation."""
-    known = {as_tuple(key) for key in spec.keys(include_nested=True, leaves_only=True)}
-    missing = [key for key in frame_keys if _goal_key(key) not in known]
-    if not missing:
-        return spec
-    whole: Composite = spec.clone()
-    for key in missing:
-        whole[_goal_key(key)] = spec[key].clone()
-    return whole
 
 
 def _sort_observations(

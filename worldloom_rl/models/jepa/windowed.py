@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 
 import torch
-from tensordict import NestedKey
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -121,6 +121,18 @@ def latent_of(window: Window, tokens: Tensor, goal: Tensor) -> Latent:
         "tokens": tokens, "window": window.frames, "action_window": window.actions, "length": window.length,
         "goal": goal,
     }  # fmt: skip
+
+
+def loss_values(model: WorldModel, batch: TensorDictBase) -> dict[NestedKey, Tensor]:
+    """What the model learns from, by key. Raises KeyError naming the first of `loss_keys` that the rows lack."""
+    values: dict[NestedKey, Tensor] = {}
+    for key in model.loss_keys:
+        value = batch.get(key, None)
+        if value is None:
+            present = sorted(map(str, batch.keys(include_nested=True, leaves_only=True)))
+            raise KeyError(f"{type(model).__name__} learns from the key {key!r}, but the rows hold {present}.")
+        values[key] = value
+    return values
 
 
 def goal_key(key: NestedKey) -> tuple[str, ...]:

@@ -211,7 +211,8 @@ def _depth(tensors: StateDict, blocks: str, part: str) -> int:
 def _heads(width: int, setting: str) -> int:
     if width not in _HEADS:
         raise ValueError(
-            f"No released V-JEPA 2 is {width} wide, and tensors do not tell the number of attention heads: give {setting}."
+            f"No released V-JEPA 2 is {width} wide, and tensors do not tell the number of attention heads: "
+            f"give {setting}."
         )
     return _HEADS[width]
 
@@ -221,7 +222,9 @@ def _encoder_shapes(config: VJEPA2ACConfig) -> dict[str, tuple[int, ...]]:
     return _transformer_shapes("blocks", config.encoder_dim, config.encoder_mlp_dim, sizes)
 
 
-def _transformer_shapes(blocks: str, width: int, hidden: int, sizes: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+def _transformer_shapes(
+    blocks: str, width: int, hidden: int, sizes: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
     """Official names and shapes of an encoder; sizes are those of patch and tubelet, and the depth."""
     patch, tubelet, depth = sizes
     shapes = _block_shapes(blocks, depth, width, hidden)

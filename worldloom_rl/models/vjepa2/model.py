@@ -19,6 +19,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.functional.goal_reward import GoalReward, mean_absolute_distance
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.models.jepa.window import Window, choose, first_frame, sequence_windows
+from worldloom_rl.models.jepa.windowed import goal_key, loss_values
 from worldloom_rl.models.vjepa2.config import PRESETS, VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
 from worldloom_rl.models.vjepa2.pose import POSE, next_pose
@@ -50,10 +51,10 @@ class VJEPA2AC(WorldModel):
         encoder = VJEPA2Encoder.from_pretrained("path/to/vjepa2-vitg-fpc64-256")
         model.encoder.load_state_dict(encoder.state_dict())
 
-    The goal is observed, under ("goal", the image's key); it is added to the observation spec if it is not there. Acting
-    needs it, learning does not. The latent has the leaves "tokens" [N, E] of this frame, layer-normed; "window",
-    "action_window" and "length" (see `jepa.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7]; "goal"
-    [N, E], encoded where an episode begins and kept until it ends; and "extrinsics" [6] with `use_extrinsics`.
+    The goal is observed, under ("goal", the image's key); it is added to the observation spec if it is not there.
+    Acting needs it, learning does not. The latent has the leaves "tokens" [N, E] of this frame, layer-normed; "window",
+    "action_window" and "length" (see `jepa.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7];
+    "goal" [N, E], encoded where an episode begins and kept until it ends; and "extrinsics" [6] with `use_extrinsics`.
     A prediction moves the pose as the action says (`next_pose`).
 
     The reward is minus the mean absolute distance of tokens and goal (see `GoalReward` for another), the probability of
@@ -82,8 +83,8 @@ class VJEPA2AC(WorldModel):
         super().__init__(config, _used(observation_spec, keys), action_spec, key_map)
         if self.action_space.width != POSE or not self.action_space.is_continuous:
             raise ValueError(
-                f"V-JEPA 2-AC's actions are {POSE} real numbers, differences of poses; this action spec has "
-                f"{self.action_space.width} flat numbers{'' if self.action_space.is_continuous else ', some of classes'}."
+                f"V-JEPA 2-AC's actions are {POSE} real numbers, differences of poses; this action spec has the "
+                f"keys {self.action_space.keys} of {self.action_space.width} numbers, real or classes."
             )
         self.config = config
         self.keys_read = keys
@@ -157,7 +158,9 @@ class VJEPA2AC(WorldModel):
             frames: [..., L, N, E]; actions: flat [..., L, 7]; poses: [..., L, 7]; extrinsics: [..., L, 6].
         """
         lead = frames.shape[:-3]
-        flat = [None if x is None else x.reshape(-1, *x.shape[len(lead) :]) for x in (frames, actions, poses, extrinsics)]
+        flat = [
+            None if x is None else x.reshape(-1, *x.shape[len(lead) :]) for x in (frames, actions, poses, extrinsics)
+        ]
         tokens, action, pose, camera = flat
         assert tokens is not None
         assert action is not None
@@ -201,9 +204,7 @@ class VJEPA2AC(WorldModel):
         actions, poses = window.actions.split(POSE, -1)
         cameras = None if camera is None else camera.unsqueeze(-2).expand(*poses.shape[:-1], -1)
         tokens = window.read(self.predict_tokens(window.frames, actions, poses, cameras))
-        arrived = _latent(
-            window.arriving(tokens), tokens, next_pose(pose, self.motion(action)), latent["goal"], camera
-        )
+        arrived = _latent(window.arriving(tokens), tokens, next_pose(pose, self.motion(action)), latent["goal"], camera)
         reward = GoalReward(self.distance)(latent, arrived)
         return Prediction(arrived, reward, torch.ones_like(reward))
 
@@ -219,14 +220,14 @@ class VJEPA2AC(WorldModel):
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], TensorDictBase]:
-        """"teacher_forcing" [B, T − 1] and "rollout" [B, rollout_steps] from [B, T] rows, T > rollout_steps.
+        """ "teacher_forcing" [B, T − 1] and "rollout" [B, rollout_steps] from [B, T] rows, T > rollout_steps.
 
         Predictions that would cross the start of another episode count zero, and the others are scaled so that a term's
         mean is that over what counts. The posterior holds the latents [B, T, …] as acting would have them, each goal
         being the last row's tokens.
         """
         keys, config = self.keys_read, self.config
-        values = {key: _read(batch, key, self) for key in self.loss_keys}
+        values = loss_values(self, batch)
         tokens = self.embed(values[keys.pixels])
         poses = values[keys.pose].to(tokens.dtype)
         camera = None if keys.extrinsics is None else values[keys.extrinsics].to(tokens.dtype)
@@ -250,7 +251,7 @@ class VJEPA2AC(WorldModel):
 
 
 def _window(latent: Latent) -> Window:
-    """The latent's window, whose last frame is the latent's tokens; its "actions" are actions and poses, side by side."""
+    """The latent's window, whose last frame is the latent's tokens; its actions have the poses beside them."""
     conditions = torch.cat([latent["action_window"], latent["proprio_window"]], -1)
     return Window(latent["window"], conditions, latent["length"]).with_last(latent["tokens"])
 
@@ -268,14 +269,6 @@ def _mean_over(loss: Tensor, counts: Tensor) -> Tensor:
     """The loss where it counts, zero elsewhere, scaled so that the mean is the one over what counts."""
     share = counts.to(loss.dtype).mean()
     return torch.where(counts, loss, torch.zeros_like(loss)) / share.clamp(min=1e-6)
-
-
-def _read(batch: TensorDictBase, key: NestedKey, model: WorldModel) -> Tensor:
-    value: Tensor | None = batch.get(key, None)
-    if value is None:
-        present = sorted(map(str, batch.keys(include_nested=True, leaves_only=True)))
-        raise KeyError(f"{type(model).__name__} learns from the key {key!r}, but the rows hold {present}.")
-    return value
 
 
 def _find_keys(spec: Composite, use_extrinsics: bool) -> _Keys:
@@ -299,9 +292,11 @@ def _find_keys(spec: Composite, use_extrinsics: bool) -> _Keys:
         raise mismatch
     if frames[poses[0]].shape != (POSE,) or any(frames[key].shape != (POSE - 1,) for key in cameras):
         raise mismatch
-    goal = (GOAL, *as_tuple(images[0]))
+    goal = goal_key(images[0])
     if goal in leaves and leaves[goal].shape != frames[images[0]].shape:
-        raise ValueError(f"The goal {goal} has shape {leaves[goal].shape}, but {images[0]!r} {frames[images[0]].shape}.")
+        raise ValueError(
+            f"The goal {goal} has shape {leaves[goal].shape}, but {images[0]!r} {frames[images[0]].shape}."
+        )
     return _Keys(images[0], poses[0], cameras[0] if cameras else None, goal)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.functional.goal_reward import GoalReward, mean_absolute_distance
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
+from worldloom_rl.models.vjepa2.model import VJEPA2AC
 from worldloom_rl.models.vjepa2.pose import POSE
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners import CEMPlanner
@@ -96,3 +98,11 @@ def make_planner(
         reward=reward or GoalReward(mean_absolute_distance, terminal=True),
         noise=noise,
     )
+
+
+def make_policy(model: VJEPA2AC, **options: Any) -> TensorDictSequential:
+    """A TorchRL policy that observes, plans and acts; see `make_planner` for the options.
+
+    In a collector it needs `auto_register_policy_transforms=True`; the environment has to give the goal image.
+    """
+    return TensorDictSequential(model.observe, make_planner(model, **options), model.carry_action)

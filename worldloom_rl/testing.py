@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,10 +147,11 @@ def _rebuild(model: WorldModel, key_map: Mapping[str, NestedKey] | None = None) 
     """The same model, built anew from its configuration and specs, with the same weights."""
     names = model.key_map.to_json() if key_map is None else key_map
     # A family's constructor and configuration; the base class has a wider one.
-    copy: WorldModel = type(model)(model.config, model.observation_spec, model.action_spec, names)
-    copy.load_state_dict(model.state_dict())
-    copy.train(model.training)
-    return copy
+    own = copy.deepcopy(model.undescribed_modules)
+    rebuilt: WorldModel = type(model)(model.config, model.observation_spec, model.action_spec, names, **own)
+    rebuilt.load_state_dict(model.state_dict())
+    rebuilt.train(model.training)
+    return rebuilt
 
 
 def _seeded(subject: WorldModel, seed: int = 1) -> WorldModel:
@@ -679,8 +681,9 @@ def _check_registered_weights(subject: WorldModel, data: _Data) -> None:
 
 
 def _check_meta_device(subject: WorldModel, data: _Data) -> None:
+    own = {name: copy.deepcopy(module).to("meta") for name, module in subject.undescribed_modules.items()}
     with torch.device("meta"):
-        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec)
+        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec, **own)
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         _require(
             tensor.is_meta, subject, f"built under torch.device('meta'), {name!r} takes memory on {tensor.device}."
@@ -702,7 +705,8 @@ def _check_saving(subject: WorldModel, data: _Data) -> None:
     inputs = data.inputs(subject, (4,))
     with tempfile.TemporaryDirectory() as folder:
         subject.save_pretrained(Path(folder) / "model")
-        loaded = type(subject).from_pretrained(Path(folder) / "model").train(subject.training)
+        own = copy.deepcopy(subject.undescribed_modules)
+        loaded = type(subject).from_pretrained(Path(folder) / "model", **own).train(subject.training)
     for name, verb in _verbs(subject).items():
         claim = f"{name} of the saved and loaded model differs"
         given = inputs.select(*verb.in_keys)

@@ -145,6 +145,11 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         return True
 
     @property
+    def undescribed_modules(self) -> dict[str, nn.Module]:
+        """Constructor arguments that the configuration does not describe: modules of the user's own, by name."""
+        return {}
+
+    @property
     def action_keys(self) -> tuple[NestedKey, ...]:
         """The action keys, in the order of the flat action."""
         return self.action_space.keys

@@ -1,7 +1,7 @@
 """Official V-JEPA 2 checkpoints come in whole or not at all.
 
-No official file is at hand here: the action-conditioned one is written by the test with the official names and prefixes,
-the one of pre-training has the tensors of the official code in tests/reference/data/jepa.
+No official file is at hand here: the action-conditioned one is written by the test with the official names and
+prefixes, the one of pre-training has the tensors of the official code in tests/reference/data/jepa.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def official_encoder(model: VJEPA2AC) -> dict[str, Tensor]:
     return official
 
 
-def prefixed(prefix: str, tensors: dict[str, Tensor]) -> "OrderedDict[str, Tensor]":
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
     return OrderedDict((prefix + name, tensor.clone()) for name, tensor in tensors.items())
 
 
@@ -185,7 +185,7 @@ SPOILT: list[tuple[Callable[[Checkpoint], object], str]] = [
     (without("encoder", "module.backbone.patch_embed.proj.weight"), "lacks 'patch_embed.proj.weight', which tells"),
     (without("predictor", "module.extrinsics_encoder.weight"), "'predictor' lacks 'extrinsics_encoder.weight'"),
     (with_entry("encoder", "cls_token", torch.zeros(1, 1, 32)), "has the extra tensor 'cls_token' of shape (1, 1, 32)"),
-    (with_entry("predictor", "module.predictor_norm.bias", torch.zeros(3)), "'predictor_norm.bias' of shape (3,) where"),
+    (with_entry("predictor", "module.predictor_norm.bias", torch.zeros(3)), "'predictor_norm.bias' of shape (3,)"),
     (with_entry("predictor", "module.action_encoder.weight", torch.zeros(32, 4)), "actions have 4 numbers"),
     (with_entry("predictor", "norm", 3.0), "'norm' of the checkpoint's 'predictor' is no real tensor"),
     (with_entry("predictor", "module.backbone.predictor_norm.bias", torch.zeros(32)), "under several prefixes"),

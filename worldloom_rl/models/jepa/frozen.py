@@ -134,6 +134,11 @@ class FrozenJEPA(WindowedJEPA):
             Composite(action=Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32, device="cpu")),
         )
 
+    @property
+    def undescribed_modules(self) -> dict[str, nn.Module]:
+        """The encoder, where it is a module of the user's own."""
+        return {} if self.config.transformers else {"encoder": self.encoder}
+
     def train(self, mode: bool = True) -> FrozenJEPA:
         """Training or evaluation mode; the frozen encoder stays in evaluation."""
         super().train(mode)

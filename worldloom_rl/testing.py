@@ -206,8 +206,8 @@ def _untouched(subject: WorldModel, td: TensorDictBase, doer: str) -> Iterator[N
     """Raise AssertionError if the tensors of `td` are changed in place, or leaves added or removed."""
     before = {key: (value, value.detach().clone()) for key, value in _leaves(td).items()}
     yield
-    for key, (value, copy) in before.items():
-        _require(torch.equal(value, copy), subject, f"{doer} changed its input {key} in place.")
+    for key, (value, kept) in before.items():
+        _require(torch.equal(value, kept), subject, f"{doer} changed its input {key} in place.")
     _require(set(_leaves(td)) == set(before), subject, f"{doer} changed the keys of its input tensordict.")
 
 
@@ -683,7 +683,7 @@ def _check_registered_weights(subject: WorldModel, data: _Data) -> None:
 def _check_meta_device(subject: WorldModel, data: _Data) -> None:
     own = {name: copy.deepcopy(module).to("meta") for name, module in subject.undescribed_modules.items()}
     with torch.device("meta"):
-        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec, **own)
+        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec, None, **own)
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         _require(
             tensor.is_meta, subject, f"built under torch.device('meta'), {name!r} takes memory on {tensor.device}."

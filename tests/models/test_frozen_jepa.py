@@ -14,7 +14,7 @@ from torchrl.data import Composite, Unbounded
 
 from worldloom_rl import AutoWorldModel
 from worldloom_rl.models.jepa import FrozenJEPA, FrozenJEPAConfig, make_planner
-from worldloom_rl.models.jepa.frozen_config import PRESETS
+from worldloom_rl.models.jepa.frozen_config import KINDS, PRESETS, build_transformers
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.testing import check_world_model
 
@@ -77,6 +77,38 @@ def test_a_model_of_transformers_is_saved_with_its_configuration_as_json(tmp_pat
     image = torch.rand(2, 3, 16, 16)
     given = encoder.eval()((image - model.pixel_mean) / model.pixel_std).last_hidden_state
     torch.testing.assert_close(model.see(image), given[:, 1:])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_of_transformers_encoder_is_built_from_its_description(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {**sizes, "image_size": 16, "patch_size": 8}
+    encoder = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes)).eval()
+    config = FrozenJEPAConfig.of_encoder(encoder, image_size=16, layers=1, heads=2, head_dim=8, mlp_dim=16)
+    assert (config.num_tokens, config.token_dim) == (4, 24)
+    assert json.loads(config.transformers)["model_type"] == kind
+    again = build_transformers(config.transformers).eval()
+    again.load_state_dict(encoder.state_dict(), strict=True)
+    image = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again(image).last_hidden_state, encoder(image).last_hidden_state)
+
+
+def test_another_model_of_transformers_is_a_module_of_ones_own() -> None:
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic"}
+    encoder = transformers.ResNetModel(transformers.ResNetConfig(**sizes)).eval()
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.encoder(image).last_hidden_state.flatten(2).mT
+
+    config = FrozenJEPAConfig.of_encoder(Tokens(), image_size=16)
+    assert (config.transformers, config.token_dim) == ("", 12)
 
 
 def test_a_module_of_ones_own_is_passed_again(tmp_path: Path) -> None:
@@ -192,6 +224,7 @@ def test_planner_has_the_configuration_s_numbers() -> None:
         ("[]", "with its 'model_type'"),
         ("{", "must be the JSON"),
         ('{"model_type": "vit", "auto_map": {}}', "foreign code"),
+        ('{"model_type": "detr", "use_pretrained_backbone": true}', "one of .*'vit'.*; got 'detr'"),
         ('{"model_type": "vit", "num_hidden_layers": 1e9}', "absurd num_hidden_layers"),
         ('{"model_type": "vit", "hidden_size": 100000000}', "absurd hidden_size"),
     ],

@@ -37,7 +37,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """[..., L, head_dim] queries or keys, rotated in pairs of neighbouring channels; see `video_rotation`."""
     cosine, sine = rotation.to(x.dtype)
     turned, rest = x[..., : cosine.shape[-1]], x[..., cosine.shape[-1] :]
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = turned.reshape(*turned.shape[:-1], -1, 2).unbind(-1)
     across = torch.stack([-odd, even], -1).flatten(-2)
     return torch.cat([turned * cosine + across * sine, rest], -1)
 

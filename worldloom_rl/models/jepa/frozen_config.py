@@ -16,6 +16,12 @@ from worldloom_rl.config import WorldModelConfig, check_range
 _LARGEST = 2**20  # number in a transformers configuration
 _MOST_LAYERS = 512
 
+# Kinds of transformers models that a file may name: plain vision transformers, which run no code but transformers' and
+# fetch nothing.
+KINDS = frozenset({
+    "clip_vision_model", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "ijepa", "siglip_vision_model", "vit",
+})  # fmt: skip
+
 DINOV2_SMALL = json.dumps(
     {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14,
      "image_size": 518}
@@ -85,11 +91,11 @@ class FrozenJEPAConfig(WorldModelConfig):
     def of_encoder(cls, encoder: nn.Module, *, image_size: int, **others: Any) -> FrozenJEPAConfig:
         """The configuration for an encoder, whose tokens are counted on a black image [1, 3, S, S].
 
-        A transformers model is described by its configuration, so that what is saved can be loaded without it.
+        A transformers model of a kind in `KINDS` is described by its configuration, so that what is saved can be loaded
+        without it; of its tokens, those of the patches are taken. Any other module has to be passed again.
 
         Args:
-            others: the other fields; of a transformers vision model give `num_tokens` where class or register tokens
-                come before those of the patches, which are taken otherwise too.
+            others: the other fields, or other values.
         Raises ValueError if the encoder gives no tokens [1, P, d], or is not what its configuration builds.
         """
         device = next((x.device for x in encoder.parameters()), torch.device("cpu"))
@@ -100,6 +106,7 @@ class FrozenJEPAConfig(WorldModelConfig):
         given: dict[str, Any] = {"num_tokens": tokens.shape[1], **others}
         text = _describe(encoder)
         if text:
+            given = {"num_tokens": (image_size // json.loads(text)["patch_size"]) ** 2, **others}
             with torch.device("meta"):
                 built = {name: x.shape for name, x in build_transformers(text).state_dict().items()}
             if built != {name: x.shape for name, x in encoder.state_dict().items()}:
@@ -136,9 +143,11 @@ def _describe(encoder: nn.Module) -> str:
     if not any(base.__module__.startswith("transformers.") for base in type(encoder).__mro__):
         return ""
     config: Any = encoder.config
+    if config.model_type not in KINDS:
+        return ""
     left_out = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "auto_map")
     values = {name: value for name, value in config.to_diff_dict().items() if name not in left_out}
-    return json.dumps({**values, "model_type": config.model_type})
+    return json.dumps({**values, "model_type": config.model_type, "patch_size": config.patch_size})
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -149,8 +158,11 @@ def _read(text: str) -> dict[str, Any]:
         raise ValueError(f"The field transformers must be the JSON of a configuration: {error}.") from error
     if not isinstance(values, Mapping) or not isinstance(values.get("model_type"), str):
         raise ValueError("The field transformers must be the JSON of a configuration with its 'model_type'.")
-    if "auto_map" in values:
-        raise ValueError("A transformers configuration with an 'auto_map' asks for foreign code, which is never run.")
+    if values["model_type"] not in KINDS or "auto_map" in values:
+        raise ValueError(
+            f"A frozen encoder of transformers is one of {sorted(KINDS)}, without an 'auto_map', which asks for foreign "
+            f"code; got {values['model_type']!r}. Pass any other as a module of your own."
+        )
     for name, value in values.items():
         if isinstance(value, int | float) and not abs(value) <= (_MOST_LAYERS if "layers" in name else _LARGEST):
             raise ValueError(f"The transformers configuration has an absurd {name}, {value!r}.")

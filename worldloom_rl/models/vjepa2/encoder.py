@@ -46,7 +46,7 @@ class VJEPA2Encoder(nn.Module):
     Raises ImportError where transformers is missing.
     """
 
-    encoder: nn.Module
+    encoder: Any  # transformers' modules, which are not typed as what they are
     mean: Tensor
     std: Tensor
 

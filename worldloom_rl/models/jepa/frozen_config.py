@@ -160,8 +160,8 @@ def _read(text: str) -> dict[str, Any]:
         raise ValueError("The field transformers must be the JSON of a configuration with its 'model_type'.")
     if values["model_type"] not in KINDS or "auto_map" in values:
         raise ValueError(
-            f"A frozen encoder of transformers is one of {sorted(KINDS)}, without an 'auto_map', which asks for foreign "
-            f"code; got {values['model_type']!r}. Pass any other as a module of your own."
+            f"A frozen encoder of transformers is one of {sorted(KINDS)}, without an 'auto_map', which asks for "
+            f"foreign code; got {values['model_type']!r}. Pass any other as a module of your own."
         )
     for name, value in values.items():
         if isinstance(value, int | float) and not abs(value) <= (_MOST_LAYERS if "layers" in name else _LARGEST):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -165,6 +166,76 @@ def jepa(draw: Draw, observed: list[str]) -> dict[str, Any]:
 SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2, "jepa": jepa}
 
 
+def vjepa2(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
+    """V-JEPA 2-AC's numbers, observation and action."""
+    heads, predictor_heads, samples = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(2, 9))
+    history = draw(sizes)
+    numbered = {
+        "image_size": 8,
+        "patch_size": draw(st.sampled_from([4, 8])),
+        "encoder_heads": heads,
+        "encoder_dim": heads * draw(st.integers(6, 9)),
+        "predictor_heads": predictor_heads,
+        "predictor_dim": predictor_heads * draw(st.integers(6, 9)),
+        "history": history,
+        "context": draw(st.integers(1, history)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(2, samples)),
+        "use_extrinsics": draw(st.booleans()),
+        **{
+            name: draw(sizes)
+            for name in (
+                "tubelet_size", "encoder_depth", "encoder_mlp_dim", "predictor_depth", "predictor_mlp_dim",
+                "rollout_steps", "horizon", "iterations",
+            )
+        },
+        **{name: draw(numbers) for name in ("discount", "momentum_mean", "momentum_std_gripper", "max_translation")},
+    }  # fmt: skip
+    side = draw(st.sampled_from([8, 12]))
+    observation = Composite({"eye": Unbounded((3, side, side), dtype=torch.uint8), ("arm", "pose"): Unbounded((7,))})
+    if numbered["use_extrinsics"]:
+        observation["arm", "extrinsics"] = Unbounded((6,))
+    low = torch.tensor(draw(st.lists(st.floats(-3, -1, width=32), min_size=7, max_size=7)))
+    return numbered, observation, Composite({("arm", "move"): Bounded(low, -2 * low, dtype=torch.float32)})
+
+
+def frozen_jepa(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
+    """The numbers, observation and action of a JEPA over a frozen encoder of transformers."""
+    heads = draw(st.integers(1, 2))
+    width, patch, samples, horizon = (
+        heads * draw(sizes),
+        draw(st.sampled_from([4, 8])),
+        draw(st.integers(1, 9)),
+        draw(sizes),
+    )
+    encoder = {
+        "model_type": "vit", "image_size": 8, "patch_size": patch, "hidden_size": width, "num_attention_heads": heads,
+        "num_hidden_layers": draw(st.integers(1, 2)), "intermediate_size": draw(sizes),
+    }  # fmt: skip
+    numbered = {
+        "transformers": json.dumps(encoder),
+        "image_size": 8,
+        "num_tokens": (8 // patch) ** 2,
+        "token_dim": width,
+        "pixel_mean": (draw(numbers),),
+        "horizon": horizon,
+        "execute": draw(st.integers(1, horizon)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(1, samples)),
+        **{
+            name: draw(sizes)
+            for name in ("history", "vector_dim", "action_dim", "layers", "heads", "head_dim", "mlp_dim", "iterations")
+        },
+        **{name: draw(numbers) for name in ("dropout", "discount", "init_std")},
+    }
+    observation = composite(draw, ["reals"] * draw(st.integers(0, 2)), VECTORS)
+    observation["eye"] = Unbounded((3, 4 * draw(sizes), 4 * draw(sizes)), dtype=torch.uint8)
+    return numbered, observation, composite(draw, [draw(st.sampled_from(sorted(ACTIONS)))], ACTIONS)
+
+
+PARTICULAR = {"vjepa2": vjepa2, "frozen_jepa": frozen_jepa}  # families that read one kind of specs
+
+
 def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
     """TD-MPC2's numbers, observation and action for several tasks."""
     action = composite(draw, ["box"] * draw(st.integers(1, 2)), ACTIONS)
@@ -181,10 +252,12 @@ def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
 def models(draw: Draw, preset: str) -> WorldModel:
     """A small model with weights that all say something."""
     family, config = find_preset(preset)
-    kinds = OBSERVATIONS[family.name]
-    if family.name == "tdmpc2" and draw(st.integers(0, 4)) == 0:
+    if family.name in PARTICULAR:
+        changes, observation, action = PARTICULAR[family.name](draw)
+    elif family.name == "tdmpc2" and draw(st.integers(0, 4)) == 0:
         changes, observation, action = several_tasks(draw)
     else:
+        kinds = OBSERVATIONS[family.name]
         observed = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=3))
         changes = SIZES[family.name](draw, observed)
         observation = composite(draw, observed, kinds)
@@ -237,14 +310,15 @@ def jepa_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, T
 
 
 HEADS = {"dreamerv3": dreamerv3_heads, "tdmpc2": tdmpc2_heads, "jepa": jepa_heads}
+HEADS |= dict.fromkeys(PARTICULAR, jepa_heads)
 
 
 def test_every_registered_family_is_tried() -> None:
     known = {preset.partition(":")[0] for preset in list_world_models("*:tiny")}
-    assert known == set(SIZES) == set(OBSERVATIONS) == set(HEADS)
+    assert known == {*SIZES, *PARTICULAR} == {*OBSERVATIONS, *PARTICULAR} == set(HEADS)
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", [*SIZES, *PARTICULAR])
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_saved_model_comes_back_with_equal_outputs(family: str, data: st.DataObject) -> None:

@@ -234,6 +234,11 @@ def test_configurations_that_make_no_sense_are_refused(text: str, match: str) ->
         dataclasses.replace(TINY, transformers=text)
 
 
+def test_a_description_that_transformers_refuses_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="builds no model from the configuration"):
+        build_transformers('{"model_type": "vit", "hidden_size": "wide"}')
+
+
 def test_an_encoder_that_gives_something_else_is_named() -> None:
     with pytest.raises(ValueError, match=r"not \(1, 3, 16, 16\)"):
         FrozenJEPAConfig.of_encoder(nn.Identity(), image_size=16)

@@ -170,6 +170,7 @@ for build in (lambda: VJEPA2Encoder(None), lambda: VJEPA2Encoder.from_pretrained
 """
 
 
+@pytest.mark.process
 def test_only_an_encoder_needs_transformers() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _WITHOUT_TRANSFORMERS], capture_output=True, text=True, check=False

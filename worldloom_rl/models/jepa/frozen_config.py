@@ -79,11 +79,14 @@ class FrozenJEPAConfig(WorldModelConfig):
         check_range("num_samples", self.num_samples, 1, 2**20)
         check_range("num_elites", self.num_elites, 1, self.num_samples)
         check_range("init_std", self.init_std, 0.0, 1e3)
-        for name in ("pixel_mean", "pixel_std"):
-            if len(getattr(self, name)) not in (1, 3):
-                raise ValueError(f"{name} must be one number or one a channel, got {getattr(self, name)}.")
-        if min(self.pixel_std) <= 0:
-            raise ValueError(f"pixel_std must be positive, got {self.pixel_std}.")
+        for name, least in (("pixel_mean", -1e3), ("pixel_std", 1e-6)):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) not in (1, 3):
+                raise ValueError(f"{name} must be one number or one a channel, got {values!r}.")
+            for value in values:
+                check_range(name, value, least, 1e3)
+        if not isinstance(self.transformers, str):
+            raise ValueError(f"transformers must be the JSON of a configuration, got {self.transformers!r}.")
         if self.transformers:
             _read(self.transformers)
 
@@ -124,10 +127,14 @@ def build_transformers(text: str) -> nn.Module:
             "This frozen encoder is a model of transformers, which is not installed: pip install 'worldloom-rl[vjepa]'."
         )
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     values = _read(text)
-    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
-    model: nn.Module = transformers.AutoModel.from_config(config)
+    try:
+        config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+        model: nn.Module = transformers.AutoModel.from_config(config)
+    except (StrictDataclassError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
+        raise ValueError(f"transformers builds no model from the configuration {text[:200]}: {error}") from error
     return model
 
 

@@ -92,7 +92,7 @@ class VJEPA2ACConfig(WorldModelConfig):
         return side, side
 
     def transformers_config(self) -> VJEPA2Config:
-        """The encoder's sizes as transformers takes them. Raises ImportError where it is missing."""
+        """The encoder's sizes as transformers takes them, without a masked predictor. Raises ImportError where it is missing."""
         return require_transformers().VJEPA2Config(
             crop_size=self.image_size,
             patch_size=self.patch_size,
@@ -101,6 +101,8 @@ class VJEPA2ACConfig(WorldModelConfig):
             num_hidden_layers=self.encoder_depth,
             num_attention_heads=self.encoder_heads,
             mlp_ratio=mlp_ratio(self.encoder_dim, self.encoder_mlp_dim),
+            pred_hidden_size=1,  # transformers builds a masked predictor too, which is thrown away
+            pred_num_hidden_layers=0,
         )
 
 

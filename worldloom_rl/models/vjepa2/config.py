@@ -92,7 +92,10 @@ class VJEPA2ACConfig(WorldModelConfig):
         return side, side
 
     def transformers_config(self) -> VJEPA2Config:
-        """The encoder's sizes as transformers takes them, without a masked predictor. Raises ImportError where it is missing."""
+        """The encoder's sizes as transformers takes them, without a masked predictor.
+
+        Raises ImportError where transformers is missing.
+        """
         return require_transformers().VJEPA2Config(
             crop_size=self.image_size,
             patch_size=self.patch_size,

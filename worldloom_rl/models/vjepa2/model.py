@@ -220,7 +220,7 @@ class VJEPA2AC(WorldModel):
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], TensorDictBase]:
-        """ "teacher_forcing" [B, T − 1] and "rollout" [B, rollout_steps] from [B, T] rows, T > rollout_steps.
+        """The terms "teacher_forcing" [B, T − 1] and "rollout" [B, rollout_steps] from [B, T] rows, T > rollout_steps.
 
         Predictions that would cross the start of another episode count zero, and the others are scaled so that a term's
         mean is that over what counts. The posterior holds the latents [B, T, …] as acting would have them, each goal
@@ -237,7 +237,7 @@ class VJEPA2AC(WorldModel):
             self.predictor, tokens, self.motion(action), poses, camera,
             rollout_steps=config.rollout_steps, exponent=config.loss_exponent,
         )  # fmt: skip
-        whole = ~starts[:, 1:].cummax(1).values  # no later episode has begun
+        whole = starts[:, 1:].cumsum(1) == 0  # no later episode has begun
         losses = {
             "teacher_forcing": _mean_over(terms.teacher_forcing_loss, whole),
             "rollout": _mean_over(terms.rollout_loss, whole[:, : config.rollout_steps]),

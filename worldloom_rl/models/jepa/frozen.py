@@ -190,7 +190,7 @@ class FrozenJEPA(WindowedJEPA):
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
     ) -> tuple[dict[str, Tensor], TensorDictBase]:
-        """The term "prediction" [B, windows, predictions] from [B, T] rows, T ≥ 2, of which every H + 1 in a row are a window.
+        """The term "prediction" [B, windows, predictions] from [B, T] rows, T ≥ 2; every H + 1 in a row are a window.
 
         Squared errors, averaged over tokens and channels; targets have no gradient. Predictions from windows in which
         another episode starts count zero, and the others are scaled so that the mean is that over what counts. The

@@ -38,7 +38,7 @@ from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
-Law = Literal["episode", "online", "window"]
+Law = Literal["episode", "online", "window", "within"]
 _SCRATCH = "replay"  # in the run directory, while it runs: memory-mapped rows
 
 

@@ -15,8 +15,11 @@ from tensordict import NestedKey
 LATENT = "latent"  # the subtree that actors, critics, environments and planners move whole
 DETERMINISTIC = ("latent", "deterministic")  # [D]  recurrent state, or TD-MPC2's SimNorm embedding
 STOCHASTIC = ("latent", "stochastic")  # [S, K] one-hot, or [S] Gaussian
+TOKENS = ("latent", "tokens")  # [N, D]  real vectors of the current frame
+CODEBOOK_INDICES = ("latent", "codebook_indices")  # [N]  int64, the tokens' places in a codebook
 TASK = ("latent", "task")  # []  int64, a context leaf: travels through imagination unchanged
 
+GOAL = "goal"  # observations of what is to be reached, under the names of the observations: ("goal", "pixels")
 ACTION = "action"
 PREVIOUS_ACTION = "previous_action"  # the action that led to this observation
 REWARD = "reward"  # [1]  received on arriving here

@@ -583,7 +583,7 @@ def _check_loss(subject: WorldModel, data: _Data) -> None:
             learns = parameter.grad is not None and bool(parameter.grad.isfinite().all())
             _require(learns, subject, f"compute_loss gives the weight {name!r} no finite gradient.")
     subject.zero_grad(set_to_none=True)
-    for key in (*subject.observation_keys, *subject.previous_action_keys, subject.key_map.reward):
+    for key in subject.loss_keys:
         _require_key_error(subject, subject.compute_loss, rows, key, "compute_loss")
 
 

@@ -6,7 +6,7 @@ A family subclasses `WorldModel` and writes the tensor core; the verbs, the spec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -26,6 +26,7 @@ from worldloom_rl.noise import GeneratorNoise, Noise
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
 Observation = dict[NestedKey, Tensor]
+RewardFunction = Callable[[Latent, Latent], Tensor]  # latents before and after a step → [..., 1]
 
 
 class Prediction(NamedTuple):
@@ -170,6 +171,11 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def out_keys(self) -> list[NestedKey]:
         """What `observe` writes."""
         return list(self.latent_keys)
+
+    @property
+    def loss_keys(self) -> tuple[NestedKey, ...]:
+        """What `compute_loss` cannot do without; a family that learns without rewards overrides it."""
+        return (*self.observation_keys, *self.previous_action_keys, self.key_map.reward)
 
     def read_latent(self, td: TensorDictBase) -> Latent:
         """The latent's leaves from a tensordict. Raises KeyError naming the missing leaf."""

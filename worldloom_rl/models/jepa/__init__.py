@@ -1,0 +1,4 @@
+"""JEPA world models after LeWM; importing this module registers the family "jepa"."""
+
+from worldloom_rl.models.jepa.config import JEPAConfig as JEPAConfig
+from worldloom_rl.models.jepa.model import JEPA as JEPA

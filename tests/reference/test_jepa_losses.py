@@ -53,7 +53,9 @@ def pldm(z: Tensor) -> dict[str, Tensor]:
 def test_the_file_holds_no_section_that_is_not_compared() -> None:
     known = {f"sigreg/{section}/{leaf}" for section in SECTIONS for leaf in ("z", "directions", "loss", "grad")}
     known |= {f"sigreg/buffers/{name}" for name in ("t", "weights", "phi")}
-    known |= {"pldm/z", "pldm/a_pred", "pldm/a_target", PLDM_GRADIENT} | {f"pldm/{name}" for name in pldm(torch.randn(3, 3, 2))}
+    known |= {"pldm/z", "pldm/a_pred", "pldm/a_target", PLDM_GRADIENT} | {
+        f"pldm/{name}" for name in pldm(torch.randn(3, 3, 2))
+    }
     known |= {"straightening/loss", "straightening/grad"}
     assert set(GOLDEN) == known
     assert len(SECTIONS) == 6

@@ -28,7 +28,8 @@ def sigreg(embedding: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
     angle = projected.unsqueeze(-1) * t  # [..., B, M, knots]
     real, imaginary = angle.cos().mean(-3), angle.sin().mean(-3)
     distance = (real - target).square() + imaginary.square()
-    return embedding.shape[-2] * (distance @ weight).mean(-1)
+    statistic: Tensor = embedding.shape[-2] * (distance @ weight).mean(-1)
+    return statistic
 
 
 def _quadrature(knots: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,7 +90,14 @@ class TransformerBlock(nn.Module):
     """Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, *, head_width: int | None = None, bias: bool = True, eps: float = 1e-6
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        head_width: int | None = None,
+        bias: bool = True,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps)
@@ -100,11 +107,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, drop: Drop = keep_all) -> Tensor:
         x = x + self.attention(self.attention_norm(x), mask, drop)
-        return x + self.feed_forward(self.feed_forward_norm(x), drop)
+        x = x + self.feed_forward(self.feed_forward_norm(x), drop)
+        return x
 
 
 class ModulatedBlock(nn.Module):
-    """A block whose norms are scaled and shifted, and whose branches are gated, by a condition [..., L, D] (AdaLN-zero).
+    """A block whose norms are scaled and shifted, and whose branches gated, by a condition [..., L, D] (AdaLN-zero).
 
     The modulation starts at zero: a fresh block is the identity and ignores its condition.
 
@@ -127,7 +135,8 @@ class ModulatedBlock(nn.Module):
         modulated = self.plain_norm(x) * (1 + scale_1) + shift_1
         x = x + gate_1 * self.attention(self.attention_norm(modulated), mask, drop)
         modulated = self.plain_norm(x) * (1 + scale_2) + shift_2
-        return x + gate_2 * self.feed_forward(self.feed_forward_norm(modulated), drop)
+        x = x + gate_2 * self.feed_forward(self.feed_forward_norm(modulated), drop)
+        return x
 
 
 class ConditionedPredictor(nn.Module):

@@ -2,3 +2,5 @@
 
 from worldloom_rl.models.jepa.config import JEPAConfig as JEPAConfig
 from worldloom_rl.models.jepa.model import JEPA as JEPA
+from worldloom_rl.models.jepa.planning import make_planner as make_planner
+from worldloom_rl.models.jepa.planning import make_policy as make_policy

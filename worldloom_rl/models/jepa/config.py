@@ -39,7 +39,9 @@ class JEPAConfig(WorldModelConfig):
     dropout: float = 0.1  # in the predictor, while training
 
     # Losses; a weight of zero leaves the term away, the prediction's is one
-    regularizer: str = "sigreg"  # against collapse: "sigreg", "vcreg" (PLDM), or "none" for encoders that stay as they are
+    regularizer: str = (
+        "sigreg"  # against collapse: "sigreg", "vcreg" (PLDM), or "none" for encoders that stay as they are
+    )
     sigreg_coef: float = 0.09  # for batches of 128: SIGReg of collapsed embeddings grows with the batch
     sigreg_directions: int = 1024
     sigreg_knots: int = 17

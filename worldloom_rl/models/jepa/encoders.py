@@ -77,7 +77,9 @@ class ObservationEncoder(nn.Module):
         self.image_keys = list(images)
         width = sum(spec.shape.numel() for spec in vectors.values())
         self.vector = (
-            nn.Sequential(nn.Linear(width, config.vector_dim), nn.GELU(), nn.Linear(config.vector_dim, config.vector_dim))
+            nn.Sequential(
+                nn.Linear(width, config.vector_dim), nn.GELU(), nn.Linear(config.vector_dim, config.vector_dim)
+            )
             if vectors
             else None
         )

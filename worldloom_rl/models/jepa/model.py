@@ -1,6 +1,6 @@
 """JEPA's world model: embeddings predicted from embeddings and actions, learned without rewards or reconstruction.
 
-Reference: Maes et al. 2026, LeWM, in galilai-group/stable-worldmodel (MIT), wm/lewm; SIGReg of arXiv:2511.08544.
+Reference: LeWM in galilai-group/stable-worldmodel, wm/lewm; SIGReg of Balestriero & LeCun 2025 (arXiv:2511.08544).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class LearningTerms(NamedTuple):
 class JEPA(WorldModel):
     """LeWM for images, vectors (an extension) or both, and any actions: plans to a goal observation, needs no rewards.
 
-    The goal is observed, under ("goal", key) for every observation key; goal leaves that the observation spec lacks are
-    added to it. Acting needs them, learning does not. The latent has the leaves "tokens" [1, D] of this frame, "window",
-    "action_window" and "length" (what is known of the past, see `window.Window`; 0 before any observation), and "goal"
-    [1, D], encoded where an episode begins and kept until it ends.
+    The goal is observed, under ("goal", key) for every observation key; goal leaves that the observation spec lacks
+    are added to it. Acting needs them, learning does not. The latent has the leaves "tokens" [1, D] of this frame,
+    "window", "action_window" and "length" (what is known of the past, see `window.Window`; 0 before any observation),
+    and "goal" [1, D], encoded where an episode begins and kept until it ends.
 
     There are no heads for reward and continuation: the reward is minus the squared distance of tokens and goal (see
     `GoalReward` for another), the probability of going on is one, and nothing can be decoded.
@@ -107,7 +107,8 @@ class JEPA(WorldModel):
 
     def embed(self, observation: Mapping[NestedKey, Tensor], *, batch_statistics: bool = False) -> Tensor:
         """[..., 1, D] tokens of the frame keys' observations."""
-        return self.projector(self.encoder(observation), batch_statistics=batch_statistics).unsqueeze(-2)
+        embedding: Tensor = self.projector(self.encoder(observation), batch_statistics=batch_statistics)
+        return embedding.unsqueeze(-2)
 
     def embed_goal(self, observation: Observation) -> Tensor:
         """[..., 1, D] tokens of what is to be reached."""
@@ -124,7 +125,7 @@ class JEPA(WorldModel):
         drop = keep_all if noise is None else dropout(noise, self.config.dropout)
         flat = frames.reshape(-1, steps, frames.shape[-1])
         condition = self.action_encoder(actions.reshape(-1, steps, actions.shape[-1]))
-        predicted = self.prediction_projector(
+        predicted: Tensor = self.prediction_projector(
             self.predictor(flat, condition, drop), batch_statistics=noise is not None
         )
         return predicted.reshape(*lead, steps, 1, -1)

@@ -14,14 +14,15 @@ from rich.console import Console
 
 from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
-from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
+from worldloom_rl.recipes import dreamerv3, jepa, loop, run_commands, tdmpc2
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
-_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
+_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, jepa.RECIPE, tdmpc2.RECIPE)}
+_REWARD_RECIPES = [dreamerv3.RECIPE, tdmpc2.RECIPE]  # that learn from an environment's rewards while they collect
 
 _Path = Annotated[Path, tyro.conf.Positional]
 
@@ -45,7 +46,7 @@ def check(
         steps: agent steps to project the time for.
     """
     report = check_environment(
-        env, list(_RECIPES.values()), action_repeat=action_repeat, pixels=pixels, time_limit=time_limit, steps=steps
+        env, _REWARD_RECIPES, action_repeat=action_repeat, pixels=pixels, time_limit=time_limit, steps=steps
     )
     print(report.text())
     if not report.trainable:
@@ -55,6 +56,11 @@ def check(
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None:
     """Train DreamerV3 on an environment, into a new run directory."""
     dreamerv3.train(config)
+
+
+def train_jepa(config: tyro.conf.OmitArgPrefixes[jepa.Config]) -> None:
+    """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
+    jepa.train(config)
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
@@ -93,6 +99,8 @@ def resume(run: _Path) -> None:
 
 def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
+
+    A JEPA that has no goals to plan to is judged by its predictions in episodes that it did not learn from.
 
     Args:
         run: the run directory.
@@ -169,7 +177,7 @@ _Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]
 
 _COMMANDS: _Commands = {
     "check": check,
-    "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
+    "train": {"dreamerv3": train_dreamerv3, "jepa": train_jepa, "tdmpc2": train_tdmpc2},
     "resume": resume,
     "eval": evaluate,
     "imagine": imagine,

@@ -39,6 +39,19 @@ def action_space_of(name: str, space: spaces.Space[Any], key: str = keys.ACTION)
     return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
 
 
+def action_block_space(name: str, space: spaces.Space[Any], length: int) -> spaces.Space[Any]:
+    """The space of `length` actions that are given as one [length · A]; discrete ones become a MultiDiscrete."""
+    if length == 1:
+        return space
+    if isinstance(space, spaces.Discrete):
+        return spaces.MultiDiscrete([space.n] * length)
+    if isinstance(space, spaces.MultiDiscrete):
+        return spaces.MultiDiscrete(np.tile(space.nvec, length))
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return spaces.Box(np.tile(space.low, length), np.tile(space.high, length), dtype=np.float32)
+    raise ValueError(f"{name}: actions of {space} cannot be given in blocks of {length}; a flat one can.")
+
+
 def observation_space_of(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
     """The space of what `convert_observation` makes of an observation."""
     if isinstance(space, spaces.Dict):

@@ -25,7 +25,13 @@ from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEn
 
 from worldloom_rl import keys
 from worldloom_rl.envs import atari, crafter
-from worldloom_rl.spaces import action_space_of, convert_observation, observation_space_of, resize_image
+from worldloom_rl.spaces import (
+    action_block_space,
+    action_space_of,
+    convert_observation,
+    observation_space_of,
+    resize_image,
+)
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
@@ -36,6 +42,7 @@ def make_env(
     *,
     num_envs: int = 1,
     action_repeat: int = 1,
+    action_block: int = 1,
     pixels: bool = False,
     frame_stack: int = 1,
     image_size: int = 64,
@@ -62,6 +69,8 @@ def make_env(
             "crafter:reward" or "crafter", and "crafter:noreward": Crafter, uint8 [3, 64, 64].
         num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
+        action_block: k actions that are given at once, as one action [k·A], and done one after the other; only the last
+            observation is seen. Each is held for `action_repeat` simulator steps, and so on as there.
         frame_stack: images in one observation; the first one is repeated at a reset.
         time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
             environment's own. `episode_length` gives it in agent steps.
@@ -76,6 +85,7 @@ def make_env(
     counts = {
         "num_envs": num_envs,
         "action_repeat": action_repeat,
+        "action_block": action_block,
         "frame_stack": frame_stack,
         "image_size": image_size,
     }
@@ -88,7 +98,7 @@ def make_env(
         raise ValueError(f"frame_stack={frame_stack} stacks images, but pixels=False: set pixels=True.")
 
     # Built once here, so that a wrong name or a space that cannot be used is reported by this process, not by a worker.
-    settings = (action_repeat, pixels, frame_stack, image_size, time_limit, rescale_observations)
+    settings = (action_repeat, action_block, pixels, frame_stack, image_size, time_limit, rescale_observations)
     steps = _agent_steps(name, *settings)
     if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
@@ -153,6 +163,7 @@ def _single(*arguments: Any) -> EnvBase:
 def _agent_steps(
     name: str,
     action_repeat: int,
+    action_block: int,
     pixels: bool,
     frame_stack: int,
     image_size: int,
@@ -166,7 +177,8 @@ def _agent_steps(
     if rescale_observations:
         simulator = _rescaled(name, simulator)
     image = _Image(frame_stack, image_size) if pixels else None
-    return AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
+    length = math.ceil(limit / action_repeat / action_block)
+    return AgentSteps(simulator, name, action_repeat, length, image, action_block)
 
 
 def _rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
@@ -328,11 +340,18 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], name: str, action_repeat: int, episode_length: int, image: _Image | None
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        action_repeat: int,
+        episode_length: int,
+        image: _Image | None,
+        action_block: int = 1,
     ) -> None:
         super().__init__(env)
+        self.action_block = action_block
         self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
-        self.action_space = action_space_of(name, env.action_space)
+        self.action_space = action_block_space(name, action_space_of(name, env.action_space), action_block)
         if image is not None:
             self.observation_space = spaces.Dict({"pixels": image.space})
         else:
@@ -353,8 +372,11 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
-        action = _simulator_action(self.env.action_space, action)
-        for _ in range(self.action_repeat):
+        block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
+        for action in [part for part in block for _ in range(self.action_repeat)]:
+            if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
+                action = action[0]
+            action = _simulator_action(self.env.action_space, action)
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.steps_done += 1
             total += float(reward)

@@ -210,9 +210,7 @@ class Recipe:
     shown: Mapping[str, str]  # what the live line shows: its name, the metric's
     check: Callable[[Any, TensorDictBase], None] = lambda state, transitions: None  # raises ValueError for transitions
     # that the model can't learn from
-    clock: Literal["agent_steps", "updates"] = (
-        "agent_steps"  # what `steps`, evaluations and logs count
-    )
+    clock: Literal["agent_steps", "updates"] = "agent_steps"  # what `steps`, evaluations and logs count
     evaluate: Callable[[Any, Any, int, int, Callable[[], None]], Evaluation] | None = None  # config, model, episodes,
     # seed, what may end it → an evaluation; by default episodes of the policy in environments of their own
     new_rows: Callable[[Any, Any, int, int], TensorDictBase] | None = None  # config, model, seed, most rows → arrival
@@ -241,7 +239,9 @@ def step(recipe: Recipe, state: RunState) -> str:
     done = transitions["next", "done"].reshape(-1)
     state.episode_returns += state.running_returns[done].tolist()
     state.running_returns[done] = 0.0
-    return "training" if learning else "seeding"
+    if learning:
+        return "training"
+    return "collecting" if recipe.clock == "updates" else "seeding"
 
 
 # ------------------------------------------------------------------ the run

@@ -123,14 +123,29 @@ class Projector(nn.Module):
 
 
 class ActionEncoder(nn.Module):
-    """[..., D] embedding of flat actions [..., A]: a linear map to a few filters, then a perceptron of width 4 D."""
+    """[..., D] embedding of flat actions [..., A]: a linear map to a few filters, then a perceptron of width 4 D.
+
+    Before them the action's columns are brought to mean 0 and standard deviation 1 by the numbers of the data, which
+    are saved with the weights: whoever plans gives actions as the environment's spec has them. See `normalize`.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, width: int, filters: int, outputs: int) -> None:
         super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
         self.filters = nn.Linear(width, filters)
         self.expand = nn.Linear(filters, 4 * outputs)
         self.contract = nn.Linear(4 * outputs, outputs)
 
     def forward(self, action: Tensor) -> Tensor:
+        action = (action - self.mean) / self.std
         embedding: Tensor = self.contract(F.silu(self.expand(self.filters(action))))
         return embedding
+
+    def normalize(self, mean: Tensor, std: Tensor) -> None:
+        """From now on actions are brought to mean 0 and std 1 by these numbers [A]; a column of std 0 is only moved."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))

@@ -63,7 +63,14 @@ OTHERS: dict[str, Callable[[Draw], TensorSpec]] = {
     "flag": lambda draw: Unbounded((draw(sizes),), dtype=torch.bool),
     "counts": lambda draw: Bounded(0, draw(sizes), (draw(sizes),), dtype=torch.int64),
 }
-OBSERVATIONS = {"dreamerv3": VECTORS | IMAGES | OTHERS, "tdmpc2": VECTORS | IMAGES}
+SMALL_IMAGES: dict[str, Callable[[Draw], TensorSpec]] = {
+    "image": lambda draw: Unbounded((draw(st.sampled_from([1, 3])), 8 * draw(sizes), 8 * draw(sizes)))
+}
+OBSERVATIONS = {
+    "dreamerv3": VECTORS | IMAGES | OTHERS,
+    "tdmpc2": VECTORS | IMAGES,
+    "jepa": VECTORS | SMALL_IMAGES,
+}
 ACTIONS: dict[str, Callable[[Draw], TensorSpec]] = {
     "box": bounded_reals,
     "one-hot": lambda draw: OneHot(draw(sizes) + 1),
@@ -129,7 +136,33 @@ def tdmpc2(draw: Draw, observed: list[str]) -> dict[str, Any]:
     }
 
 
-SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2}
+def jepa(draw: Draw, observed: list[str]) -> dict[str, Any]:
+    horizon, samples = draw(sizes), draw(st.integers(2, 9))
+    heads = draw(st.integers(1, 2))
+    return {
+        "encoder": draw(st.sampled_from(["cnn", "vit"])),
+        "patch_size": draw(st.sampled_from([4, 8])),
+        "encoder_dim": heads * draw(sizes),
+        "encoder_heads": heads,
+        "regularizer": draw(st.sampled_from(["none", "sigreg", "vcreg"])),
+        "latent_dim": 1 + draw(sizes),
+        "horizon": horizon,
+        "execute": draw(st.integers(1, horizon)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(1, samples)),
+        **{
+            name: draw(sizes)
+            for name in (
+                "encoder_layers", "encoder_mlp", "cnn_channels", "vector_dim", "projector_dim", "history",
+                "action_filters", "predictor_dim", "predictor_layers", "predictor_heads", "predictor_head_dim",
+                "predictor_mlp",
+            )
+        },
+        **{name: draw(numbers) for name in ("dropout", "sigreg_coef", "discount", "learning_rate")},
+    }  # fmt: skip
+
+
+SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2, "jepa": jepa}
 
 
 def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
@@ -198,7 +231,12 @@ def tdmpc2_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str,
     }
 
 
-HEADS = {"dreamerv3": dreamerv3_heads, "tdmpc2": tdmpc2_heads}
+def jepa_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
+    latent = model.read_latent(encoded)
+    return {"distance": model.distance(latent["tokens"], latent["goal"]), "features": features}
+
+
+HEADS = {"dreamerv3": dreamerv3_heads, "tdmpc2": tdmpc2_heads, "jepa": jepa_heads}
 
 
 def test_every_registered_family_is_tried() -> None:

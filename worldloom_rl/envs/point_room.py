@@ -19,7 +19,7 @@ _MARGIN = 2  # pixels between the room's walls and the image's edge
 class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
     """A point in an empty room; each episode shows where it should go, and being there at the end is success.
 
-    Observation: {"pixels": uint8 [16, 16, 3], "goal": {"pixels": the same}}, the goal as it is seen from there.
+    Observation: {"pixels": uint8 [16, 16, 3], "goal": {"pixels": the same}}, the latter being the image at the goal.
     Action: [2] in [-1, 1], moves the point by up to 0.3 along each axis; walls stop it. Start and goal are drawn
     uniformly. Reward: minus the distance from the goal. After 20 steps the episode is truncated, and its last info has
     "success", whether the distance is below 0.2.

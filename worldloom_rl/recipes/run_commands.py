@@ -29,7 +29,7 @@ from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report
 from worldloom_rl.report.open_loop import OpenLoop, animate_open_loop, draw_open_loop, open_loop
 from worldloom_rl.report.report_episodes import Episodes, play_streams
-from worldloom_rl.training.checkpoint import agent_steps_of
+from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
 from worldloom_rl.training.evaluate import Evaluation, with_primers
 from worldloom_rl.training.run_directory import (
     CURVE_FILE,
@@ -71,7 +71,7 @@ def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: S
     success = f", success rate {sum(successes) / len(successes):.2f}" if successes else ""
     low, high = bootstrap_interval(strata)
     _say(
-        f"{config.env} after {agent_steps} agent steps, {len(returns)} episodes: "
+        f"{config.env} after {_experience(recipe, run)}, {len(returns)} episodes: "
         f"mean return {score_text(sum(returns) / len(returns))} "
         f"(from {score_text(min(returns))} to {score_text(max(returns))}), interquartile mean "
         f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)}){success}"
@@ -91,7 +91,7 @@ def imagine_run(
     for name, value in (("context", context), ("horizon", horizon), ("samples", samples)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    config, model, agent_steps = newest_model(recipe, run)
+    config, model, _ = newest_model(recipe, run)
     _seed(model, config.device, seed)
     new_rows = recipe.new_rows or partial(_play_rows, recipe)
     rows = new_rows(config, model, seed, context + (horizon or 50)).to(config.device)
@@ -102,7 +102,7 @@ def imagine_run(
         )
     result = open_loop(model, rows, context=context, samples=samples)
     title = (
-        f"{recipe.title} {config.preset} on {config.task} after {agent_steps} agent steps\n"
+        f"{recipe.title} {config.preset} on {config.task} after {_experience(recipe, run)}\n"
         f"a new episode (seed {seed}): {context} steps observed, {len(rows) - context} imagined"
     )
     draw_open_loop(output, title, result)
@@ -270,6 +270,14 @@ def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig
     model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
     model.to(config.device).eval()
     return config, model, agent_steps_of(folder)
+
+
+def _experience(recipe: loop.Recipe, run: RunDirectory) -> str:
+    """What the newest checkpoint learned from, counted as the recipe does."""
+    folder = run.checkpoints.latest()
+    if recipe.clock == "updates":
+        return f"{updates_of(folder)} updates"
+    return f"{agent_steps_of(folder)} agent steps"
 
 
 def _say(line: str) -> None:

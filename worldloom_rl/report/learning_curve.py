@@ -47,6 +47,6 @@ def draw_statistics(
     for axes, name in zip(panels, names, strict=True):
         axes.plot(steps, [values[name] for values in statistics], marker="o")
         axes.set_ylim(bottom=0)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(name.replace("_", " "), fontsize=10)
     panels[-1].set_xlabel(axis)
     figure.savefig(file, dpi=120)

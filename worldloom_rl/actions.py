@@ -156,11 +156,12 @@ def _bounds(key: NestedKey, leaf: TensorSpec) -> tuple[Tensor, Tensor]:
 def _categories(key: NestedKey, leaf: TensorSpec) -> tuple[tuple[int, ...], bool]:
     # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: the special kind comes first.
     if isinstance(leaf, OneHot):
-        if len(leaf.shape) != 1:
-            raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
         if isinstance(leaf, MultiOneHot):
+            if len(leaf.shape) != 1:
+                raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
             return tuple(int(box.n) for box in leaf.space), True
-        return (int(leaf.shape[-1]),), True
+        # TorchRL makes [choices, n] of a MultiDiscrete whose choices all have n classes.
+        return (int(leaf.shape[-1]),) * leaf.shape[:-1].numel(), True
     if isinstance(leaf, MultiCategorical):
         return tuple(int(count) for count in leaf.nvec.flatten().tolist()), False
     if isinstance(leaf, Categorical):

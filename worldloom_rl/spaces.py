@@ -40,7 +40,7 @@ def action_space_of(name: str, space: spaces.Space[Any], key: str = keys.ACTION)
 
 
 def action_block_space(name: str, space: spaces.Space[Any], length: int) -> spaces.Space[Any]:
-    """The space of `length` actions that are given as one [length · A]; discrete ones become a MultiDiscrete."""
+    """The space of `length` actions that are given as one [length · A]; discrete ones are a MultiDiscrete."""
     if length == 1:
         return space
     if isinstance(space, spaces.Discrete):

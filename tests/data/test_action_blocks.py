@@ -17,6 +17,10 @@ from worldloom_rl.pretrained import specs_of
 torch.set_num_threads(1)
 
 
+def pairs(length: int) -> Composite:
+    return action_block_spec(Composite(action=Bounded(-9, 9, shape=(2,), dtype=torch.float32)), length)
+
+
 def test_blocks_match_the_hand_written_table() -> None:
     rows = TensorDict(
         {
@@ -26,7 +30,7 @@ def test_blocks_match_the_hand_written_table() -> None:
         },
         batch_size=[1, 7],
     )
-    blocks = action_blocks(rows, 3, ["observation"], ["previous_action"])[0]
+    blocks = action_blocks(rows, 3, ["observation"], pairs(3))[0]
     assert blocks["observation"].tolist() == [[0.0], [3.0], [6.0]]
     assert blocks["is_init"].flatten().tolist() == [True, False, False]
     assert blocks["previous_action"].tolist() == [
@@ -35,7 +39,7 @@ def test_blocks_match_the_hand_written_table() -> None:
         [40, -40, 50, -50, 60, -60],
     ]
     with pytest.raises(ValueError, match=r"Blocks of 4 actions need 4 · S \+ 1 rows, got 7"):
-        action_blocks(rows, 4, ["observation"], ["previous_action"])
+        action_blocks(rows, 4, ["observation"], pairs(4))
 
 
 def played(env: EnvBase, actions: torch.Tensor) -> TensorDict:
@@ -47,7 +51,7 @@ def played(env: EnvBase, actions: torch.Tensor) -> TensorDict:
         kept.append(td)
         if td["next", "done"].any():
             break
-        td = td["next"].clone()
+        td = td["next"].exclude("reward")
         td.set("is_init", torch.zeros(1, dtype=torch.bool))
     return torch.stack(kept)
 
@@ -63,8 +67,9 @@ def test_an_environment_of_blocks_gives_the_blocks_of_its_single_steps(name: str
     (key,) = observation_spec.keys(True, True)
     rows = Arrivals([key])(played(single, actions)).rows
     whole = rows[: (len(rows) - 1) // 3 * 3 + 1]
-    expected = action_blocks(whole, 3, [key], ["previous_action"])
-    found = Arrivals([key])(played(blocked, actions.reshape(6, -1))).rows[: len(expected)]
+    expected = action_blocks(whole, 3, [key], specs_of(blocked)[1])
+    blocks = actions.reshape(6, *specs_of(blocked)[1]["action"].shape)
+    found = Arrivals([key])(played(blocked, blocks)).rows[: len(expected)]
     for entry in (key, "is_init", "previous_action"):
         assert torch.equal(found[entry], expected[entry]), entry
     rewards = rows["reward"][1 : len(whole)].reshape(-1, 3).sum(-1)

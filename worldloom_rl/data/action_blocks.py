@@ -8,11 +8,13 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.data import Bounded, Composite, MultiOneHot, OneHot, TensorSpec
 
-from worldloom_rl.keys import IS_INIT
+from worldloom_rl.keys import IS_INIT, previous_action_keys
 
 
 def action_block_spec(spec: Composite, length: int) -> Composite:
-    """The spec of `length` actions given as one [length · A], as `make_env(…, action_block=length)` has it.
+    """The spec of `length` actions given as one, as `make_env(…, action_block=length)` has it.
+
+    Real ones are [length · A], discrete ones [length, classes], one-hot in the last dimension.
 
     Raises ValueError for an action that is not flat.
     """
@@ -26,8 +28,10 @@ def action_block_spec(spec: Composite, length: int) -> Composite:
 
 def _block(key: NestedKey, leaf: TensorSpec, length: int) -> TensorSpec:
     if isinstance(leaf, OneHot):
-        counts = [box.n for box in leaf.space] if isinstance(leaf, MultiOneHot) else [leaf.space.n]
-        return MultiOneHot(counts * length, dtype=leaf.dtype)
+        if isinstance(leaf, MultiOneHot):
+            return MultiOneHot([box.n for box in leaf.space] * length, dtype=leaf.dtype)
+        classes = leaf.shape[-1]
+        return OneHot(classes, shape=(length * leaf.shape[:-1].numel(), classes), dtype=leaf.dtype)
     if isinstance(leaf, Bounded) and leaf.dtype.is_floating_point and len(leaf.shape) == 1:
         low, high = leaf.space.low.repeat(length), leaf.space.high.repeat(length)
         return Bounded(low, high, shape=low.shape, dtype=leaf.dtype)
@@ -35,12 +39,15 @@ def _block(key: NestedKey, leaf: TensorSpec, length: int) -> TensorSpec:
 
 
 def action_blocks(
-    rows: TensorDictBase, length: int, observation_keys: Sequence[NestedKey], previous_action_keys: Sequence[NestedKey]
+    rows: TensorDictBase, length: int, observation_keys: Sequence[NestedKey], action_spec: Composite
 ) -> TensorDict:
-    """Rows [*B, S + 1] of rows [*B, S · length + 1] of one episode, with blocks [length · A] as previous actions.
+    """Rows [*B, S + 1] of rows [*B, S · length + 1] of one episode, with blocks of actions as previous actions.
 
     A block holds, in order, the actions between its row and the row before; the first row's is zero.
 
+    Args:
+        observation_keys: what is kept beside "is_init" and the previous actions.
+        action_spec: of the blocks, see `action_block_spec`.
     Raises ValueError if the rows do not divide that way.
     """
     time = rows.batch_dims - 1
@@ -53,8 +60,9 @@ def action_blocks(
         value = rows[key]
         places = torch.arange(0, value.shape[time], length, device=value.device)
         blocks[key] = value.index_select(time, places)
-    for key in previous_action_keys:
-        actions = rows[key].narrow(time, 1, steps * length)
-        block = actions.reshape(*lead, steps, length * actions.shape[-1])
-        blocks[key] = torch.cat([torch.zeros_like(block.narrow(time, 0, 1)), block], time)
+    keys = tuple(action_spec.keys(include_nested=True, leaves_only=True))
+    for key, stored in zip(keys, previous_action_keys(keys), strict=True):
+        actions = rows[stored].narrow(time, 1, steps * length)
+        block = actions.reshape(*lead, steps, *action_spec[key].shape)
+        blocks[stored] = torch.cat([torch.zeros_like(block.narrow(time, 0, 1)), block], time)
     return blocks

@@ -177,11 +177,12 @@ def action_statistics(model: JEPA, replay: Replay, frame_skip: int) -> tuple[Ten
     rows = replay.entries(IS_INIT, *stored)
     arrived = ~rows[IS_INIT].reshape(-1)
     space = model.action_space
-    actions = {
-        key: rows[key_in_rows][arrived].repeat(*[1] * (rows[key_in_rows].dim() - 1), frame_skip)
-        for key, key_in_rows in zip(model.action_keys, stored, strict=True)
-    }
-    flat = space.flatten({key: value.to(space.center.device) for key, value in actions.items()})
+    actions = {}
+    for key, name in zip(model.action_keys, stored, strict=True):
+        single = rows[name][arrived].unsqueeze(1)
+        block = single.expand(len(single), frame_skip, *single.shape[2:]).reshape(-1, *model.action_spec[key].shape)
+        actions[key] = block.to(space.center.device)
+    flat = space.flatten(actions)
     std, mean = torch.std_mean(flat, 0, correction=0)
     return torch.where(space.continuous, mean, 0.0), torch.where(space.continuous, std, 1.0)
 
@@ -311,7 +312,7 @@ def _update(state: State) -> dict[str, Tensor]:
 
 
 def _blocks(config: Config, model: JEPA, rows: TensorDictBase) -> TensorDict:
-    return action_blocks(rows, config.frame_skip, model.frame_keys, model.previous_action_keys)
+    return action_blocks(rows, config.frame_skip, model.frame_keys, model.action_spec)
 
 
 def _save(state: State) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """The JEPA's learning test: trained without rewards on PointRoom, it plans to goal images; without SIGReg it does not.
 
-`python plan_to_goal.py SEED` trains both models, plans with both, and writes the result beside the others.
+`python plan_to_goal.py SEED [MODEL …]` trains the models (all unless named), plans with them, and writes the result
+beside the others; models that are not named keep what an earlier call found.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,34 +112,44 @@ def planned(model: JEPA, seed: int, **settings) -> dict[str, float]:
     return play(make_policy(model, **settings), seed)
 
 
-def run(seed: int) -> dict:
-    env = make_env(ENV, num_envs=2)
-    specs = specs_of(env)
-    torch.manual_seed(seed)
+MODELS = {"sigreg": {}, "vcreg": {"regularizer": "vcreg"}, "none": {"regularizer": "none"}}
+
+
+def learned(name: str, seed: int) -> dict:
+    """What a model of the tiny preset, with this regularizer, comes to."""
     base: JEPAConfig = find_preset("jepa:tiny")[1]
-    result = {"env": ENV, "seed": seed, "episodes": EPISODES, "updates": UPDATES, "config": base.to_json()}
+    torch.manual_seed(seed)
+    model = JEPA(dataclasses.replace(base, **MODELS[name]), *specs_of(make_env(ENV)))
+    found = {"training": train(model, collect(model, seed), seed), "probe_r2": probe(model, seed)}
+    found["dense"] = planned(model, seed)
+    if name == "sigreg":
+        terminal = GoalReward(model.distance, terminal=True)
+        found["terminal_first_action"] = planned(model, seed, reward=terminal)
+        found["terminal_whole_plan"] = planned(model, seed, execute=base.horizon)
+    return found
+
+
+def record(seed: int, models: Sequence[str] = tuple(MODELS)) -> Path:
+    """Write the result file of a seed, with these models' results renewed."""
+    file = RESULTS / f"jepa-point-room-seed{seed}.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
     torch.manual_seed(1_000 + seed)
-    result["random"] = play(None, seed)
-    replay = None
-    for name, changes in (("sigreg", {}), ("vcreg", {"regularizer": "vcreg"}), ("none", {"regularizer": "none"})):
-        torch.manual_seed(seed)
-        model = JEPA(dataclasses.replace(base, **changes), *specs)
-        replay = collect(model, seed) if replay is None else replay
-        result[name] = {
-            "training": train(model, replay, seed),
-            "probe_r2": probe(model, seed),
-            "dense": planned(model, seed),
-        }
-        if name == "sigreg":
-            terminal = GoalReward(model.distance, terminal=True)
-            result[name]["terminal_first_action"] = planned(model, seed, reward=terminal)
-            result[name]["terminal_whole_plan"] = planned(model, seed, execute=base.horizon)
-        sys.stdout.write(f"{name} {result[name]}\n")
-        sys.stdout.flush()
-    return {**result, **provenance()}
+    result = {
+        "env": ENV,
+        "seed": seed,
+        "episodes": EPISODES,
+        "updates": UPDATES,
+        "test_episodes": TEST_EPISODES,
+        "config": find_preset("jepa:tiny")[1].to_json(),
+        "random": play(None, seed),
+    }
+    for name in MODELS:
+        if name in models or name in before:
+            result[name] = learned(name, seed) if name in models else before[name]
+    write_json(file, {**result, **provenance()})
+    return file
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    file = RESULTS / f"jepa-point-room-seed{sys.argv[1]}.json"
-    write_json(Path(file), run(int(sys.argv[1])))
+    record(int(sys.argv[1]), sys.argv[2:] or tuple(MODELS))

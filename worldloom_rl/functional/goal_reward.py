@@ -35,6 +35,13 @@ class GoalReward:
             True rewards coming nearer, d(z, g) − d(z', g): the sum over a plan is d(z₀, g) − d(z_H, g), so that plans
             rank by where they end; for executing them whole. When only their first action is executed, a model that
             may be at the goal at the end of the plan is in no haste to get there.
+
+    Example:
+        >>> import torch
+        >>> from worldloom_rl import GoalReward
+        >>> before, after = ({"tokens": torch.full((1, 1), place), "goal": torch.zeros(1, 1)} for place in (3.0, 2.0))
+        >>> GoalReward()(before, after), GoalReward(terminal=True)(before, after)
+        (tensor([-4.]), tensor([5.]))
     """
 
     distance: Distance = squared_distance

@@ -195,7 +195,7 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
         self.init_mean.mul_(model.action_space.continuous)  # categoricals start uniform
         self._has_momentum = bool((self.momentum > 0).any() or (self.momentum_std > 0).any())
         self._has_fixed = bool((self.init_std == 0).any())
-        carried = [PLANNER_MEAN] if execute == 1 else [PLANNER_MEAN, PLANNER_SEQUENCE, PLANNER_LEFT]
+        carried = self._carried_keys()
         self.in_keys: list[NestedKey] = [*model.latent_keys, model.key_map.is_init, *carried]
         self.out_keys: list[NestedKey] = [*model.action_keys, *carried, *(("next", *key) for key in carried)]
 
@@ -218,13 +218,14 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
         flat = {name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in latent.items()}
         shape = (batch.numel(), self.horizon, model.action_space.width)
         is_init = tensordict.get(model.key_map.is_init, None)
-        *_, previous = carried = [tensordict.get(key, None) for key in reversed(self._carried_keys())]
+        carried = [tensordict.get(key, None) for key in self._carried_keys()]
         if is_init is None or any(value is None for value in carried):
             raise KeyError(
                 f"Planning needs {self._carried_keys()} and {model.key_map.is_init!r} in the tensordict, which holds "
                 f"{sorted(map(str, tensordict.keys(True, True)))}. Collect with auto_register_policy_transforms=True, "
                 "or append InitTracker() and planner.make_tensordict_primer() to the environment."
             )
+        previous, *_ = carried
         if previous.shape != (*batch, *shape[1:]):
             raise ValueError(
                 f"The warm start {PLANNER_MEAN} has shape {tuple(previous.shape)}, but this planner needs "
@@ -237,8 +238,8 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
             plan = self.plan(flat, kept, self.noise or model.noise, explore=explore)
             action, new = plan.action, [plan.mean]
         else:
-            sequence = tensordict.get(PLANNER_SEQUENCE).reshape(shape[0], self.execute, shape[-1])
-            left = torch.where(is_init, 0, tensordict.get(PLANNER_LEFT)).reshape(-1)
+            sequence = carried[1].reshape(shape[0], self.execute, shape[-1])
+            left = torch.where(is_init, 0, carried[2]).reshape(-1)
             action, new = self._go_on(flat, kept, sequence, left, explore)
         model.write_action(tensordict, action.reshape(*batch, shape[-1]))
         for key, value in zip(self._carried_keys(), new, strict=True):

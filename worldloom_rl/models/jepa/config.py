@@ -120,7 +120,7 @@ PRESETS = {
     "tiny": JEPAConfig(
         encoder="cnn", pixel_mean=(0.5,), pixel_std=(0.5,), cnn_channels=16, vector_dim=64, latent_dim=8,
         projector_dim=64, predictor_dim=32, predictor_layers=2, predictor_heads=4, predictor_head_dim=16,
-        predictor_mlp=64, dropout=0.0, sigreg_coef=0.03, sigreg_directions=64, learning_rate=2e-3,
+        predictor_mlp=64, dropout=0.0, sigreg_coef=0.01, sigreg_directions=64, learning_rate=2e-3,
         batch_size=64, execute=1, iterations=4, num_samples=64, num_elites=8,
     ),
     "lewm": JEPAConfig(),

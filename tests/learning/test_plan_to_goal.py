@@ -1,0 +1,37 @@
+"""What a JEPA learns without rewards: the run that shows it (slow), and what the recorded files show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from plan_to_goal import RESULTS, record
+
+SEEDS = (0, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_jepa_plans_to_goal_images_and_a_collapsed_one_does_not(seed: int) -> None:
+    check(json.loads(record(seed).read_text()))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_recorded_seed_learned(seed: int) -> None:
+    result = json.loads((RESULTS / f"jepa-point-room-seed{seed}.json").read_text())
+    assert result["seed"] == seed
+    assert {"commit", "versions", "machine", "config"} <= set(result)
+    check(result)
+
+
+def check(result: dict) -> None:
+    trained, collapsed = result["sigreg"], result["none"]
+    assert trained["training"]["z_std"] > 0.7
+    assert trained["probe_r2"] > 0.7
+    assert trained["dense"]["success"] >= 0.5
+    assert trained["dense"]["success"] >= result["random"]["success"] + 0.4
+    assert trained["dense"]["success"] >= collapsed["dense"]["success"] + 0.4
+    assert collapsed["training"]["z_std"] < 0.1
+    assert collapsed["probe_r2"] < 0.6
+    assert collapsed["training"]["loss_prediction"] < trained["training"]["loss_prediction"]  # which hides the collapse
+    assert result["vcreg"]["dense"]["success"] >= collapsed["dense"]["success"] + 0.4

@@ -18,17 +18,17 @@ from worldloom_rl.envs import make_env
 from worldloom_rl.models.jepa import make_policy
 from worldloom_rl.recipes import jepa, loop
 
-STEPS = int(os.environ.get("TUTORIAL_STEPS", "2000"))  # gradient updates; a test makes fewer
+STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # gradient updates; a test makes fewer
 ROOMS = 4
 folder = Path(os.environ.get("TUTORIAL_PICTURES", tempfile.mkdtemp()))
 
 # %% [markdown]
-# `loop.step` collects until all data is there, then makes an update at a time: about a minute. The prediction loss alone
-# says little, a model for which all images look alike predicts perfectly; `z_std`, the spread of its embeddings, must
-# not fall to zero.
+# `loop.step` collects until all data is there, then makes an update at a time: about a minute. The prediction loss says
+# little, for a model to which all images look alike predicts perfectly; `z_std`, the spread of its embeddings, must not
+# fall to zero.
 
 # %%
-config = jepa.Config(env="worldloom/PointRoom-v0", collect=4 * STEPS, steps=STEPS, num_envs=4)
+config = jepa.Config(env="worldloom/PointRoom-v0", collect=6 * STEPS, steps=STEPS, num_envs=4)
 state = jepa.make_state(config)
 while state.updates < STEPS:
     loop.step(jepa.RECIPE, state)

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
+import minari
 import numpy as np
 import pytest
 import torch
+from minari.data_collector.episode_buffer import EpisodeBuffer
 from safetensors.torch import load_file
 from tensordict.nn import TensorDictModule
 from torch import Tensor
@@ -313,6 +316,40 @@ def test_a_recorded_run_answers_eval_and_imagine_and_says_why_not_report_and_com
         with pytest.raises(SystemExit):
             cli.main([command, str(run)])
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # minari misses descriptions and authors of the dataset
+def test_a_model_of_a_minari_dataset_plans_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env, episodes = gymnasium.make(ROOM), []
+    for seed in range(3):
+        observations, actions, done = [env.reset(seed=seed)[0]], [], False
+        env.action_space.seed(seed)
+        while not done:
+            actions.append(env.action_space.sample())
+            observation, _, _, done, _ = env.step(actions[-1])
+            observations.append(observation)
+        pixels = np.stack([row["pixels"] for row in observations])
+        goal = np.stack([row["goal"]["pixels"] for row in observations])
+        nothing = [False] * len(actions)
+        episodes.append(
+            EpisodeBuffer(
+                observations={"pixels": pixels, "goal": {"pixels": goal}},
+                actions=np.stack(actions),
+                rewards=[0.0] * len(actions),
+                terminations=nothing,
+                truncations=[*nothing[:-1], True],
+            )
+        )
+    described = {"observation_space": env.observation_space, "action_space": env.action_space}
+    minari.create_dataset_from_buffers("test/room-v0", episodes, **described)
+    config = make("room", tmp_path, env=ROOM, data="minari:test/room-v0", steps=6, frame_skip=2)
+    result = json.loads((loop.train(jepa.RECIPE, config).path / "result.json").read_text())
+    assert result["agent_steps"] == 0
+    assert result["updates"] == 6
+    final = result["evaluations"][-1]
+    assert final["lengths"] == [10, 10]  # blocks of two actions
+    assert len(final["successes"]) == 2
 
 
 def test_a_run_in_a_room_with_goals_is_judged_by_planning_and_compared_by_updates(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data: transitions as arrivals, and the replay that keeps and samples them."""
+"""Data: transitions and recorded episodes as arrivals, and the replay that keeps and samples them."""
 
 from worldloom_rl.data.arrivals import Arrivals as Arrivals
 from worldloom_rl.data.arrivals import Arrived as Arrived

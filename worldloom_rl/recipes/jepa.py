@@ -290,8 +290,7 @@ def _check_alike(config: Config, recording: Recording, observation_spec: Composi
     roles = ("observation", "action")
     recordeds = (recording.observation_spec, recording.action_spec)
     for role, recorded, given in zip(roles, recordeds, (observation_spec, action_spec), strict=True):
-        theirs = _forms(recorded)
-        ours = {key: form for key, form in _forms(given).items() if key[0] != GOAL}
+        ours, theirs = _forms(given), _forms(recorded)
         if ours != theirs:
             raise ValueError(
                 f"{config.env} and {config.data} differ in their {role}s: {ours} in the environment, {theirs} in the "
@@ -300,7 +299,9 @@ def _check_alike(config: Config, recording: Recording, observation_spec: Composi
 
 
 def _forms(spec: Composite) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]]:
-    return {as_tuple(key): (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in spec.items(True, True)}
+    """Shape and dtype of every leaf that is no goal."""
+    leaves = {as_tuple(key): leaf for key, leaf in spec.items(True, True)}
+    return {key: (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in leaves.items() if key[0] != GOAL}
 
 
 def _update(state: State) -> dict[str, Tensor]:

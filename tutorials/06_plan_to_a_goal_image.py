@@ -68,6 +68,7 @@ def place(images: Tensor) -> Tensor:
 seen = torch.cat([episodes["pixels"], episodes["next", "pixels"][:, -1:]], 1)  # [ROOMS, 21, 3, 16, 16]
 goal = episodes["goal", "pixels"][:, 0]
 path, target = place(seen), place(goal)
+far = (path - target.unsqueeze(1)).norm(dim=-1)  # [ROOMS, 21] pixels
 figure = Figure(figsize=(2.6 * ROOMS, 4.1), layout="constrained")
 grid = figure.subplot_mosaic(
     [
@@ -78,16 +79,20 @@ grid = figure.subplot_mosaic(
 )
 for room in range(ROOMS):
     axes = grid[f"path {room}"]
-    axes.plot(*path[room].T, color="grey", zorder=1)
-    axes.scatter(*path[room].T, c=range(length + 1), cmap="viridis", s=25, zorder=2)
-    axes.scatter(*path[room, 0], marker="s", s=130, facecolor="none", edgecolor="black", linewidth=2, label="start")
-    axes.scatter(*target[room], marker="*", s=260, color="red", edgecolor="white", zorder=3, label="goal")
-    axes.set(xlim=(0, 15), ylim=(15, 0), xticks=[], yticks=[], aspect="equal", title=f"room {room + 1}")
+    axes.plot(*path[room].T.numpy(), color="grey", zorder=1, label="path, from dark to light")
+    axes.scatter(*path[room].T.numpy(), c=range(length + 1), cmap="viridis", s=25, zorder=2)
+    axes.scatter(
+        *path[room, 0].numpy(), marker="s", s=130, facecolor="none", edgecolor="black", linewidth=2, label="start"
+    )
+    axes.scatter(*target[room].numpy(), marker="*", s=260, color="red", edgecolor="white", zorder=3, label="goal")
+    axes.set(
+        xlim=(0, 15), ylim=(15, 0), xticks=[], yticks=[], aspect="equal", title=f"ends {far[room, -1]:.1f} pixels away"
+    )
     for name, image in (("start", seen[room, 0]), ("end", seen[room, -1]), ("goal", goal[room])):
         axes = grid[f"{name} {room}"]
-        axes.imshow(image.permute(1, 2, 0))
+        axes.imshow(image.permute(1, 2, 0).numpy())
         axes.set(xticks=[], yticks=[], xlabel=name)
-figure.legend(*grid["path 0"].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+figure.legend(*grid["path 0"].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 figure.savefig(folder / "plan_to_a_goal_image.png", dpi=80)
-print(f"mean distance from the goal: first {(path[:, 0] - target).norm(dim=-1).mean():.1f} pixels, "
-      f"at the end {(path[:, -1] - target).norm(dim=-1).mean():.1f}; the picture: {folder}")  # fmt: skip
+print(f"mean distance from the goal: {far[:, 0].mean():.1f} pixels at first, {far[:, -1].mean():.1f} at the end")
+print(f"the picture: {folder / 'plan_to_a_goal_image.png'}")

@@ -38,7 +38,7 @@ def test_a_jepa_plans_in_a_collector_and_draws_its_path(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TUTORIAL_PICTURES", str(tmp_path))
-    names = run(TUTORIALS[5], 60, monkeypatch)
+    names = run(TUTORIALS[5], 30, monkeypatch)
     assert "mean distance from the goal" in capsys.readouterr().out
     assert (tmp_path / "plan_to_a_goal_image.png").stat().st_size > 0
     assert not names["episodes"]["next", "done"][:, :-1].any()  # each room is one whole episode

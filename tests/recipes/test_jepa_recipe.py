@@ -55,7 +55,7 @@ def write_episodes(folder: Path, count: int = 5, steps: int = 14, size: int = 16
 def make(source: str, directory: Path, **changes: Any) -> Config:
     """The configuration of a run of seconds."""
     values: dict[str, Any] = {
-        "overrides": SMALL, "steps": 12, "eval_every": 6, "eval_episodes": 2, "final_eval_episodes": 2,
+        "overrides": SMALL, "steps": 12, "eval_every": 12, "eval_episodes": 2, "final_eval_episodes": 2,
         "checkpoint_every": 5, "run_directory": str(directory / "run"),
     }  # fmt: skip
     if source == "room":

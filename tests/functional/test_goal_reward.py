@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
+from worldloom_rl.functional import goal_reward
 from worldloom_rl.functional.goal_reward import (
     GoalReward,
     mean_absolute_distance,
@@ -48,3 +50,8 @@ def test_terminal_rewards_add_up_to_what_the_path_came_nearer_and_rank_plans_by_
     end = distance(latents[-1]["tokens"], latents[-1]["goal"])
     torch.testing.assert_close(total, distance(latents[0]["tokens"], latents[0]["goal"]) - end, rtol=1e-5, atol=1e-5)
     assert torch.equal(total.squeeze(-1).argsort(descending=True), end.squeeze(-1).argsort())
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    failed, tried = doctest.testmod(goal_reward)
+    assert (failed, tried > 0) == (0, True)

@@ -28,9 +28,12 @@ def check(result: dict) -> None:
     trained, collapsed = result["sigreg"], result["none"]
     assert trained["training"]["z_std"] > 0.7
     assert trained["probe_r2"] > 0.7
-    assert trained["dense"]["success"] >= 0.5
+    assert trained["dense"]["success"] >= 0.6
     assert trained["dense"]["success"] >= result["random"]["success"] + 0.4
     assert trained["dense"]["success"] >= collapsed["dense"]["success"] + 0.4
+    # Replanned at every step, a plan that only has to end at the goal is in no haste; executed whole, it gets there.
+    assert trained["dense"]["success"] >= trained["terminal_first_action"]["success"] + 0.2
+    assert trained["terminal_whole_plan"]["success"] >= 0.6
     assert collapsed["training"]["z_std"] < 0.1
     assert collapsed["probe_r2"] < 0.6
     assert collapsed["training"]["loss_prediction"] < trained["training"]["loss_prediction"]  # which hides the collapse

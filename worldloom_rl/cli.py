@@ -14,14 +14,14 @@ from rich.console import Console
 
 from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
-from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2, tokens
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
-_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
+_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE, tokens.RECIPE)}
 
 _Path = Annotated[Path, tyro.conf.Positional]
 
@@ -60,6 +60,11 @@ def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
     """Train TD-MPC2 on an environment, into a new run directory."""
     tdmpc2.train(config)
+
+
+def train_tokens(config: tyro.conf.OmitArgPrefixes[tokens.Config]) -> None:
+    """Train a token world model on an environment of images, into a new run directory."""
+    tokens.train(config)
 
 
 def import_dreamerv3(
@@ -169,7 +174,7 @@ _Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]
 
 _COMMANDS: _Commands = {
     "check": check,
-    "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
+    "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2, "tokens": train_tokens},
     "resume": resume,
     "eval": evaluate,
     "imagine": imagine,

@@ -129,7 +129,7 @@ class Valued(NamedTuple):
     make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
 
 
-def _dreamerv3_values(model: Any) -> Valued:
+def _critic_values(model: Any) -> Valued:
     critic = model.behavior.critic
     return Valued(
         lambda latent, noise: critic.mean(critic(model.latent_features(latent))),
@@ -150,7 +150,11 @@ def _tdmpc2_values(model: Any) -> Valued:
     )
 
 
-_VALUES: Mapping[str, Callable[[Any], Valued]] = {"dreamerv3": _dreamerv3_values, "tdmpc2": _tdmpc2_values}
+_VALUES: Mapping[str, Callable[[Any], Valued]] = {
+    "dreamerv3": _critic_values,
+    "tdmpc2": _tdmpc2_values,
+    "tokens": _critic_values,
+}
 
 
 def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: int, seed: int) -> list[Finding]:

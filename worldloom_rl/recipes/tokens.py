@@ -36,6 +36,8 @@ class Config(loop.RunConfig):
         return config
 
 
+_TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
+
 # ------------------------------------------------------------------ one gradient update
 
 
@@ -83,40 +85,58 @@ def loss_weights(model: TokenWorldModel) -> dict[str, float]:
 def make_optimizer(model: TokenWorldModel) -> torch.optim.AdamW:
     """One optimiser for everything that learns; the slow critic follows by itself. Norms and biases don't decay."""
     config = model.config
-    learned = [*model.tokenizer.parameters(), *model.dynamics.parameters()]
+    parts = (
+        (model.tokenizer, config.tokenizer_learning_rate, config.weight_decay),
+        (model.dynamics, config.learning_rate, config.weight_decay),
+        (model.behavior, config.behavior_learning_rate, 0.0),
+    )
     groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
         {
-            "params": [p for p in model.behavior.parameters() if p.requires_grad],
-            "weight_decay": 0.0,
-            "lr": config.behavior_learning_rate,
-        },
+            "params": [p for p in part.parameters() if p.requires_grad and (p.ndim > 1) == matrices],
+            "lr": rate,
+            "weight_decay": decay * matrices,
+        }
+        for part, rate, decay in parts
+        for matrices in (True, False)
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    # A short memory of squared gradients: what is learned changes with the data and the tokens.
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
 def update(
-    losses: Losses, optimizer: torch.optim.AdamW, batch: TensorDictBase, noise: Noise | None = None
+    losses: Losses, optimizer: torch.optim.AdamW, batch: TensorDictBase, updates: int, noise: Noise | None = None
 ) -> dict[str, Tensor]:
-    """One update of everything from rows [B, T]; the metrics.
+    """One update of everything whose turn it is, from rows [B, T]; the metrics.
 
+    Args:
+        updates: how many came before.
     Raises FloatingPointError, with the weights as they were, if a loss is not finite.
     """
     model, config = losses.world_model.model, losses.world_model.model.config
+    alone = updates < config.tokenizer_updates
     model.train()
+    model.tokenizer.train(alone or not config.tokenizer_updates)
+    for group in optimizer.param_groups[:2]:
+        left = 1 - updates / config.tokenizer_updates if alone else 1.0
+        group["lr"] = config.tokenizer_learning_rate * min(1.0, 2 * left)
+
     weighted, posterior = losses.world_model(batch, noise)
-    imagined = losses.actor_critic(posterior[:, -config.imagination_starts :].detach(), noise)
-    values = {**weighted.to_dict(), **imagined.exclude("lambda_return").to_dict()}
+    values = weighted.to_dict()
+    if not alone and updates >= config.behavior_start:
+        imagined = losses.actor_critic(posterior[:, -config.imagination_starts :].detach(), noise)
+        values.update(imagined.exclude("lambda_return").to_dict())
     terms = {name: value for name, value in values.items() if name.startswith("loss_")}
     check_finite(terms, batch)
+    if config.tokenizer_updates:
+        terms = {name: value for name, value in terms.items() if (name in _TOKENIZER_TERMS) == alone}
     total = torch.stack(list(terms.values())).sum()
     total.backward()
     for part in (model.tokenizer, model.dynamics, model.behavior):
         nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)
     optimizer.step()
     optimizer.zero_grad()
-    model.behavior.update_slow()
+    if "loss_critic" in terms:
+        model.behavior.update_slow()
     model.eval()
     return {**{name: value.detach() for name, value in values.items()}, "loss": total.detach()}
 
@@ -169,7 +189,7 @@ def make_state(config: Config) -> State:
 
 
 def _update(state: State) -> dict[str, Tensor]:
-    return update(state.losses, state.optimizer, state.replay.sample().to(state.config.device))
+    return update(state.losses, state.optimizer, state.replay.sample().to(state.config.device), state.updates)
 
 
 def _save(state: State) -> dict[str, Any]:

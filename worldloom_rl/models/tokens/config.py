@@ -56,7 +56,14 @@ class TokensConfig(WorldModelConfig):
     continue_coef: float = 1.0
 
     # Learning
-    learning_rate: float = 1e-4  # of tokenizer and transformer
+    learning_rate: float = 1e-4  # of transformer and heads
+    tokenizer_learning_rate: float = 1e-4
+    tokenizer_updates: int = (
+        0  # first updates, in which the tokenizer learns alone; then it stays as it is, so that the
+    )
+    # transformer's targets do too. Its learning rate falls to 0 over the second half of them. 0: it always learns
+    behavior_start: int = 0  # updates before the behaviour begins to learn
+    tokenizer_rows: int = 0  # last rows of each window that the tokenizer learns from; 0: all
     behavior_learning_rate: float = 1e-4
     weight_decay: float = 0.01  # of weight matrices of tokenizer and transformer
     gradient_clip: float = 10.0  # largest norm of the gradient of tokenizer, transformer with heads, and behaviour
@@ -75,7 +82,9 @@ class TokensConfig(WorldModelConfig):
             ("slow_coef", 0.0, 1e6), ("slow_rate", 0.0, 1.0), ("return_rate", 0.0, 1.0), ("return_limit", 1e-12, 1e12),
             ("reconstruction_coef", 0.0, 1e6), ("codebook_coef", 0.0, 1e6), ("commitment_coef", 0.0, 1e6),
             ("dynamics_coef", 0.0, 1e6), ("reward_coef", 0.0, 1e6), ("continue_coef", 0.0, 1e6),
-            ("learning_rate", 0.0, 1.0), ("behavior_learning_rate", 0.0, 1.0), ("weight_decay", 0.0, 1.0),
+            ("learning_rate", 0.0, 1.0), ("tokenizer_learning_rate", 0.0, 1.0), ("tokenizer_rows", 0, 2**10), ("tokenizer_updates", 0, 2**31),
+            ("behavior_start", 0, 2**31),
+            ("behavior_learning_rate", 0.0, 1.0), ("weight_decay", 0.0, 1.0),
             ("gradient_clip", 0.0, 1e12), ("batch_size", 1, 2**20), ("updates_per_step", 0.0, 1024.0),
             ("min_seed_steps", 0, 2**31),
         ):  # fmt: skip
@@ -100,8 +109,9 @@ class TokensConfig(WorldModelConfig):
 PRESETS = {
     "tiny": TokensConfig(
         quantizer="fsq", levels=(5, 5, 5), token_width=8, depth=8, context=3, width=64, layers=2, units=64,
-        horizon=8, discount=0.99, entropy_coef=1e-2, learning_rate=1e-3, behavior_learning_rate=1e-3, batch_size=32,
-        updates_per_step=0.25, min_seed_steps=1000,
+        horizon=8, discount=0.99, entropy_coef=2e-2, learning_rate=3e-3, tokenizer_learning_rate=3e-3,
+        tokenizer_updates=500, tokenizer_rows=1, behavior_start=1000, behavior_learning_rate=1e-3, batch_size=32,
+        updates_per_step=0.5,
     ),
     "atari100k": TokensConfig(),
 }  # fmt: skip

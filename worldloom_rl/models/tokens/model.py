@@ -99,8 +99,8 @@ class TokenWorldModel(WorldModel):
     latest frames, oldest first: "window" [H, N, D], "action_window" [H, A] (the flat action taken from each frame, the
     present one's still open) and "length" [] of valid frames; what stands behind them has no effect. Rewards and
     continuations belong to a step, not to a latent: `decode` gives the image only. `compute_loss` gives
-    "reconstruction" [B, T], "dynamics", "reward" and "continue" [B, T−1], and as the quantiser has them "codebook" and
-    "commitment" [B, T]. The behaviour learns by `ImaginedActorCriticLoss`.
+    "dynamics", "reward" and "continue" [B, T−1]; "reconstruction" and, as the quantiser has them, "codebook" and
+    "commitment" [B, R] of the last R rows, `tokenizer_rows`. The behaviour learns by `ImaginedActorCriticLoss`.
     """
 
     model_type = "tokens"
@@ -126,7 +126,14 @@ class TokenWorldModel(WorldModel):
             levels=config.levels,
             decay=config.decay,
         )
-        self.tokenizer = Tokenizer(channels, height, width, depth=config.depth, halvings=config.halvings, space=space)
+        self.tokenizer = Tokenizer(
+            channels,
+            height,
+            width,
+            depth=config.depth,
+            halvings=config.halvings,
+            space=space,
+        )
         frames, actions = config.context, self.action_space.width
         self.latent_spec = space.spec()
         self.latent_spec["window"] = Unbounded((frames, space.count, space.width))
@@ -273,7 +280,7 @@ class TokenWorldModel(WorldModel):
         """Terms and the posterior latents [B, T] of rows [B, T], whose first row starts without a context.
 
         "dynamics", "reward" and "continue" are 0 where a new episode begins. A context is never longer than H frames:
-        the transformer reads longer rows in stretches of H. In training mode "vq-ema" moves its codes, and the
+        the transformer reads longer rows in stretches of H. In training mode the tokenizer's "vq-ema" moves its codes, and the
         posterior holds them as they were.
         """
         names = self.key_map
@@ -281,16 +288,21 @@ class TokenWorldModel(WorldModel):
         reward, terminated, is_init = (batch[key] for key in (names.reward, names.terminated, names.is_init))
         is_init = torch.cat([torch.ones_like(is_init[:, :1]), is_init[:, 1:]], 1)
         image = observation[self.image_key]
-        quantized = self.space.quantize(self.tokenizer.encode(image), learn=self.training)
-        error = self.tokenizer.decode(quantized.tokens) - image.float() / 255
+        learned = image[:, -self.config.tokenizer_rows :]  # all if it is 0
+        with torch.no_grad():
+            seen = self.space.quantize(self.tokenizer.encode(image[:, : image.shape[1] - learned.shape[1]]))
+        quantized = self.space.quantize(self.tokenizer.encode(learned), learn=self.tokenizer.training)
+        indices = torch.cat([seen.indices, quantized.indices], 1)
+        tokens = torch.cat([seen.tokens, quantized.tokens], 1)
+        error = self.tokenizer.decode(quantized.tokens) - learned.float() / 255
         terms = {"reconstruction": error.square().mean((-3, -2, -1))}
         if quantized.codebook_error is not None:
             terms["codebook"] = quantized.codebook_error
         if quantized.commitment_error is not None:
             terms["commitment"] = quantized.commitment_error
-        terms |= self._step_terms(quantized.indices, quantized.tokens.detach(), action, reward, terminated, is_init)
+        terms |= self._step_terms(indices, tokens.detach(), action, reward, terminated, is_init)
         carry = self.initial_latent(batch.batch_size[:1])
-        latent = self._follow_sequence(carry, action, quantized.indices, quantized.tokens, is_init)
+        latent = self._follow_sequence(carry, action, indices, tokens, is_init)
         return terms, self.write_latent(TensorDict({}, batch_size=batch.batch_size, device=batch.device), latent)
 
     def _step_terms(
@@ -309,9 +321,9 @@ class TokenWorldModel(WorldModel):
         terms = {
             "dynamics": dynamics,
             "reward": self.dynamics.reward_head.loss(outlook.reward_logits, reward[:, 1:]),
-            "continue": F.binary_cross_entropy_with_logits(
-                outlook.continue_logits, goes_on, reduction="none"
-            ).squeeze(-1),
+            "continue": F.binary_cross_entropy_with_logits(outlook.continue_logits, goes_on, reduction="none").squeeze(
+                -1
+            ),
         }
         counts = (~is_init[:, 1:, 0]).to(dynamics.dtype)
         return {name: term * counts for name, term in terms.items()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.nn.initialise import initialise_layers
+from worldloom_rl.nn.rms_norm import RMSNorm
 
 _KERNEL = 4  # of the convolutions that halve or double height and width
 _WIDEST = 8  # the channels double at each halving, up to so many times the depth
@@ -16,6 +18,17 @@ _WIDEST = 8  # the channels double at each halving, up to so many times the dept
 
 def _channels(depth: int, halvings: int) -> list[int]:
     return [depth * min(2**stage, _WIDEST) for stage in range(halvings)]
+
+
+class _Position(nn.Module):
+    """silu(RMSNorm over channels) of [B, C, H, W]: each position by itself, so that a token stays local."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class Tokenizer(nn.Module):
@@ -37,12 +50,11 @@ class Tokenizer(nn.Module):
         stages = _channels(depth, halvings)
         encoder: list[nn.Module] = []
         for inputs, outputs in pairwise([channels, *stages]):
-            encoder += [nn.Conv2d(inputs, outputs, _KERNEL, stride=2, padding=1), nn.GroupNorm(1, outputs), nn.SiLU()]
+            encoder += [nn.Conv2d(inputs, outputs, _KERNEL, stride=2, padding=1), _Position(outputs)]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(stages[-1], space.width, 1))
         decoder: list[nn.Module] = [nn.Conv2d(space.width, stages[-1], 1)]
         for inputs, outputs in pairwise([*reversed(stages), channels]):
-            decoder += [nn.GroupNorm(1, inputs), nn.SiLU()]
-            decoder += [nn.ConvTranspose2d(inputs, outputs, _KERNEL, stride=2, padding=1)]
+            decoder += [_Position(inputs), nn.ConvTranspose2d(inputs, outputs, _KERNEL, stride=2, padding=1)]
         self.decoder = nn.Sequential(*decoder)
         # Else untrained vectors are alike, and one code stands for all of them.
         initialise_layers(self.encoder)

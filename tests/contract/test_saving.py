@@ -63,7 +63,8 @@ OTHERS: dict[str, Callable[[Draw], TensorSpec]] = {
     "flag": lambda draw: Unbounded((draw(sizes),), dtype=torch.bool),
     "counts": lambda draw: Bounded(0, draw(sizes), (draw(sizes),), dtype=torch.int64),
 }
-OBSERVATIONS = {"dreamerv3": VECTORS | IMAGES | OTHERS, "tdmpc2": VECTORS | IMAGES}
+OBSERVATIONS = {"dreamerv3": VECTORS | IMAGES | OTHERS, "tdmpc2": VECTORS | IMAGES, "tokens": IMAGES}
+MOST_LEAVES = {"tokens": 1}  # of an observation; three of the other families
 ACTIONS: dict[str, Callable[[Draw], TensorSpec]] = {
     "box": bounded_reals,
     "one-hot": lambda draw: OneHot(draw(sizes) + 1),
@@ -129,7 +130,27 @@ def tdmpc2(draw: Draw, observed: list[str]) -> dict[str, Any]:
     }
 
 
-SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2}
+def tokens(draw: Draw, observed: list[str]) -> dict[str, Any]:
+    heads, context = draw(st.integers(1, 2)), draw(sizes)
+    return {
+        "quantizer": draw(st.sampled_from(["vq", "vq-ema", "fsq"])),
+        "vocabulary": draw(sizes) + 1,
+        "levels": tuple(draw(st.lists(st.integers(3, 5), min_size=1, max_size=3))),
+        "halvings": draw(st.integers(4, 6)),
+        "attention_heads": heads,
+        "width": heads * draw(sizes),
+        "context": context,
+        "feature_frames": draw(st.integers(1, context)),
+        **{name: draw(sizes) for name in ("token_width", "depth", "units")},
+        **{f"{part}_layers": draw(st.integers(1, 2)) for part in ("reward", "continue", "actor", "critic")},
+        "layers": draw(st.integers(1, 2)),
+        "num_bins": draw(st.integers(2, 9)),
+        "min_std": draw(st.floats(0.1, 0.5)),
+        **{name: draw(numbers) for name in ("decay", "discount", "learning_rate", "slow_rate", "return_rate")},
+    }
+
+
+SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2, "tokens": tokens}
 
 
 def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
@@ -152,7 +173,7 @@ def models(draw: Draw, preset: str) -> WorldModel:
     if family.name == "tdmpc2" and draw(st.integers(0, 4)) == 0:
         changes, observation, action = several_tasks(draw)
     else:
-        observed = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=3))
+        observed = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=MOST_LEAVES.get(family.name, 3)))
         changes = SIZES[family.name](draw, observed)
         observation = composite(draw, observed, kinds)
         action = composite(draw, draw(st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=2)), ACTIONS)
@@ -181,7 +202,7 @@ def outputs(model: WorldModel, rows: TensorDict, actions: TensorDict) -> dict[st
         return {**tensors, **HEADS[model.model_type](model, features, encoded)}
 
 
-def dreamerv3_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
+def actor_critic_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
     behavior = model.behavior
     distribution = behavior.actor(features)
     values = {"critic": behavior.critic.mean(behavior.critic(features)), "slow critic": behavior.slow_critic(features)}
@@ -198,7 +219,7 @@ def tdmpc2_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str,
     }
 
 
-HEADS = {"dreamerv3": dreamerv3_heads, "tdmpc2": tdmpc2_heads}
+HEADS = {"dreamerv3": actor_critic_heads, "tdmpc2": tdmpc2_heads, "tokens": actor_critic_heads}
 
 
 def test_every_registered_family_is_tried() -> None:

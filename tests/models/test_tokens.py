@@ -164,7 +164,7 @@ def test_running_means_move_only_in_training_mode_and_only_when_learning(quantiz
 
 
 def test_an_overfitted_model_foresees_frames_rewards_and_continuation() -> None:
-    """Action 0 shows a dark frame, 1 a bright one, 2 the same as before; the reward is that of seeing the bright one."""
+    """Action 0 shows a dark frame, 1 a bright one, 2 the same as before; seeing the bright one is rewarded."""
     model = make(perturbation=0.0, width=32, units=32, num_bins=255).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
     frames = torch.stack([torch.full((3, 32, 32), 30), torch.full((3, 32, 32), 220)]).to(torch.uint8)

@@ -21,8 +21,8 @@ class Quantized(NamedTuple):
 
     indices: Tensor  # [..., N] int64
     tokens: Tensor  # [..., N, D] their embeddings; the gradient passes straight through to the vectors
-    codebook_error: Tensor | None  # [...] ‖sg(z) − e‖² per number, which moves the codes; of "vq" only
-    commitment_error: Tensor | None  # [...] ‖z − sg(e)‖² per number, which holds the vectors to their codes; not of "fsq"
+    codebook_error: Tensor | None  # [...] mean of (sg(z) − e)², which moves the codes; of "vq" only
+    commitment_error: Tensor | None  # [...] mean of (z − sg(e))², which holds vectors to their codes; not of "fsq"
 
 
 class CodebookLatent(nn.Module):
@@ -40,8 +40,8 @@ class CodebookLatent(nn.Module):
         levels: of "fsq", how many values each number of the grid takes; K is their product.
         decay: of "vq-ema", share of the running means that stays.
     Raises ImportError, naming the extra, if vector-quantize-pytorch is missing.
-    Reference: van den Oord et al. 2017 (arXiv:1711.00937), VQ-VAE and its appendix on running means; Mentzer et al. 2023
-        (arXiv:2309.15505), FSQ.
+    Reference: van den Oord et al. 2017 (arXiv:1711.00937), VQ-VAE and, in its appendix, running means; Mentzer et al.
+        2023 (arXiv:2309.15505), FSQ.
     """
 
     def __init__(

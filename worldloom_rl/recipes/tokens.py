@@ -110,7 +110,7 @@ def update(
 
     Args:
         updates: how many came before.
-    Raises FloatingPointError, with the weights as they were, if a loss is not finite.
+    Raises FloatingPointError, with the weights as they were (codes of running means apart), if a loss is not finite.
     """
     model, config = losses.world_model.model, losses.world_model.model.config
     alone = updates < config.tokenizer_updates

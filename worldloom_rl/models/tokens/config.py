@@ -82,9 +82,9 @@ class TokensConfig(WorldModelConfig):
             ("slow_coef", 0.0, 1e6), ("slow_rate", 0.0, 1.0), ("return_rate", 0.0, 1.0), ("return_limit", 1e-12, 1e12),
             ("reconstruction_coef", 0.0, 1e6), ("codebook_coef", 0.0, 1e6), ("commitment_coef", 0.0, 1e6),
             ("dynamics_coef", 0.0, 1e6), ("reward_coef", 0.0, 1e6), ("continue_coef", 0.0, 1e6),
-            ("learning_rate", 0.0, 1.0), ("tokenizer_learning_rate", 0.0, 1.0), ("tokenizer_rows", 0, 2**10), ("tokenizer_updates", 0, 2**31),
-            ("behavior_start", 0, 2**31),
-            ("behavior_learning_rate", 0.0, 1.0), ("weight_decay", 0.0, 1.0),
+            ("learning_rate", 0.0, 1.0), ("tokenizer_learning_rate", 0.0, 1.0), ("tokenizer_rows", 0, 2**10),
+            ("tokenizer_updates", 0, 2**31), ("behavior_start", 0, 2**31), ("behavior_learning_rate", 0.0, 1.0),
+            ("weight_decay", 0.0, 1.0),
             ("gradient_clip", 0.0, 1e12), ("batch_size", 1, 2**20), ("updates_per_step", 0.0, 1024.0),
             ("min_seed_steps", 0, 2**31),
         ):  # fmt: skip

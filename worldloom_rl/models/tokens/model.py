@@ -39,7 +39,7 @@ class Outlook(NamedTuple):
 
 
 class Dynamics(nn.Module):
-    """Frames of N tokens and the action taken from each → what comes next, by a transformer over N + 1 positions a frame.
+    """Frames of N tokens and the action taken from each → what comes next, by a transformer of N + 1 positions a frame.
 
     A position sees its own frame, action included, and the earlier ones of its stretch.
 
@@ -280,8 +280,8 @@ class TokenWorldModel(WorldModel):
         """Terms and the posterior latents [B, T] of rows [B, T], whose first row starts without a context.
 
         "dynamics", "reward" and "continue" are 0 where a new episode begins. A context is never longer than H frames:
-        the transformer reads longer rows in stretches of H. In training mode the tokenizer's "vq-ema" moves its codes, and the
-        posterior holds them as they were.
+        the transformer reads longer rows in stretches of H. With the tokenizer in training mode "vq-ema" moves its
+        codes, and the posterior holds them as they were.
         """
         names = self.key_map
         observation, action = self.read_observation(batch), self.read_previous_action(batch)

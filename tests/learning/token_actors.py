@@ -1,7 +1,7 @@
 """Actors trained from nothing in the imagination of a token world model, with its reward head and with a shuffled one.
 
-`python token_actors.py RUN` takes a trained run; its world model stays as it is, and its replay gives the frames from
-which imagination starts. The result is written beside the other results.
+`python token_actors.py RUN …` takes trained runs; their world models stay as they are, and their replays give the
+frames from which imagination starts. The results are written beside the other results.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ def compare(run: RunDirectory) -> Path:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    written = compare(RunDirectory(sys.argv[1]))
-    for who, mean in json.loads(written.read_text())["mean_returns"].items():
-        sys.stdout.write(f"{who:10} {mean:.1f}\n")
+    for trained in sys.argv[1:]:
+        written = compare(RunDirectory(trained))
+        sys.stdout.write(f"{written}\n")
+        for who, mean in json.loads(written.read_text())["mean_returns"].items():
+            sys.stdout.write(f"{who:10} {mean:.1f}\n")
+        sys.stdout.flush()

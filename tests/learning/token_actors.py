@@ -27,7 +27,7 @@ from worldloom_rl.training.run_directory import RunDirectory, provenance, write_
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 100
-UPDATES = 400
+UPDATES = 300
 
 
 def shuffled(model: WorldModel) -> WorldModel:

@@ -63,7 +63,6 @@ class CodebookLatent(nn.Module):
         self.count, self.width = count, width
         self.learned, self.fixed = quantizer == "vq", quantizer == "fsq"
         self.features_width = count * width
-        self.parameters_width: int
         if self.fixed:
             self.vocabulary = math.prod(levels)
             # Its constructor computes the grid, which the meta device cannot.
@@ -105,7 +104,6 @@ class CodebookLatent(nn.Module):
                 sync_codebook=False,
                 affine_param=False,
             )
-        self.parameters_width = count * self.vocabulary
 
     def spec(self, batch: Sequence[int] = ()) -> Composite:
         """TorchRL specs of a batch of both leaves."""

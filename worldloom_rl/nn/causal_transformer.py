@@ -37,8 +37,8 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         split = (*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
         query, key, value = self.query_key_value(self.attention_norm(x)).reshape(split).movedim(-3, 0)
-        heads = (part.transpose(-3, -2) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        query, key, value = (part.transpose(-3, -2) for part in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         x = x + self.attention_output(attended.transpose(-3, -2).reshape(x.shape))
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 

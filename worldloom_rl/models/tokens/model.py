@@ -52,7 +52,7 @@ class Dynamics(nn.Module):
     def __init__(self, space: CodebookLatent, action: int, config: TokensConfig) -> None:
         super().__init__()
         width = config.width
-        self.tokens, self.vocabulary = space.count, space.vocabulary
+        self.tokens = space.count
         self.token_embedding = nn.Sequential(nn.Linear(space.width, width), nn.GELU(), nn.Linear(width, width))
         self.action_embedding = nn.Linear(action, width)
         self.frame_position = nn.Parameter(0.02 * torch.randn(config.context, 1, width))

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
@@ -135,6 +135,10 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
             name: torch.zeros((*batch, *leaf.shape), dtype=leaf.dtype, device=self.action_space.center.device)
             for name, leaf in self.latent_spec.items()
         }
+
+    def step_modules(self) -> list[nn.Module]:
+        """Modules over tensors that one step is made of; `training.compilation` compiles their forward in place."""
+        return []
 
     # ------------------------------------------------------------------ keys
 

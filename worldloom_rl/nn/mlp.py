@@ -52,3 +52,8 @@ class MLP(nn.Sequential):
         else:
             layers.append(nn.Linear(widths[-1], outputs))
         super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:  # torch.compile leaves nn.Sequential's own loop out
+            x = layer(x)
+        return x

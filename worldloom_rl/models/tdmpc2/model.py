@@ -245,6 +245,11 @@ class TDMPC2(WorldModel):
         """[..., 1] the number that reward or Q logits [..., K] stand for."""
         return two_hot_mean(logits, self.config.vmin, self.config.vmax)
 
+    def step_modules(self) -> list[nn.Module]:
+        behavior = self.behavior
+        parts = [self.encoder.state, self.dynamics, self.reward_head, self.termination_head, behavior.policy]
+        return [*(part for part in parts if part is not None), behavior.q_ensemble, behavior.target_q_ensemble]
+
     # ------------------------------------------------------------------ learning
 
     def compute_loss(

@@ -36,6 +36,11 @@ class Prediction(NamedTuple):
     continuation: Tensor
 
 
+def repeat_latent(latent: Latent, count: int) -> Latent:
+    """Leaves [B, …] → [B, count, …] without copying."""
+    return {name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()}
+
+
 class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     """A latent world model over TensorDicts; `model(td)` is `observe`.
 
@@ -89,6 +94,14 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     @abstractmethod
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
         """Prior of the next row from a latent and a flat action [..., A]."""
+
+    def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        """Predictions [B, N] of flat actions [B, N, A] that all start from their row's latent [B, …].
+
+        A family overrides it where it can compute the latent's part once; the numbers are `predict_latent`'s, rounded
+        otherwise.
+        """
+        return self.predict_latent(repeat_latent(latent, action.shape[-2]), action, noise)
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         """What is a function of the latent alone, by the key it is written to: observations, reward, continue."""

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.benchmarks.workload import Call, Workload
-from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
+from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.recipes.dreamerv3 import make_losses, make_optimizer, update
 from worldloom_rl.registry import find_preset
@@ -21,6 +21,7 @@ OBSERVED, ACTIONS = 24, 6
 def make_model(size: str, *, pixels: bool = False, compiled: bool = False) -> DreamerV3:
     """A preset for vectors or images."""
     _, config = find_preset(f"dreamerv3:{size}")
+    assert isinstance(config, DreamerV3Config)
     leaf: TensorSpec = Unbounded((OBSERVED,))
     if pixels:
         leaf = Bounded(0, 255, shape=(3, 64, 64), dtype=torch.uint8)

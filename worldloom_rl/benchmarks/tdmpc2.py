@@ -12,7 +12,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.benchmarks.workload import Call, Workload
 from worldloom_rl.keys import PLANNER_MEAN
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss
+from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, make_policy, update
 from worldloom_rl.registry import find_preset
@@ -24,9 +24,10 @@ OBSERVED, ACTIONS = 24, 6
 def make_model(*, compiled: bool = False, **numbers: int) -> TDMPC2:
     """The model of the workloads, with numbers of its configuration replaced."""
     _, config = find_preset("tdmpc2:5m")
+    assert isinstance(config, TDMPC2Config)
     observation_spec = Composite(observation=Unbounded((OBSERVED,)))
     action_spec = Composite(action=Bounded(-1.0, 1.0, shape=(ACTIONS,), dtype=torch.float32))
-    model = TDMPC2(replace(config, fast_mish=True, **numbers), observation_spec, action_spec).eval()
+    model = TDMPC2(replace(config, **numbers), observation_spec, action_spec).eval()
     if compiled:
         compile_modules(model.step_modules())
     return model

@@ -20,8 +20,15 @@ class NormedLinear(nn.Linear):
         self.norm = norm(outputs)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.linear(x, self.weight, self.bias))
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """See `MLP.forward`."""
+        if shared is None:
+            x = F.linear(x, self.weight, self.bias)
+        else:
+            width = shared.shape[-1]
+            own = F.linear(x, self.weight[:, width:])
+            x = own + F.linear(shared, self.weight[:, :width], self.bias).unsqueeze(-2)
+        x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -53,7 +60,15 @@ class MLP(nn.Sequential):
             layers.append(nn.Linear(widths[-1], outputs))
         super().__init__(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self:  # torch.compile leaves nn.Sequential's own loop out
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """[..., outputs] of x [..., inputs].
+
+        Args:
+            shared: [B, S], the same first S inputs of N rows each; x [B, N, inputs − S] holds the others. The first
+                layer's product with them is computed once.
+        """
+        first, *others = self
+        x = first(x) if shared is None else first(x, shared)
+        for layer in others:  # torch.compile would leave out nn.Sequential's own loop
             x = layer(x)
         return x

@@ -17,7 +17,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.noise import Noise
-from worldloom_rl.world_model import Latent, WorldModel
+from worldloom_rl.world_model import Latent, WorldModel, repeat_latent
 
 LatentFunction = Callable[[Latent, Noise], Tensor]
 TerminationRule = Callable[[Tensor, Tensor], Tensor]
@@ -189,13 +189,14 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
 
     def trajectory_value(self, latent: Latent, actions: Tensor, noise: Noise) -> Tensor:
         """[B, N] discounted reward, and value at the end, of action sequences [H, B, N, A] from latents [B, …]."""
-        state = _repeat(latent, actions.shape[2])
-        discount = self.model.discount(state)
+        discount = self.model.discount(repeat_latent(latent, actions.shape[2]))
+        predict, state = self.model.predict_branches, latent  # of the first step, where all samples stand at one latent
         total = actions.new_zeros(*actions.shape[1:3], 1)
         alive = torch.ones_like(total)
         factor: Tensor | float = 1.0
         for action in actions:
-            state, reward, continuation = self.model.predict_latent(state, action, noise)
+            state, reward, continuation = predict(state, action, noise)
+            predict = self.model.predict_latent
             total = total + factor * alive * reward
             factor = factor * discount
             alive = self.termination(alive, continuation)
@@ -225,10 +226,11 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
         """[H, B, P, A] actions of the policy prior followed in imagination."""
         if not self.num_policy_trajectories or self.policy_prior is None:
             return None
-        state = _repeat(latent, self.num_policy_trajectories)
-        actions = [self.policy_prior(state, noise)]
+        actions = [self.policy_prior(repeat_latent(latent, self.num_policy_trajectories), noise)]
+        predict, state = self.model.predict_branches, latent
         for _ in range(self.horizon - 1):
-            state = self.model.predict_latent(state, actions[-1], noise).latent
+            state = predict(state, actions[-1], noise).latent
+            predict = self.model.predict_latent
             actions.append(self.policy_prior(state, noise))
         return torch.stack(actions)
 
@@ -267,8 +269,3 @@ class SamplingPlanner(TensorDictModuleBase, ABC):  # type: ignore[misc]
             drawn = F.one_hot(noise.category("explore", mean[..., start:stop]), stop - start)
             action = torch.cat([action[..., :start], drawn.to(action.dtype), action[..., stop:]], -1)
         return action
-
-
-def _repeat(latent: Latent, count: int) -> Latent:
-    """Leaves [B, …] → [B, count, …] without copying."""
-    return {name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()}

@@ -24,7 +24,7 @@ from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel, repeat_latent
 
 _PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
 
@@ -228,9 +228,14 @@ class TDMPC2(WorldModel):
         return self.action_masks[latent["task"]] if "task" in latent else None
 
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        step = torch.cat([self.latent_features(latent), action], -1)
-        reward = self.reward_from(self.reward_head(step))
-        arrived = {**latent, "deterministic": self.simnorm.mode(self.dynamics(step))}
+        return self._predict(latent, torch.cat([self.latent_features(latent), action], -1), None)
+
+    def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        return self._predict(repeat_latent(latent, action.shape[-2]), action, self.latent_features(latent))
+
+    def _predict(self, latent: Latent, inputs: Tensor, shared: Tensor | None) -> Prediction:
+        reward = self.reward_from(self.reward_head(inputs, shared))
+        arrived = {**latent, "deterministic": self.simnorm.mode(self.dynamics(inputs, shared))}
         return Prediction(arrived, reward, self._continuation(arrived))
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:

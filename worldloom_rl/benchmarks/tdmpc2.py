@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -21,7 +22,7 @@ from worldloom_rl.training.compilation import compile_modules
 OBSERVED, ACTIONS = 24, 6
 
 
-def make_model(*, compiled: bool = False, **numbers: int) -> TDMPC2:
+def make_model(*, compiled: bool = False, **numbers: Any) -> TDMPC2:
     """The model of the workloads, with numbers of its configuration replaced."""
     _, config = find_preset("tdmpc2:5m")
     assert isinstance(config, TDMPC2Config)
@@ -33,7 +34,7 @@ def make_model(*, compiled: bool = False, **numbers: int) -> TDMPC2:
     return model
 
 
-def plan(environments: int, compiled: bool, **numbers: int) -> Call:
+def plan(environments: int, compiled: bool, **numbers: Any) -> Call:
     """One planned, exploring action in each environment: encode, then MPPI."""
     model = make_model(compiled=compiled, **numbers)
     policy = make_policy(model)
@@ -54,7 +55,7 @@ def plan(environments: int, compiled: bool, **numbers: int) -> Call:
     return call
 
 
-def learn(compiled: bool, **numbers: int) -> Call:
+def learn(compiled: bool, **numbers: Any) -> Call:
     """One update from windows of H + 1 rows: model, policy, targets."""
     model = make_model(compiled=compiled, **numbers)
     losses = WorldModelLoss(model, loss_weights(model.config)), PolicyLoss(model)

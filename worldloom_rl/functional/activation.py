@@ -18,9 +18,13 @@ def fast_mish(x: Tensor) -> Tensor:
     """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681), as exact as PyTorch's but rounded otherwise.
 
     With one exponential e, tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2): on a CPU this takes 0.4 of PyTorch's time,
-    where Mish was a quarter of a TD-MPC2 plan. Elsewhere, and when compiled, PyTorch's fused kernel is used.
+    where Mish was a quarter of a TD-MPC2 plan. On other devices PyTorch's fused kernel is used.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        exponential = x.clamp(max=_LARGEST_EXPONENT).exp()
+        numerator = exponential * (exponential + 2)
+        return x * (numerator / (numerator + 2))
+    if x.device.type != "cpu":
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
@@ -35,13 +39,14 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat = [tensor.reshape(-1) for tensor in tensors]
     if len(flat[0]) <= 2 * _PART:
         return iter([tuple(flat)])
-    return zip(*(tensor.split(_PART) for tensor in flat), strict=True)
+    return zip(*(torch.split(tensor, _PART) for tensor in flat), strict=True)
 
 
 def _gate(exponential: Tensor) -> Tensor:
     """tanh(softplus(x)) from exp(x), which is overwritten."""
-    numerator = exponential.mul_(exponential + 2)
-    return numerator.div_(numerator + 2)
+    above = exponential + 2
+    numerator = exponential.mul_(above)
+    return numerator.div_(torch.add(numerator, 2, out=above))
 
 
 class _Mish(torch.autograd.Function):

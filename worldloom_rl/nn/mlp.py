@@ -38,6 +38,7 @@ class MLP(nn.Sequential):
     Args:
         hidden: widths of the hidden layers.
         norm_output: a norm after the last layer too, as before TD-MPC2's SimNorm.
+        output_activation: what follows that norm.
         activation, norm: of the hidden layers.
     Reference: tdmpc2 common/layers.py, mlp.
     """
@@ -49,13 +50,14 @@ class MLP(nn.Sequential):
         outputs: int,
         *,
         norm_output: bool = False,
+        output_activation: Activation | None = None,
         activation: Activation = F.mish,
         norm: Norm = nn.LayerNorm,
     ) -> None:
         widths = [inputs, *hidden]
         layers: list[nn.Module] = [NormedLinear(i, o, activation, norm=norm) for i, o in pairwise(widths)]
         if norm_output:
-            layers.append(NormedLinear(widths[-1], outputs, None, norm=norm))
+            layers.append(NormedLinear(widths[-1], outputs, output_activation, norm=norm))
         else:
             layers.append(nn.Linear(widths[-1], outputs))
         super().__init__(*layers)

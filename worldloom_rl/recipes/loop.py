@@ -32,10 +32,12 @@ from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve
 from worldloom_rl.training.collection import load_collection, save_collection
+from worldloom_rl.training.compilation import built, compile_model
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.interruption import Interrupted, Interruption
+from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
+from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory, write_json
 from worldloom_rl.world_model import WorldModel
 
 Law = Literal["episode", "online", "window"]
@@ -66,6 +68,8 @@ class RunConfig:
     seed: int = 0  # of weights, environments, exploration and replay
     threads: int = 1  # of torch; a second one rarely pays at small sizes
     device: str = "cpu"  # where the model learns
+    compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
+    profile: bool = False  # tell at the end where the time went, also in profile.json
     logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
     run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
 
@@ -247,6 +251,11 @@ def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
 def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
     config = state.config
     run.wandb = config.logger == "wandb"
+    profile = Profile(config.device) if config.profile else None
+    if profile is not None:
+        profile.watch(state.collector, state.replay)
+        recipe = dataclasses.replace(recipe, update=profile.timed("update", recipe.update))
+    begun, steps_before = built() if config.compile else None, state.agent_steps
     begin = time.monotonic() - state.training_seconds
     next_checkpoint = (state.agent_steps // config.checkpoint_every + 1) * config.checkpoint_every
     with closing(run), Interruption() as interruption, LiveLine(config.steps, state.agent_steps) as line:
@@ -257,6 +266,8 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
         )
         if state.resumed:
             line.say(state.resumed)
+        if config.compile:
+            line.say(compile_model(state.model, config.device))
         try:
             while state.agent_steps < config.steps or state.updates_due >= 1:
                 if _evaluation_due(state):
@@ -267,6 +278,8 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
                     evaluated = time.monotonic() - paused
                     begin += evaluated  # training time leaves evaluations out
                     line.leave_out(evaluated)
+                    if profile is not None:
+                        profile.leave_out(evaluated)
                     target = config.target_return
                     if target is not None and evaluation.mean_return >= target and state.updates:
                         line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
@@ -280,6 +293,7 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
                     _checkpoint(recipe, state, run)
                     next_checkpoint += config.checkpoint_every
                 interruption.check()
+            spent = None if profile is None else profile.seconds()
             line.show("evaluating", state.agent_steps, _shown(recipe, state))
             final = _evaluate(recipe, state, run, line, config.final_eval_episodes, config.seed + 10**9, interruption)
         except Interrupted as interrupted:
@@ -288,6 +302,14 @@ def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
             interrupted.end()
         _checkpoint(recipe, state, run)
         _write_result(recipe, state, run, final)
+        if spent is not None and state.agent_steps > steps_before:
+            write_json(run.path / PROFILE_FILE, {"agent_steps": state.agent_steps - steps_before, "seconds": spent})
+            line.say(profile_text(spent, state.agent_steps - steps_before))
+        if begun is not None and (graphs := built().graphs - begun.graphs):
+            line.say(
+                f"Compiling took {built().seconds - begun.seconds:.0f} s for {graphs} graphs; torch keeps what it "
+                "built, so the next run on this machine spends less."
+            )
     line.say(
         f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
         f"{len(final.returns)} episodes."

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from worldloom_rl.world_model import WorldModel
+
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -62,3 +64,14 @@ def built() -> Built:
     from torch._dynamo.utils import calculate_time_spent, counters  # imported late: it takes seconds
 
     return Built(calculate_time_spent().get("total_wall_time", 0.0), int(counters["stats"]["unique_graphs"]))
+
+
+def compile_model(model: WorldModel, device: torch.device | str = "cpu") -> str:
+    """Compile what one step of the model is made of, if this machine can; says what was done, or why it is not."""
+    modules = model.step_modules()
+    if not modules:
+        return f"Not compiled: {type(model).__name__} names no modules to compile."
+    if (reason := missing_compiler(device)) is not None:
+        return f"Not compiled, training goes on as it is: {reason}."
+    compile_modules(modules)
+    return f"{len(modules)} parts of the model are compiled when they are first used, which takes a minute or so."

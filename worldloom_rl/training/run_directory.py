@@ -26,6 +26,7 @@ RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
 IMAGINATION_FILE = "imagination.png"
 METRICS_FILE = "metrics.csv"
+PROFILE_FILE = "profile.json"
 _LOGS = "logs"
 
 

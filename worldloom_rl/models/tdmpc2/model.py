@@ -144,7 +144,14 @@ class TDMPC2(WorldModel):
         action = self.action_space.width
         hidden = [config.mlp_dim, config.mlp_dim]
         step = config.latent_dim + task + action
-        self.dynamics = MLP(step, hidden, config.latent_dim, norm_output=True, activation=config.activation)
+        self.dynamics = MLP(
+            step,
+            hidden,
+            config.latent_dim,
+            norm_output=True,
+            output_activation=self.simnorm.mode,
+            activation=config.activation,
+        )
         self.reward_head = MLP(step, hidden, config.num_bins, activation=config.activation)
         self.termination_head = (
             MLP(config.latent_dim + task, hidden, 1, activation=config.activation) if config.episodic else None
@@ -235,7 +242,7 @@ class TDMPC2(WorldModel):
 
     def _predict(self, latent: Latent, inputs: Tensor, shared: Tensor | None) -> Prediction:
         reward = self.reward_from(self.reward_head(inputs, shared))
-        arrived = {**latent, "deterministic": self.simnorm.mode(self.dynamics(inputs, shared))}
+        arrived = {**latent, "deterministic": self.dynamics(inputs, shared)}
         return Prediction(arrived, reward, self._continuation(arrived))
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
@@ -299,7 +306,7 @@ class TDMPC2(WorldModel):
         latents = [latent["deterministic"]]
         for step in action:
             features = torch.cat([self.latent_features(latent), step], -1)
-            latent = {**latent, "deterministic": self.simnorm.mode(self.dynamics(features))}
+            latent = {**latent, "deterministic": self.dynamics(features)}
             latents.append(latent["deterministic"])
         rolled = torch.stack(latents)
         before = {**arrived, "deterministic": rolled[:-1]}

@@ -44,6 +44,7 @@ def make_rows(model: DreamerV3, *shape: int) -> TensorDict:
             "previous_action": torch.rand(*shape, ACTIONS) * 2 - 1,
             "reward": torch.randn(*shape, 1),
             "terminated": flag,
+            "truncated": flag.clone(),
             "is_init": flag.clone(),
         },
         batch_size=shape,

@@ -63,7 +63,7 @@ def test_the_command_prints_a_table_and_a_line_of_json_each(tmp_path: Path, caps
     command.run(("act-12m-1",), rounds=2, json=tmp_path / "out.json", memory=False)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("| workload |")
-    record = json.loads((tmp_path / "out.json").read_text())
+    (record,) = json.loads((tmp_path / "out.json").read_text())
     assert record["workload"] == "act-12m-1"
     assert record["done_gflop"] == pytest.approx(0.012, rel=0.02)
     assert json.loads(printed[-1]) == record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from worldloom_rl.benchmarks import measure, table
+from worldloom_rl.benchmarks import measure, scaling, table
 from worldloom_rl.benchmarks.catalogue import WORKLOADS, find
 from worldloom_rl.training.compilation import missing_compiler
 from worldloom_rl.training.run_directory import provenance
+
+_LIMITS = ("MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # of a processor's instructions
 
 
 def run(
@@ -31,14 +34,18 @@ def run(
 
     "x reference bound" is the CPU time over what the reference algorithm's matrix products would take at the rate of a
     1024 x 1024 x 1024 float32 product, measured before and after each call: figures of one run can be compared, and
-    ratios of different runs. Medians, least and greatest over the rounds.
+    ratios of different runs on processors of one kind. With MKL_ENABLE_INSTRUCTIONS=AVX2, ATEN_CPU_CAPABILITY=avx2 and
+    ONEDNN_MAX_CPU_ISA=AVX2 in the environment a processor works as one without AVX-512 does, whose products are slower
+    and what is not a product weighs less. Medians, least and greatest over the rounds.
+
+    `python -m worldloom_rl.benchmarks scaling` draws time against samples, horizon, environments and other sizes.
 
     Args:
         names: of workloads; all by default.
         rounds: each times every workload once, in turn.
         compile: run our code compiled; its build is not part of the times.
         against: another library that does the same work in the same rounds, where it can.
-        json: file for the lines of JSON, beside printing them.
+        json: file for a list of what the lines of JSON hold.
         memory: measure peak memory too, each in a process of its own.
         seed: of weights and data.
     """
@@ -53,15 +60,23 @@ def run(
         row = contestant.row
         if contestant.call is not None:
             row.peak_gb = measure.peak_gb(row.workload, compiled=row.mode == "compiled", by=row.by, seed=seed)
-    about = {"command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]], **provenance()}
-    lines = [json_format.dumps(table.record(row, rows, about)) for row in rows]
-    print(table.markdown(rows), "\n", *lines, sep="\n")
+    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
+    about = {
+        "command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]],
+        "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
+        **provenance(),
+    }
+    records = [table.record(row, rows, about) for row in rows]
+    print(table.markdown(rows), "", *map(json_format.dumps, records), sep="\n")
     if json is not None:
-        json.write_text("\n".join(lines) + "\n")
+        json.write_text(json_format.dumps(records, indent=1) + "\n")
     return rows
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # torchrl's, of its own classes
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-    tyro.cli(run)
+    if sys.argv[1:2] == ["scaling"]:
+        tyro.cli(scaling.run, args=sys.argv[2:], prog="python -m worldloom_rl.benchmarks scaling")
+    else:
+        tyro.cli(run)

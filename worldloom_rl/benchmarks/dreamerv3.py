@@ -8,6 +8,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
+from worldloom_rl.benchmarks.torchrl_peers import NO_UPDATE, acting_peer, imagining_peer
 from worldloom_rl.benchmarks.workload import Call, Workload
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
@@ -94,7 +95,7 @@ def _update(size: str, gflop: float, name: str, *, pixels: bool) -> Workload:
     batch, length = (4, 32) if pixels else (16, 64)
     seen = "images of 64 x 64" if pixels else "vectors"
     claim = f"DreamerV3 {size} learns from {batch} x {length} rows of {seen}, imagining 15 steps from each"
-    return Workload(name, claim, partial(learn, size, batch, length, pixels), gflop)
+    return Workload(name, claim, partial(learn, size, batch, length, pixels), gflop, peers=(NO_UPDATE,))
 
 
 WORKLOADS = [
@@ -102,7 +103,27 @@ WORKLOADS = [
     _update("size12m", 470.3, "dreamer-update-12m", pixels=False),
     _update("size1m", 14.04, "dreamer-pixels-1m", pixels=True),
     _update("size12m", 174.8, "dreamer-pixels-12m", pixels=True),
-    Workload("imagine-12m", "DreamerV3 size12m imagines 15 steps from 1024 starts", partial(imagine, 1024, 15), 179.3),
-    Workload("act-12m-1", "DreamerV3 size12m acts in one environment", partial(act, 1), 0.012, repeats=20),
-    Workload("act-12m-16", "DreamerV3 size12m acts in 16 environments", partial(act, 16), 0.19, repeats=20),
+    Workload(
+        "imagine-12m",
+        "DreamerV3 size12m imagines 15 steps from 1024 starts",
+        partial(imagine, 1024, 15),
+        179.3,
+        peers=(imagining_peer(1024, 15),),
+    ),
+    Workload(
+        "act-12m-1",
+        "DreamerV3 size12m acts in one environment",
+        partial(act, 1),
+        0.012,
+        repeats=20,
+        peers=(acting_peer(1),),
+    ),
+    Workload(
+        "act-12m-16",
+        "DreamerV3 size12m acts in 16 environments",
+        partial(act, 16),
+        0.19,
+        repeats=20,
+        peers=(acting_peer(16),),
+    ),
 ]

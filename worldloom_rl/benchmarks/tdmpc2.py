@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from worldloom_rl.benchmarks.torchrl_peers import planner_peer
 from worldloom_rl.benchmarks.workload import Call, Workload
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config
@@ -75,7 +76,19 @@ def learn(compiled: bool, **numbers: Any) -> Call:
 
 
 WORKLOADS = [
-    Workload("plan", "TD-MPC2 5M plans one action: 512 samples, 6 iterations, horizon 3", partial(plan, 1), 46.43),
-    Workload("plan4", "the same for 4 environments in one call", partial(plan, 4), 185.7),
+    Workload(
+        "plan",
+        "TD-MPC2 5M plans one action: 512 samples, 6 iterations, horizon 3",
+        partial(plan, 1),
+        46.43,
+        peers=(planner_peer(make_model, 1),),
+    ),
+    Workload(
+        "plan4",
+        "the same for 4 environments in one call",
+        partial(plan, 4),
+        185.7,
+        peers=(planner_peer(make_model, 4),),
+    ),
     Workload("tdmpc2-update", "TD-MPC2 5M learns from 256 windows: model, policy, target Qs", learn, 40.45),
 ]

@@ -28,9 +28,11 @@ def fast_mish(x: Tensor) -> Tensor:
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    if x.numel() <= 2 * _PART:
+        return _gate(x.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(x)
     value = torch.empty_like(x, memory_format=torch.contiguous_format)
     for part, result in _parts(x, value):
-        torch.mul(_gate(part.clamp(max=_LARGEST_EXPONENT).exp_()), part, out=result)
+        result.copy_(_gate(part.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(part))  # torch.vmap knows no `out=`
     return value
 
 
@@ -44,9 +46,8 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def _gate(exponential: Tensor) -> Tensor:
     """tanh(softplus(x)) from exp(x), which is overwritten."""
-    above = exponential + 2
-    numerator = exponential.mul_(above)
-    return numerator.div_(torch.add(numerator, 2, out=above))
+    numerator = exponential.mul_(exponential + 2)
+    return numerator.div_(numerator + 2)
 
 
 class _Mish(torch.autograd.Function):

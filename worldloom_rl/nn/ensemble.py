@@ -95,6 +95,6 @@ class EnsembleMLP(nn.Module):
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
             if layer.norm_weight is not None and layer.norm_bias is not None:
                 norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
-                # Product and sum rounded one by one, as the official vmap does: with F.mish bit-equal on the CPU.
-                hidden = self.activation(F.layer_norm(hidden, hidden.shape[-1:]) * norm_weight + norm_bias)
+                normed = F.layer_norm(hidden, hidden.shape[-1:])
+                hidden = self.activation(torch.addcmul(norm_bias, normed, norm_weight))
         return hidden.reshape(hidden.shape[0], *lead, hidden.shape[-1])

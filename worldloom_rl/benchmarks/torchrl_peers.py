@@ -17,6 +17,7 @@ from worldloom_rl.benchmarks.workload import Call, Peer
 from worldloom_rl.envs import ImaginationEnv
 from worldloom_rl.keys import LATENT
 from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.noise import ModeNoise
 
 OBSERVED, ACTIONS = 24, 6
 UNITS, DETERMINISTIC, GROUPS, CLASSES, BINS = 256, 2048, 32, 16, 255  # size12m
@@ -25,8 +26,9 @@ UNITS, DETERMINISTIC, GROUPS, CLASSES, BINS = 256, 2048, 32, 16, 255  # size12m
 def plan(make_model: Callable[[], TDMPC2], environments: int) -> Call:
     """MPPI over our model as an environment: 512 candidates, 64 elites, 6 iterations, H 3."""
     model = make_model()
+    central = ModeNoise()  # the estimator maps its network with torch.vmap, under which nothing may be drawn
     value = TensorDictModule(
-        lambda z: model.behavior.value(z, None, model.noise),
+        lambda z: model.behavior.value(z, None, central),
         in_keys=[(LATENT, "deterministic")],
         out_keys=["state_value"],
     )

@@ -202,9 +202,14 @@ def test_a_bare_leaf_or_an_empty_spec_is_refused():
         ActionSpace(Composite())
 
 
-def test_a_one_hot_of_several_dimensions_is_refused_with_its_shape():
-    with pytest.raises(ValueError, match=r"'action' must have one dimension, got shape \(2, 3\)"):
-        space(action=OneHot(3, shape=(2, 3)))
+def test_a_one_hot_of_two_dimensions_is_several_choices_of_equal_size():
+    """TorchRL makes it of gymnasium's MultiDiscrete([3, 3])."""
+    choices = space(action=OneHot(3, shape=(2, 3)))
+    action = torch.eye(3, dtype=torch.int64)[torch.tensor([[2, 0], [1, 1]])]  # [2 rows, 2 choices, 3]
+    flat = choices.flatten({"action": action})
+    assert choices.groups == [(0, 3), (3, 6)]
+    assert flat.tolist() == [[0, 0, 1, 1, 0, 0], [0, 1, 0, 0, 1, 0]]
+    assert torch.equal(choices.unflatten(flat)["action"], action)
 
 
 def test_an_absurdly_wide_action_is_refused_by_key():

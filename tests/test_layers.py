@@ -14,7 +14,7 @@ ROOT = Path(worldloom_rl.__file__).parent
 # Module or folder → level. Those of one level do not import each other, except in the order of ORDERED.
 LEVELS = {
     **dict.fromkeys(("keys", "noise", "functional"), 0),
-    **dict.fromkeys(("nn", "latents", "actions"), 1),
+    **dict.fromkeys(("nn", "latents", "actions", "spaces"), 1),
     **dict.fromkeys(("config", "registry", "hub", "pretrained", "world_model"), 2),
     **dict.fromkeys(("envs", "planners", "objectives", "data"), 3),
     **dict.fromkeys(("models", "training"), 4),
@@ -23,7 +23,7 @@ LEVELS = {
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
     ("keys", "noise", "functional"),
-    ("actions", "nn", "latents"),
+    ("actions", "spaces", "nn", "latents"),
     ("config", "registry", "hub", "pretrained", "world_model"),
     ("testing", "report", "recipes", "benchmarks", "cli", "__main__"),
 )

@@ -34,8 +34,19 @@ def test_the_tutorial_runs(tutorial: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "return" in capsys.readouterr().out
 
 
-def test_there_are_five_tutorials() -> None:
-    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04", "05"]
+def test_a_jepa_plans_in_a_collector_and_draws_its_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUTORIAL_PICTURES", str(tmp_path))
+    names = run(TUTORIALS[5], 30, monkeypatch)
+    assert "mean distance from the goal" in capsys.readouterr().out
+    assert (tmp_path / "plan_to_a_goal_image.png").stat().st_size > 0
+    assert not names["episodes"]["next", "done"][:, :-1].any()  # each room is one whole episode
+    assert names["episodes"]["next", "done"][:, -1].all()
+
+
+def test_there_are_six_tutorials() -> None:
+    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("name", ["01_first_world_model", "04_your_environment", "my_environment"])

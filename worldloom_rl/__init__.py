@@ -1,6 +1,7 @@
 """Latent world models for TorchRL: one key contract, imagination as an environment, planners as policies."""
 
 from worldloom_rl.envs import ImaginationEnv as ImaginationEnv
+from worldloom_rl.functional.goal_reward import GoalReward as GoalReward
 from worldloom_rl.noise import GeneratorNoise as GeneratorNoise
 from worldloom_rl.noise import ModeNoise as ModeNoise
 from worldloom_rl.noise import ReplayNoise as ReplayNoise

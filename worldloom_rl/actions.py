@@ -124,6 +124,10 @@ class ActionSpace(nn.Module):
         flat = torch.cat([part.to(self.center.dtype) for part in parts], -1)
         return (flat - self.center) / self.half_range
 
+    def bounded(self, flat: Tensor) -> Tensor:
+        """[..., A] the flat action that the environment would see: real numbers inside the bounds, one-hot classes."""
+        return self.flatten(self.unflatten(flat))
+
     def unflatten(self, flat: Tensor) -> dict[NestedKey, Tensor]:
         """Actions as the environment takes them, from [..., A]; real numbers are kept inside the bounds."""
         scaled = flat * self.half_range + self.center
@@ -156,11 +160,12 @@ def _bounds(key: NestedKey, leaf: TensorSpec) -> tuple[Tensor, Tensor]:
 def _categories(key: NestedKey, leaf: TensorSpec) -> tuple[tuple[int, ...], bool]:
     # In TorchRL MultiOneHot is a OneHot, MultiCategorical and Binary are Categoricals: the special kind comes first.
     if isinstance(leaf, OneHot):
-        if len(leaf.shape) != 1:
-            raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
         if isinstance(leaf, MultiOneHot):
+            if len(leaf.shape) != 1:
+                raise ValueError(f"The one-hot action {key!r} must have one dimension, got shape {tuple(leaf.shape)}.")
             return tuple(int(box.n) for box in leaf.space), True
-        return (int(leaf.shape[-1]),), True
+        # TorchRL makes [choices, n] of a MultiDiscrete whose choices all have n classes.
+        return (int(leaf.shape[-1]),) * leaf.shape[:-1].numel(), True
     if isinstance(leaf, MultiCategorical):
         return tuple(int(count) for count in leaf.nvec.flatten().tolist()), False
     if isinstance(leaf, Categorical):

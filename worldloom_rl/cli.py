@@ -14,14 +14,17 @@ from rich.console import Console
 
 from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
-from worldloom_rl.recipes import dreamerv3, loop, run_commands, tdmpc2
+from worldloom_rl.models.vjepa2 import VJEPA2Encoder
+from worldloom_rl.models.vjepa2 import importer as vjepa2_importer
+from worldloom_rl.recipes import dreamerv3, jepa, loop, run_commands, tdmpc2, tokens
 from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
-_RECIPES = {recipe.name: recipe for recipe in (dreamerv3.RECIPE, tdmpc2.RECIPE)}
+_REWARD_RECIPES = [dreamerv3.RECIPE, tdmpc2.RECIPE, tokens.RECIPE]  # learn from an environment while they collect
+_RECIPES = {recipe.name: recipe for recipe in (*_REWARD_RECIPES, jepa.RECIPE)}
 
 _Path = Annotated[Path, tyro.conf.Positional]
 
@@ -45,7 +48,7 @@ def check(
         steps: agent steps to project the time for.
     """
     report = check_environment(
-        env, list(_RECIPES.values()), action_repeat=action_repeat, pixels=pixels, time_limit=time_limit, steps=steps
+        env, _REWARD_RECIPES, action_repeat=action_repeat, pixels=pixels, time_limit=time_limit, steps=steps
     )
     print(report.text())
     if not report.trainable:
@@ -57,9 +60,19 @@ def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None
     dreamerv3.train(config)
 
 
+def train_jepa(config: tyro.conf.OmitArgPrefixes[jepa.Config]) -> None:
+    """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
+    jepa.train(config)
+
+
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
     """Train TD-MPC2 on an environment, into a new run directory."""
     tdmpc2.train(config)
+
+
+def train_tokens(config: tyro.conf.OmitArgPrefixes[tokens.Config]) -> None:
+    """Train a token world model on an environment of images, into a new run directory."""
+    tokens.train(config)
 
 
 def import_dreamerv3(
@@ -80,6 +93,20 @@ def import_tdmpc2(
     _say_imported(tdmpc2_importer.import_checkpoint(checkpoint, output, settings), output)
 
 
+def import_vjepa2(
+    checkpoint: _Path,
+    output: _Path,
+    settings: tyro.conf.OmitArgPrefixes[vjepa2_importer.ImportSettings] = vjepa2_importer.ImportSettings(),  # noqa: B008
+) -> None:
+    """Turn an official V-JEPA 2 checkpoint (.pt) into a directory: a world model or, of pre-training, an encoder."""
+    model = vjepa2_importer.import_checkpoint(checkpoint, output, settings)
+    if isinstance(model, VJEPA2Encoder):
+        print(f"Wrote {output}: an encoder of {sum(x.numel() for x in model.encoder.parameters()):,} parameters.")
+        print(f'Load it: VJEPA2Encoder.from_pretrained("{output}")')
+    else:
+        _say_imported(model, output)
+
+
 def _say_imported(model: WorldModel, output: Path) -> None:
     print(f"Wrote {output}: {model.num_parameters():,} parameters.")
     print(f'Load it: AutoWorldModel.from_pretrained("{output}")')
@@ -93,6 +120,8 @@ def resume(run: _Path) -> None:
 
 def evaluate(run: _Path, episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
+
+    A JEPA that has no goals to plan to is judged by its predictions in episodes that it did not learn from.
 
     Args:
         run: the run directory.
@@ -169,14 +198,14 @@ _Commands = Mapping[str, "Callable[..., None] | Mapping[str, Callable[..., None]
 
 _COMMANDS: _Commands = {
     "check": check,
-    "train": {"dreamerv3": train_dreamerv3, "tdmpc2": train_tdmpc2},
+    "train": {"dreamerv3": train_dreamerv3, "jepa": train_jepa, "tdmpc2": train_tdmpc2, "tokens": train_tokens},
     "resume": resume,
     "eval": evaluate,
     "imagine": imagine,
     "report": report,
     "compare": compare,
     "list": list_models,
-    "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2},
+    "import": {"dreamerv3": import_dreamerv3, "tdmpc2": import_tdmpc2, "vjepa2": import_vjepa2},
 }
 
 

@@ -15,8 +15,11 @@ from tensordict import NestedKey
 LATENT = "latent"  # the subtree that actors, critics, environments and planners move whole
 DETERMINISTIC = ("latent", "deterministic")  # [D]  recurrent state, or TD-MPC2's SimNorm embedding
 STOCHASTIC = ("latent", "stochastic")  # [S, K] one-hot, or [S] Gaussian
+TOKENS = ("latent", "tokens")  # [N, D]  real vectors of the current frame
+CODEBOOK_INDICES = ("latent", "codebook_indices")  # [N]  int64, the tokens' places in a codebook
 TASK = ("latent", "task")  # []  int64, a context leaf: travels through imagination unchanged
 
+GOAL = "goal"  # observations of what is to be reached, under the names of the observations: ("goal", "pixels")
 ACTION = "action"
 PREVIOUS_ACTION = "previous_action"  # the action that led to this observation
 REWARD = "reward"  # [1]  received on arriving here
@@ -28,6 +31,8 @@ DONE = "done"  # [1]  bool, terminated or truncated
 POLICY_ACTION = ("policy", "action")  # [A]  flat action as a policy drew it, before the environment's bounds cut it
 LAMBDA_RETURN = "lambda_return"  # [H]  of imagined steps
 PLANNER_MEAN = ("planner", "mean")  # [H, A]  warm start of the next plan
+PLANNER_SEQUENCE = ("planner", "sequence")  # [E, A]  flat actions of the last plan, executed one after the other
+PLANNER_LEFT = ("planner", "left")  # [1]  int64, how many of them are still to be executed
 
 
 def as_tuple(key: NestedKey) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ A name is a preset, a directory, or a repository of the hub, whose two files are
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import warnings
@@ -19,7 +21,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
@@ -85,19 +88,29 @@ def save_world_model(model: Any, directory: str | Path) -> None:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
 
 
-def load_world_model(directory: str | Path) -> Any:
+class _NoEncoderError(TypeError):
+    """An encoder was given to a family that takes none."""
+
+
+def load_world_model(directory: str | Path, encoder: nn.Module | None = None) -> Any:
     """The WorldModel that `save_world_model` wrote.
 
-    Raises FileNotFoundError, or ValueError naming the file and the first thing that is wrong in it: an unknown field, a
-    number that makes no sense, a missing or extra tensor, a wrong shape or dtype. All of it is checked against the
-    model on the meta device before memory is taken.
+    Args:
+        encoder: a module that the model was built with and that no file can describe, passed again; it gets the saved
+            weights.
+    Raises TypeError where an encoder is given to a family that takes none, FileNotFoundError, or ValueError naming the
+    file and the first thing that is wrong in it: an unknown field, a number that makes no sense, a missing or extra
+    tensor, a wrong shape or dtype. All of it is checked against the model on the meta device before memory is taken.
     """
     folder = Path(directory)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _require_file(folder / name)
     config = _read_config(folder / CONFIG_FILE)
+    parts = {} if encoder is None else {"encoder": encoder}
     try:
         family = find_family(config["model_type"])
+        if parts and "encoder" not in inspect.signature(family.model_class).parameters:
+            raise _NoEncoderError(f"A {config['model_type']} model has its own encoder; leave encoder= out.")
         arguments = (
             family.config_class.from_json(config["config"]),
             spec_from_json(config["observation_spec"]),
@@ -105,12 +118,14 @@ def load_world_model(directory: str | Path) -> Any:
             config["key_map"],
         )
         with torch.device("meta"):
-            expected = family.model_class(*arguments).state_dict()
+            expected = family.model_class(*arguments, **parts).state_dict()
+    except _NoEncoderError:
+        raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         # Families check their numbers; what one of another package lets through fails as its layers are built.
         raise ValueError(f"{folder / CONFIG_FILE} describes no model: {error} {_REMEDY}") from error
     _check_weights(folder / WEIGHTS_FILE, expected)
-    model = family.model_class(*arguments)
+    model = family.model_class(*arguments, **parts)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     return model
 
@@ -247,6 +262,30 @@ def check_tensors(
             raise ValueError(f"{source}: the tensor {name!r} is {found[name]}, but the model needs {wanted}.")
 
 
+def read_tensor_file(path: str | Path, origin: str) -> Any:
+    """What a file of `torch.save` holds, for importers; tensors stay on disk until they are read.
+
+    Args:
+        origin: whose checkpoint it should be, for messages.
+    Raises FileNotFoundError; ValueError if the file is something else, or holds any object but tensors, plain values
+    and containers of them: such an object is named and never built.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint file {path}.")
+    try:
+        foreign = sorted(get_unsafe_globals_in_checkpoint(path))
+        content = None if foreign else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a checkpoint written by torch.save: {error}") from error
+    if foreign:
+        raise ValueError(
+            f"{path} holds the pickled object {' and '.join(map(repr, foreign))}, which was not loaded: an official "
+            f"{origin} checkpoint holds tensors only. Do not load this file with other tools."
+        )
+    return content
+
+
 class AutoWorldModel:
     """World models by name, as in `AutoWorldModel.from_pretrained("tdmpc2:5m", env=env)`."""
 
@@ -263,6 +302,7 @@ class AutoWorldModel:
         observation_spec: Composite | None = None,
         action_spec: Composite | None = None,
         env: EnvBase | None = None,
+        encoder: nn.Module | None = None,
     ) -> Any:
         """The model that a name means: a preset "family:preset" with fresh weights and a warning, a directory with its
         weights (of a run, its newest checkpoint's), or "organization/name" on the hub with its weights.
@@ -275,6 +315,7 @@ class AutoWorldModel:
             cache_dir: of the hub's files; by default the one that huggingface_hub uses.
             observation_spec, action_spec: what the preset is built for; by default the family's documented example.
             env: takes both specs from this environment instead.
+            encoder: for a saved model with a frozen encoder of your own (see `FrozenJEPA`), that module.
         Raises ValueError for an unknown preset, or for specs or a revision beside a name that has no use for them;
         FileNotFoundError for what is not there, PermissionError and ConnectionError for what the hub refuses.
         """
@@ -287,6 +328,8 @@ class AutoWorldModel:
         if revision is not None and (is_preset or is_directory):
             raise ValueError(f"{name} is not on the hub and has no revision {revision!r}; leave the revision out.")
         if is_preset:
+            if encoder is not None:
+                raise ValueError(f"{name} is a preset; build a model on your own encoder by its class, as FrozenJEPA.")
             return _fresh_preset(str(name), observation_spec, action_spec)
         if not is_directory and (isinstance(name, Path) or not hub.is_hub_id(name)):
             raise FileNotFoundError(
@@ -297,10 +340,11 @@ class AutoWorldModel:
             where = "a directory" if is_directory else "a model on the hub"
             raise ValueError(f"{name} is {where} and brings its own specs; leave out env and the specs.")
         if is_directory:
-            return load_world_model(_newest_model(Path(name)))
+            return load_world_model(_newest_model(Path(name)), encoder)
         files = (CONFIG_FILE, WEIGHTS_FILE)
         return load_world_model(
-            hub.download(str(name), files, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir)
+            hub.download(str(name), files, revision=revision, local_files_only=local_files_only, cache_dir=cache_dir),
+            encoder,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,10 +147,11 @@ def _rebuild(model: WorldModel, key_map: Mapping[str, NestedKey] | None = None) 
     """The same model, built anew from its configuration and specs, with the same weights."""
     names = model.key_map.to_json() if key_map is None else key_map
     # A family's constructor and configuration; the base class has a wider one.
-    copy: WorldModel = type(model)(model.config, model.observation_spec, model.action_spec, names)
-    copy.load_state_dict(model.state_dict())
-    copy.train(model.training)
-    return copy
+    own = copy.deepcopy(model.undescribed_modules)
+    rebuilt: WorldModel = type(model)(model.config, model.observation_spec, model.action_spec, names, **own)
+    rebuilt.load_state_dict(model.state_dict())
+    rebuilt.train(model.training)
+    return rebuilt
 
 
 def _seeded(subject: WorldModel, seed: int = 1) -> WorldModel:
@@ -204,8 +206,8 @@ def _untouched(subject: WorldModel, td: TensorDictBase, doer: str) -> Iterator[N
     """Raise AssertionError if the tensors of `td` are changed in place, or leaves added or removed."""
     before = {key: (value, value.detach().clone()) for key, value in _leaves(td).items()}
     yield
-    for key, (value, copy) in before.items():
-        _require(torch.equal(value, copy), subject, f"{doer} changed its input {key} in place.")
+    for key, (value, kept) in before.items():
+        _require(torch.equal(value, kept), subject, f"{doer} changed its input {key} in place.")
     _require(set(_leaves(td)) == set(before), subject, f"{doer} changed the keys of its input tensordict.")
 
 
@@ -427,16 +429,19 @@ def _check_prediction(subject: WorldModel, data: _Data) -> None:
     for key in subject.action_keys:
         other = given.clone().set(key, data.actions(batch).get(key))
         changed = _run(subject, subject.predict, other)
-        outputs = [*subject.latent_keys, names.reward]
-        depends = any(not torch.equal(arrived.get(out), changed.get(out)) for out in outputs)
-        _require(
-            depends, subject, f"predict ignores the action {key!r}: neither the latent nor the reward depends on it."
-        )
+        # Of the features, not of any leaf: an action that the latent only remembers has not changed what is predicted.
+        depends = not torch.equal(subject.features(arrived), subject.features(changed))
+        depends |= not torch.equal(arrived.get(names.reward), changed.get(names.reward))
+        claim = f"predict ignores the action {key!r}: neither the latent's features nor the reward depend on it."
+        _require(depends, subject, claim)
 
+    moved = _run(subject, subject.predict, given.clone().update(data.actions(batch)))
     for leaf, value in subject.read_latent(start).items():
         sources = [source for source in observations.values(True, True) if source.shape == value.shape]
         if any(torch.equal(source, value) for source in sources if source.dtype == value.dtype):
-            kept = torch.equal(arrived.get(names.leaf(leaf)), value)
+            # An observed state that actions move, such as a pose, is no context.
+            moves = not torch.equal(arrived.get(names.leaf(leaf)), moved.get(names.leaf(leaf)))
+            kept = moves or torch.equal(arrived.get(names.leaf(leaf)), value)
             _require(
                 kept, subject, f"predict changes the context leaf {leaf!r}, which encode copies from the observation."
             )
@@ -576,14 +581,16 @@ def _check_loss(subject: WorldModel, data: _Data) -> None:
     latent = subject.read_latent(posterior)
     _require_latent(subject, latent, tuple(rows.batch_size), "compute_loss")
     attached = any(value.requires_grad for value in latent.values())
-    _require(attached, subject, "the posterior of compute_loss is detached; what follows decides that, not the model.")
+    frozen = not any(value.requires_grad for value in subject.read_latent(subject.observe(rows.copy())).values())
+    claim = "the posterior of compute_loss is detached; what follows decides that, not the model"
+    _require(attached or frozen, subject, f"{claim}.")
     torch.autograd.backward([term.mean() for term in terms.values()])
     for name, parameter in subject.named_parameters():
         if parameter.requires_grad and not name.startswith("behavior."):
             learns = parameter.grad is not None and bool(parameter.grad.isfinite().all())
             _require(learns, subject, f"compute_loss gives the weight {name!r} no finite gradient.")
     subject.zero_grad(set_to_none=True)
-    for key in (*subject.observation_keys, *subject.previous_action_keys, subject.key_map.reward):
+    for key in subject.loss_keys:
         _require_key_error(subject, subject.compute_loss, rows, key, "compute_loss")
 
 
@@ -674,8 +681,9 @@ def _check_registered_weights(subject: WorldModel, data: _Data) -> None:
 
 
 def _check_meta_device(subject: WorldModel, data: _Data) -> None:
+    own = {name: copy.deepcopy(module).to("meta") for name, module in subject.undescribed_modules.items()}
     with torch.device("meta"):
-        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec)
+        built = type(subject)(subject.config, subject.observation_spec, subject.action_spec, None, **own)
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         _require(
             tensor.is_meta, subject, f"built under torch.device('meta'), {name!r} takes memory on {tensor.device}."
@@ -697,7 +705,8 @@ def _check_saving(subject: WorldModel, data: _Data) -> None:
     inputs = data.inputs(subject, (4,))
     with tempfile.TemporaryDirectory() as folder:
         subject.save_pretrained(Path(folder) / "model")
-        loaded = type(subject).from_pretrained(Path(folder) / "model").train(subject.training)
+        own = copy.deepcopy(subject.undescribed_modules)
+        loaded = type(subject).from_pretrained(Path(folder) / "model", **own).train(subject.training)
     for name, verb in _verbs(subject).items():
         claim = f"{name} of the saved and loaded model differs"
         given = inputs.select(*verb.in_keys)

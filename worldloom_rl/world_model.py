@@ -6,14 +6,14 @@ A family subclasses `WorldModel` and writes the tensor core; the verbs, the spec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
@@ -26,6 +26,7 @@ from worldloom_rl.noise import GeneratorNoise, Noise
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
 Observation = dict[NestedKey, Tensor]
+RewardFunction = Callable[[Latent, Latent], Tensor]  # latents before and after a step → [..., 1]
 
 
 class Prediction(NamedTuple):
@@ -34,6 +35,20 @@ class Prediction(NamedTuple):
     latent: Latent
     reward: Tensor
     continuation: Tensor
+
+
+class Imagined(NamedTuple):
+    """Imagined steps as an actor-critic learns from them; time comes first."""
+
+    features: Tensor  # [1 + H, *B, F] of the start and of all latents arrived at
+    action: Tensor  # [H, *B, A] flat, as drawn
+    reward: Tensor  # [H, *B, 1] of arriving
+    continuation: Tensor  # [1 + H, *B, 1]
+
+
+def repeat_latent(latent: Latent, count: int) -> Latent:
+    """Leaves [B, …] → [B, count, …] without copying."""
+    return {name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()}
 
 
 class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
@@ -90,6 +105,14 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
         """Prior of the next row from a latent and a flat action [..., A]."""
 
+    def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        """Predictions [B, N] of flat actions [B, N, A] that all start from their row's latent [B, …].
+
+        A family overrides it where it can compute the latent's part once; the numbers are `predict_latent`'s, rounded
+        otherwise.
+        """
+        return self.predict_latent(repeat_latent(latent, action.shape[-2]), action, noise)
+
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         """What is a function of the latent alone, by the key it is written to: observations, reward, continue."""
         return {}
@@ -136,12 +159,21 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
             for name, leaf in self.latent_spec.items()
         }
 
+    def step_modules(self) -> list[nn.Module]:
+        """Modules over tensors that one step is made of; `training.compilation` compiles their forward in place."""
+        return []
+
     # ------------------------------------------------------------------ keys
 
     @property
     def recurrent(self) -> bool:
         """Whether `observe` reads the carried latent and the previous action; a memoryless family overrides it."""
         return True
+
+    @property
+    def undescribed_modules(self) -> dict[str, nn.Module]:
+        """Constructor arguments that the configuration does not describe: modules of the user's own, by name."""
+        return {}
 
     @property
     def action_keys(self) -> tuple[NestedKey, ...]:
@@ -170,6 +202,11 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
     def out_keys(self) -> list[NestedKey]:
         """What `observe` writes."""
         return list(self.latent_keys)
+
+    @property
+    def loss_keys(self) -> tuple[NestedKey, ...]:
+        """What `compute_loss` cannot do without; a family that learns without rewards overrides it."""
+        return (*self.observation_keys, *self.previous_action_keys, self.key_map.reward)
 
     def read_latent(self, td: TensorDictBase) -> Latent:
         """The latent's leaves from a tensordict. Raises KeyError naming the missing leaf."""
@@ -329,6 +366,30 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         packed.names = [*start.names, "time"]
         return packed
 
+    @torch.no_grad()
+    def imagine_features(
+        self, start: Latent, act: Callable[[Tensor, Noise], Tensor], horizon: int, noise: Noise
+    ) -> Imagined:
+        """What an actor-critic learns from in the steps of `imagine`, with the same draws and without gradient.
+
+        A family whose reward and continuation are functions of the latent alone can ask them once for all steps.
+
+        Args:
+            start: latent [*B, …].
+            act: [*B, A] flat actions from features [*B, F] and noise.
+        """
+        latent = start
+        features, continuations = [self.latent_features(latent)], [self.continuation(latent)]
+        actions: list[Tensor] = []
+        rewards: list[Tensor] = []
+        for _ in range(horizon):
+            actions.append(act(features[-1], noise))
+            latent, reward, continuation = self.predict_latent(latent, self.action_space.bounded(actions[-1]), noise)
+            features.append(self.latent_features(latent))
+            rewards.append(reward)
+            continuations.append(continuation)
+        return Imagined(*(torch.stack(rows) for rows in (features, actions, rewards, continuations)))
+
     def _given_actions(
         self, actions: Tensor | TensorDictBase, batch: torch.Size, horizon: int | None
     ) -> dict[NestedKey, Tensor]:
@@ -416,9 +477,13 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         )
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> WorldModel:
-        """The model in a directory. Raises TypeError if it is of another family; see `AutoWorldModel` otherwise."""
-        model = pretrained.load_world_model(directory)
+    def from_pretrained(cls, directory: str | Path, *, encoder: nn.Module | None = None) -> WorldModel:
+        """The model in a directory. Raises TypeError if it is of another family; see `AutoWorldModel` otherwise.
+
+        Args:
+            encoder: the module that a model with a frozen encoder of your own was built with.
+        """
+        model = pretrained.load_world_model(directory, encoder)
         if not isinstance(model, cls):
             raise TypeError(f"{directory} holds a {type(model).__name__}, not a {cls.__name__}; use AutoWorldModel.")
         return model

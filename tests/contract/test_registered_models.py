@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 
 from worldloom_rl import WorldModel, list_world_models
+from worldloom_rl.noise import Noise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.testing import check_world_model
+from worldloom_rl.world_model import Latent, Prediction
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,41 @@ VARIANTS = {
     "hard continue targets": Variant(
         Composite(observation=vector()), Composite(action=box()), needs={"discount_in_continue": False}
     ),
+    "vision transformer": Variant(
+        Composite(pixels=Unbounded((1, 16, 24))),
+        Composite(action=box()),
+        needs={"encoder": "vit"},
+        changes={
+            "jepa": {"patch_size": 8, "encoder_dim": 16, "encoder_layers": 1, "encoder_heads": 2, "encoder_mlp": 8}
+        },
+    ),
+    "variance and covariance": Variant(
+        Composite(observation=vector()),
+        Composite(action=box()),
+        needs={"regularizer": "vcreg", "cov_t_coef": 0.1, "straightening_coef": 0.1},
+    ),
+    "no regularizer": Variant(Composite(observation=vector()), Composite(action=box()), needs={"regularizer": "none"}),
+    "predictor dropout": Variant(
+        Composite(observation=vector()),
+        Composite(action=box()),
+        needs={"sigreg_knots": 5},
+        changes={"jepa": {"dropout": 0.5}},
+    ),
+    "codes of gradients": Variant(Composite(pixels=pixels()), Composite(action=OneHot(4)), needs={"quantizer": "vq"}),
+    "codes of running means": Variant(
+        Composite(pixels=pixels()),
+        Composite(steering=box(), gripper=Composite(mode=Categorical(3))),
+        needs={"quantizer": "vq-ema"},
+    ),
     "episodic": Variant(Composite(observation=vector()), Composite(action=box()), needs={"episodic": True}),
+}
+
+
+# Families that read only one kind of specs, and the variants that they are asked for.
+PARTICULAR: dict[str, tuple[str, ...]] = {
+    "vjepa2": (),
+    "frozen_jepa": ("pixels",),
+    "tokens": ("pixels", "codes of gradients", "codes of running means"),
 }
 
 
@@ -81,6 +118,8 @@ def build(preset: str, name: str) -> WorldModel:
     family, config = find_preset(preset)
     if name == "default specs":
         return family.model_class(config, *family.model_class.default_specs())
+    if name not in PARTICULAR.get(family.name, (name,)):
+        pytest.skip(f"{family.name} does not read {name}")
     variant = VARIANTS[name]
     known = {entry.name for entry in dataclasses.fields(config)}
     if not set(variant.needs) <= known:
@@ -94,3 +133,22 @@ def build(preset: str, name: str) -> WorldModel:
 def test_a_registered_model_keeps_the_contract(preset: str, name: str) -> None:
     torch.manual_seed(0)
     check_world_model(build(preset, name))
+
+
+@pytest.mark.parametrize("preset", list_world_models("*:tiny"))
+def test_a_model_whose_prediction_does_not_change_with_the_action_breaks_the_contract(preset: str) -> None:
+    torch.manual_seed(0)
+    model = build(preset, "default specs")
+    deaf = type("Deaf", (type(model),), {"predict_latent": ignore_the_action})
+    with pytest.raises(AssertionError, match="predict ignores the action 'action'"):
+        check_world_model(deaf(model.config, model.observation_spec, model.action_spec))
+
+
+def ignore_the_action(self: WorldModel, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+    """The model's prediction for no action, with the actions that it remembers as they would be."""
+    hears = type(self).__bases__[0]
+    prediction = hears.predict_latent(self, latent, torch.zeros_like(action), noise)
+    if "action_window" in prediction.latent:
+        remembered = hears.predict_latent(self, latent, action, noise).latent["action_window"]
+        prediction.latent["action_window"] = remembered
+    return prediction

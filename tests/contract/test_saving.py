@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -63,7 +64,14 @@ OTHERS: dict[str, Callable[[Draw], TensorSpec]] = {
     "flag": lambda draw: Unbounded((draw(sizes),), dtype=torch.bool),
     "counts": lambda draw: Bounded(0, draw(sizes), (draw(sizes),), dtype=torch.int64),
 }
-OBSERVATIONS = {"dreamerv3": VECTORS | IMAGES | OTHERS, "tdmpc2": VECTORS | IMAGES}
+SMALL_IMAGES: dict[str, Callable[[Draw], TensorSpec]] = {
+    "image": lambda draw: Unbounded((draw(st.sampled_from([1, 3])), 8 * draw(sizes), 8 * draw(sizes)))
+}
+OBSERVATIONS = {
+    "dreamerv3": VECTORS | IMAGES | OTHERS,
+    "tdmpc2": VECTORS | IMAGES,
+    "jepa": VECTORS | SMALL_IMAGES,
+}
 ACTIONS: dict[str, Callable[[Draw], TensorSpec]] = {
     "box": bounded_reals,
     "one-hot": lambda draw: OneHot(draw(sizes) + 1),
@@ -129,7 +137,128 @@ def tdmpc2(draw: Draw, observed: list[str]) -> dict[str, Any]:
     }
 
 
-SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2}
+def jepa(draw: Draw, observed: list[str]) -> dict[str, Any]:
+    horizon, samples = draw(sizes), draw(st.integers(2, 9))
+    heads = draw(st.integers(1, 2))
+    return {
+        "encoder": draw(st.sampled_from(["cnn", "vit"])),
+        "patch_size": draw(st.sampled_from([4, 8])),
+        "encoder_dim": heads * draw(sizes),
+        "encoder_heads": heads,
+        "regularizer": draw(st.sampled_from(["none", "sigreg", "vcreg"])),
+        "latent_dim": 1 + draw(sizes),
+        "horizon": horizon,
+        "execute": draw(st.integers(1, horizon)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(1, samples)),
+        **{
+            name: draw(sizes)
+            for name in (
+                "encoder_layers", "encoder_mlp", "cnn_channels", "vector_dim", "projector_dim", "history",
+                "action_filters", "predictor_dim", "predictor_layers", "predictor_heads", "predictor_head_dim",
+                "predictor_mlp",
+            )
+        },
+        **{name: draw(numbers) for name in ("dropout", "sigreg_coef", "discount", "learning_rate")},
+    }  # fmt: skip
+
+
+SIZES = {"dreamerv3": dreamerv3, "tdmpc2": tdmpc2, "jepa": jepa}
+
+
+def vjepa2(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
+    """V-JEPA 2-AC's numbers, observation and action."""
+    heads, predictor_heads, samples = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(2, 9))
+    history = draw(sizes)
+    numbered = {
+        "image_size": 8,
+        "patch_size": draw(st.sampled_from([4, 8])),
+        "encoder_heads": heads,
+        "encoder_dim": heads * draw(st.integers(6, 9)),
+        "predictor_heads": predictor_heads,
+        "predictor_dim": predictor_heads * draw(st.integers(6, 9)),
+        "history": history,
+        "context": draw(st.integers(1, history)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(2, samples)),
+        "use_extrinsics": draw(st.booleans()),
+        **{
+            name: draw(sizes)
+            for name in (
+                "tubelet_size", "encoder_depth", "encoder_mlp_dim", "predictor_depth", "predictor_mlp_dim",
+                "rollout_steps", "horizon", "iterations",
+            )
+        },
+        **{name: draw(numbers) for name in ("discount", "momentum_mean", "momentum_std_gripper", "max_translation")},
+    }  # fmt: skip
+    side = draw(st.sampled_from([8, 12]))
+    observation = Composite({"eye": Unbounded((3, side, side), dtype=torch.uint8), ("arm", "pose"): Unbounded((7,))})
+    if numbered["use_extrinsics"]:
+        observation["arm", "extrinsics"] = Unbounded((6,))
+    low = torch.tensor(draw(st.lists(st.floats(-3, -1, width=32), min_size=7, max_size=7)))
+    return numbered, observation, Composite({("arm", "move"): Bounded(low, -2 * low, dtype=torch.float32)})
+
+
+def frozen_jepa(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
+    """The numbers, observation and action of a JEPA over a frozen encoder of transformers."""
+    heads = draw(st.integers(1, 2))
+    width, patch, samples, horizon = (
+        heads * draw(sizes),
+        draw(st.sampled_from([4, 8])),
+        draw(st.integers(1, 9)),
+        draw(sizes),
+    )
+    encoder = {
+        "model_type": "vit", "image_size": 8, "patch_size": patch, "hidden_size": width, "num_attention_heads": heads,
+        "num_hidden_layers": draw(st.integers(1, 2)), "intermediate_size": draw(sizes),
+    }  # fmt: skip
+    numbered = {
+        "transformers": json.dumps(encoder),
+        "image_size": 8,
+        "num_tokens": (8 // patch) ** 2,
+        "token_dim": width,
+        "pixel_mean": (draw(numbers),),
+        "horizon": horizon,
+        "execute": draw(st.integers(1, horizon)),
+        "num_samples": samples,
+        "num_elites": draw(st.integers(1, samples)),
+        **{
+            name: draw(sizes)
+            for name in ("history", "vector_dim", "action_dim", "layers", "heads", "head_dim", "mlp_dim", "iterations")
+        },
+        **{name: draw(numbers) for name in ("dropout", "discount", "init_std")},
+    }
+    observation = composite(draw, ["reals"] * draw(st.integers(0, 2)), VECTORS)
+    observation["eye"] = Unbounded((3, 4 * draw(sizes), 4 * draw(sizes)), dtype=torch.uint8)
+    return numbered, observation, composite(draw, [draw(st.sampled_from(sorted(ACTIONS)))], ACTIONS)
+
+
+def tokens(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
+    """A token world model's numbers, observation and action."""
+    heads, context = draw(st.integers(1, 2)), draw(sizes)
+    layers = ("layers", "reward_layers", "continue_layers", "actor_layers", "critic_layers")
+    numbered = {
+        "quantizer": draw(st.sampled_from(["vq", "vq-ema", "fsq"])),
+        "vocabulary": draw(sizes) + 1,
+        "levels": tuple(draw(st.lists(st.integers(3, 5), min_size=1, max_size=3))),
+        "halvings": draw(st.integers(1, 3)),
+        "attention_heads": heads,
+        "width": heads * draw(sizes),
+        "context": context,
+        "feature_frames": draw(st.integers(1, context)),
+        **{name: draw(sizes) for name in ("token_width", "depth", "units")},
+        **{name: draw(st.integers(1, 2)) for name in layers},
+        "num_bins": draw(st.integers(2, 9)),
+        "min_std": draw(st.floats(0.1, 0.5)),
+        **{name: draw(numbers) for name in ("decay", "discount", "learning_rate", "slow_rate", "return_rate")},
+    }
+    shape = (draw(st.sampled_from([1, 3])), 8 * draw(st.integers(1, 2)), 8 * draw(st.integers(1, 2)))
+    action = composite(draw, draw(st.lists(st.sampled_from(sorted(ACTIONS)), min_size=1, max_size=2)), ACTIONS)
+    return numbered, Composite(eye=Unbounded(shape, dtype=torch.uint8)), action
+
+
+# Families that read one kind of specs.
+PARTICULAR = {"vjepa2": vjepa2, "frozen_jepa": frozen_jepa, "tokens": tokens}
 
 
 def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
@@ -148,10 +277,12 @@ def several_tasks(draw: Draw) -> tuple[dict[str, Any], Composite, Composite]:
 def models(draw: Draw, preset: str) -> WorldModel:
     """A small model with weights that all say something."""
     family, config = find_preset(preset)
-    kinds = OBSERVATIONS[family.name]
-    if family.name == "tdmpc2" and draw(st.integers(0, 4)) == 0:
+    if family.name in PARTICULAR:
+        changes, observation, action = PARTICULAR[family.name](draw)
+    elif family.name == "tdmpc2" and draw(st.integers(0, 4)) == 0:
         changes, observation, action = several_tasks(draw)
     else:
+        kinds = OBSERVATIONS[family.name]
         observed = draw(st.lists(st.sampled_from(sorted(kinds)), min_size=1, max_size=3))
         changes = SIZES[family.name](draw, observed)
         observation = composite(draw, observed, kinds)
@@ -181,7 +312,7 @@ def outputs(model: WorldModel, rows: TensorDict, actions: TensorDict) -> dict[st
         return {**tensors, **HEADS[model.model_type](model, features, encoded)}
 
 
-def dreamerv3_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
+def actor_critic_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
     behavior = model.behavior
     distribution = behavior.actor(features)
     values = {"critic": behavior.critic.mean(behavior.critic(features)), "slow critic": behavior.slow_critic(features)}
@@ -198,15 +329,21 @@ def tdmpc2_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str,
     }
 
 
-HEADS = {"dreamerv3": dreamerv3_heads, "tdmpc2": tdmpc2_heads}
+def jepa_heads(model: Any, features: Tensor, encoded: TensorDict) -> dict[str, Tensor]:
+    latent = model.read_latent(encoded)
+    return {"distance": model.distance(latent["tokens"], latent["goal"]), "features": features}
+
+
+HEADS = {"dreamerv3": actor_critic_heads, "tokens": actor_critic_heads, "tdmpc2": tdmpc2_heads, "jepa": jepa_heads}
+HEADS |= dict.fromkeys(("vjepa2", "frozen_jepa"), jepa_heads)
 
 
 def test_every_registered_family_is_tried() -> None:
     known = {preset.partition(":")[0] for preset in list_world_models("*:tiny")}
-    assert known == set(SIZES) == set(OBSERVATIONS) == set(HEADS)
+    assert known == {*SIZES, *PARTICULAR} == {*OBSERVATIONS, *PARTICULAR} == set(HEADS)
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", [*SIZES, *PARTICULAR])
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_saved_model_comes_back_with_equal_outputs(family: str, data: st.DataObject) -> None:

@@ -81,9 +81,10 @@ class History:
                 earlier = [row for row in episodes[episode] if row < window[0]]
                 if min(window + tuple(earlier[len(earlier) - min(reach, len(earlier)) :])) < oldest:
                     continue
-                if by == "window":
+                within = rows[window[-1]][1] == episode
+                if by == "window" or (by == "within" and within):
                     found[0].append(window)
-                elif rows[window[-1]][1] == episode and episode in self.complete:
+                elif by == "episode" and within and episode in self.complete:
                     found[episode].append(window)
         return {window: 1 / len(found) / len(group) for group in found.values() for window in group}
 
@@ -113,7 +114,7 @@ def build(capacity, window, by, **options):
     st.lists(st.integers(1, 12), min_size=1, max_size=5),
     st.integers(6, 40),
     st.integers(1, 5),
-    st.sampled_from(["episode", "window"]),
+    st.sampled_from(["episode", "window", "within"]),
     st.sampled_from([1, 1, 2, 3]),
 )
 def test_exactly_the_windows_of_the_list_are_drawn(events, sizes, capacity, length, by, frames):
@@ -158,11 +159,12 @@ def test_the_episode_law_draws_an_episode_uniformly_and_then_a_start_uniformly()
     assert statistic < 27.9  # chi-square with 9 degrees of freedom, p = 0.001; the draw is seeded
 
 
-def test_the_window_law_is_uniform_over_windows():
-    history = History([(0, "step")] * 9 + [(0, "end")] + [(1, "step"), (2, "step")] * 10)
-    replay = build(25, 4, "window")
+@pytest.mark.parametrize("by", ["window", "within"])
+def test_the_law_is_uniform_over_windows(by):
+    history = History([(0, "step")] * 9 + [(0, "end")] + [(1, "step"), (2, "step"), (0, "step")] * 10)
+    replay = build(35, 4, by)
     fill(replay, history)
-    expected, number = history.windows(25, 4, "window"), 40_000
+    expected, number = history.windows(35, 4, by), 40_000
     counts = drawn(replay, number)
     statistic = sum((counts[key] - number * p) ** 2 / (number * p) for key, p in expected.items())
     assert statistic < 2.5 * len(expected) + 10  # far beyond p = 0.001

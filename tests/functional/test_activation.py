@@ -33,3 +33,15 @@ def test_fast_mish_leaves_its_input_as_it_was():
 
 def test_fast_mish_passes_nan_on():
     assert fast_mish(torch.tensor([float("nan")])).isnan().all()
+
+
+def test_fast_mish_of_many_numbers_is_done_in_parts_of_any_layout():
+    x = torch.randn(700, 1000)
+    for given in (x, x.T, x.clone().requires_grad_()):
+        torch.testing.assert_close(fast_mish(given), F.mish(given), rtol=1e-5, atol=1e-6)
+
+
+def test_fast_mish_goes_through_vmap():
+    """TorchRL's value estimators map networks over time."""
+    for x in (torch.randn(3, 7), torch.randn(3, 400, 1000)):
+        torch.testing.assert_close(torch.vmap(fast_mish)(x), F.mish(x), rtol=1e-5, atol=1e-6)

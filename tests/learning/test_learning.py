@@ -10,7 +10,7 @@ import torch
 from torchrl.modules import RandomPolicy
 
 from worldloom_rl.functional.statistics import bootstrap_interval, mean_of_rows
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
 from worldloom_rl.training.evaluate import evaluate
 from worldloom_rl.training.run_directory import RunDirectory, write_json
 
@@ -84,7 +84,16 @@ DREAMERV3_CARTPOLE_BALANCE = {
     "checkpoint_every": 500,
     "overrides": ("updates_per_step=0.2",),
 }
-RECIPES = {"tdmpc2": tdmpc2, "dreamerv3": dreamerv3}
+# The preset's own numbers: the tokenizer learns for 500 updates, the transformer from there, the actor after 1000.
+TOKENS_CATCH = {
+    "env": "worldloom/Catch-v0",
+    "steps": 6000,
+    "eval_every": 500,
+    "eval_episodes": 20,
+    "final_eval_episodes": 200,
+    "checkpoint_every": 1000,
+}
+RECIPES = {"tdmpc2": tdmpc2, "dreamerv3": dreamerv3, "tokens": tokens}
 
 
 def learn(family: str, task: str, directory: Path, settings: dict[str, object], seed: int) -> dict:
@@ -164,13 +173,22 @@ def test_dreamerv3_learns_catch_from_pixels(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_tokens_learn_catch_from_pixels(seed: int, tmp_path: Path) -> None:
+    result = learn("tokens", "catch", tmp_path / "run", TOKENS_CATCH, seed)
+    assert len(result["final_returns"]) == 200
+    assert result["final_mean_return"] >= 5
+    assert result["training_seconds"] <= 720
+
+
+@pytest.mark.slow
 def test_dreamerv3_on_cartpole_balance_of_dm_control(tmp_path: Path) -> None:
     result = learn("dreamerv3", "dmc-cartpole-balance", tmp_path / "run", DREAMERV3_CARTPOLE_BALANCE, 0)
     assert result["environment_steps"] == 25_000
 
 
 @pytest.mark.parametrize(
-    "file", sorted([*RESULTS.glob("tdmpc2-*.json"), *RESULTS.glob("dreamerv3-*.json")]), ids=lambda file: file.stem
+    "file", sorted(file for family in RECIPES for file in RESULTS.glob(f"{family}-*.json")), ids=lambda file: file.stem
 )
 def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
     result = json.loads(file.read_text())
@@ -188,6 +206,7 @@ def test_a_recorded_result_is_complete_and_consistent(file: Path) -> None:
         ("dreamerv3-cartpole", 450),
         ("dreamerv3-pendulum", -250),
         ("dreamerv3-catch", 8),
+        ("tokens-catch", 5),
     ],
 )
 def test_three_recorded_seeds_learned(name: str, least: float) -> None:
@@ -212,3 +231,19 @@ def test_recorded_crossings_beat_a_random_policy_and_need_the_reward_head(name: 
     assert low > 0
     assert mean("crossing_returns") >= (mean("own_returns") + mean("random_returns")) / 2
     assert mean("shuffled_returns") <= (mean("crossing_returns") + mean("random_returns")) / 2
+
+
+def test_recorded_actors_of_token_imagination_beat_a_random_policy_and_need_the_reward_head() -> None:
+    results = [json.loads((RESULTS / f"token-imagination-catch-seed{seed}.json").read_text()) for seed in (0, 1, 2)]
+    assert [result["seed"] for result in results] == [0, 1, 2]
+
+    def difference(one: str, other: str) -> tuple[float, float]:
+        """95 % interval of the difference of mean returns; episode by episode, both played the same ones."""
+        gains = [[ours - theirs for ours, theirs in zip(result[one], result[other], strict=True)] for result in results]
+        return bootstrap_interval(gains, statistic=mean_of_rows)
+
+    assert difference("imagined_returns", "random_returns")[0] > 0
+    assert difference("imagined_returns", "shuffled_returns")[0] > 0
+    for result in results:  # collapsed: nearer to random than to what the right head teaches, for every seed
+        mean = result["mean_returns"]
+        assert mean["shuffled"] <= (mean["imagined"] + mean["random"]) / 2

@@ -66,7 +66,7 @@ def test_dropout_stands_between_the_first_linear_map_and_its_norm_with_masks_of_
     keep = (torch.rand(MEMBERS, 7, HIDDEN[0]) > 0.25).float()
     assert not torch.equal(keep[0], keep[1])
     noise = ReplayNoise({"dropout": [keep]})
-    output = ensemble(x, dropout=noise)
+    output = ensemble(x, keep=ensemble.draw_keep(x, noise))
     assert noise.unused() == {}
     torch.testing.assert_close(output, by_loop(ensemble, x, keep, 0.25), rtol=1e-5, atol=1e-5)
 
@@ -79,14 +79,14 @@ def test_members_draw_different_dropout_masks():
     x = torch.randn(7, INPUTS)
     same = ensemble(x)
     assert torch.equal(same[0], same[1])
-    dropped = ensemble(x, dropout=GeneratorNoise(torch.Generator().manual_seed(0)))
+    dropped = ensemble(x, keep=ensemble.draw_keep(x, GeneratorNoise(torch.Generator().manual_seed(0))))
     assert not torch.allclose(dropped[0], dropped[1])
 
 
 def test_without_noise_or_without_a_rate_nothing_is_dropped():
     x = torch.randn(7, INPUTS)
     assert torch.equal(build(dropout=0.5)(x), build()(x))
-    assert torch.equal(build()(x, dropout=ReplayNoise({})), build()(x))
+    assert build().draw_keep(x, ReplayNoise({})) is None
 
 
 def test_detach_keeps_gradients_from_the_weights_but_not_from_the_input():

@@ -104,18 +104,18 @@ def test_the_actor_finds_the_action_that_imagination_rewards() -> None:
     behavior = behavior_for(model)
     loss = ImaginedActorCriticLoss(model, behavior, entropy_coef=1e-4)
     optimizer = torch.optim.Adam(behavior.parameters(), lr=1e-2)
-    features = torch.randn(64, 4, model.latent_features(model.initial_latent()).shape[-1])
-    goes_on = torch.tensor([1.0, 0.1, 0.1, 0.1]).expand(64, 4)
+    features = torch.randn(4, 64, model.latent_features(model.initial_latent()).shape[-1])
+    goes_on = torch.tensor([1.0, 0.1, 0.1, 0.1]).unsqueeze(-1).expand(4, 64)
     for _ in range(300):
         with torch.no_grad():
-            action = behavior.actor(features[:, :-1]).sample(model.noise)
+            action = behavior.actor(features[:-1]).sample(model.noise)
             reward = -5 * (action - target).square().sum(-1)
-        rewards = torch.cat([torch.zeros(64, 1), reward], 1)
+        rewards = torch.cat([torch.zeros(1, 64), reward])
         losses = loss.losses(features, action, rewards, goes_on, torch.ones(1))
         (losses["loss_actor"] + losses["loss_critic"]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert (behavior.actor(features[:, :1]).mode - target).abs().mean() < 0.1
+    assert (behavior.actor(features[:1]).mode - target).abs().mean() < 0.1
 
 
 def test_an_actor_policy_draws_when_exploring_and_gives_its_mode_otherwise() -> None:

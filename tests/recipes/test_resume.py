@@ -23,13 +23,22 @@ from gymnasium.envs.classic_control import PendulumEnv
 from torch import Tensor
 
 from worldloom_rl import pretrained
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
 from worldloom_rl.training.run_directory import RunDirectory
 
 TDMPC2 = (
     "num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=8", "min_seed_steps=60",
 )  # fmt: skip
 DREAMERV3 = ("batch_size=4", "batch_length=8", "imagination_starts=2", "horizon=3")
+TOKENS = (
+    "batch_size=4", "depth=2", "width=16", "horizon=3", "min_seed_steps=20", "tokenizer_updates=15",
+    "behavior_start=25", "attention_heads=2", "updates_per_step=1",
+)  # fmt: skip
+FAMILIES = {  # and where each is tried
+    "dreamerv3": ("cartpole", "catch", "pendulum"),
+    "tdmpc2": ("cartpole", "catch", "pendulum"),
+    "tokens": ("catch",),
+}
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "pendulum": {"env": "Pendulum-v1", "time_limit": 15},
     "cartpole": {"env": "CartPole-v1", "num_envs": 2},
@@ -45,6 +54,8 @@ def make(family: str, environment: str, directory: Path, **changes: Any) -> tupl
     }  # fmt: skip
     if family == "dreamerv3":
         return dreamerv3.RECIPE, dreamerv3.Config(**{**values, "overrides": DREAMERV3, **changes})
+    if family == "tokens":
+        return tokens.RECIPE, tokens.Config(**{**values, "steps": 60, "overrides": TOKENS, **changes})
     values |= {"overrides": TDMPC2, "episodic": environment == "cartpole", "seed_steps": 60}
     return tdmpc2.RECIPE, tdmpc2.Config(**{**values, **changes})
 
@@ -72,8 +83,7 @@ def weights(run: RunDirectory) -> dict[str, Tensor]:
     return load_file(run.checkpoints.latest() / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("environment", sorted(ENVIRONMENTS))
-@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+@pytest.mark.parametrize(("family", "environment"), [(f, e) for f, places in FAMILIES.items() for e in places])
 def test_a_stopped_run_goes_on_bit_for_bit(family: str, environment: str, tmp_path: Path) -> None:
     recipe, config = make(family, environment, tmp_path / "whole")
     expected: dict[int, Tensor] = {}

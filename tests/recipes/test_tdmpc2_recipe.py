@@ -191,3 +191,28 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None
 def test_list_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list", "tdmpc2:*"])
     assert capsys.readouterr().out.split() == [f"tdmpc2:{size}" for size in ("tiny", "1m", "5m", "19m", "48m", "317m")]
+
+
+def test_a_profile_tells_where_the_time_of_a_training_step_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tdmpc2.train(small(tmp_path / "run", profile=True, steps=110))
+    profile = json.loads((run.path / "profile.json").read_text())
+    assert profile["agent_steps"] == 110
+    seconds = profile["seconds"]
+    assert list(seconds) == ["environment", "acting", "sampling", "update", "other"]
+    assert all(value > 0 for value in seconds.values())
+    training = json.loads((run.path / "result.json").read_text())["training_seconds"]
+    assert sum(seconds.values()) == pytest.approx(training, abs=1.0)
+    assert "Time of a training step" in capsys.readouterr().out
+
+
+def test_compiling_without_a_compiler_goes_on_in_eager_mode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.delenv("CXX", raising=False)
+    run = tdmpc2.train(small(tmp_path / "run", compile=True, steps=102))
+    assert json.loads((run.path / "result.json").read_text())["updates"] == 102
+    assert "Not compiled, training goes on as it is" in " ".join(capsys.readouterr().out.split())

@@ -26,7 +26,9 @@ from worldloom_rl.keys import LAMBDA_RETURN, POLICY_ACTION
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.models.dreamerv3.importer import counterparts, load_official, official_key
 from worldloom_rl.models.dreamerv3.rssm import RSSM, State
+from worldloom_rl.nn.block_gru import BlockLinear
 from worldloom_rl.nn.heads import ActionDistribution, TwoHotHead
+from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import ModeNoise
 from worldloom_rl.objectives import ImaginedActorCriticLoss
 from worldloom_rl.recipes.dreamerv3 import compute_losses, loss_weights, make_losses, make_optimizer, update
@@ -422,11 +424,15 @@ class Layers:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             if official in self.by_name:
                 return
-            # Our layers hold their norm and activation; their outputs without it are those of the plain layers.
+            # Our layers hold their norm and activation, our norms the activation: what comes out without them.
             if isinstance(module, nn.Conv2d):
                 output = nn.Conv2d.forward(module, *inputs).movedim(-3, -1)
             elif isinstance(module, nn.Linear):
                 output = nn.Linear.forward(module, *inputs)
+            elif isinstance(module, BlockLinear) and output.dim() == 3:  # block by block
+                output = output.transpose(0, 1).flatten(1)
+            elif isinstance(module, RMSNormSilu):
+                output = nn.functional.rms_norm(*inputs, module.weight.shape, module.weight, module.eps)
             self.by_name[official] = output.detach()
 
         return hook
@@ -580,7 +586,7 @@ _cross_entropy = nn.functional.binary_cross_entropy_with_logits
 
 
 class Imagined(NamedTuple):
-    """What an actor-critic loss is made of, [..., H]: before its mean, and without the weights of the two losses."""
+    """What an actor-critic loss is made of, time last: before its mean, and without the weights of the two losses."""
 
     losses: TensorDict
     actor: Tensor
@@ -609,8 +615,10 @@ def taken_apart(loss: ImaginedActorCriticLoss, call: Callable[[], TensorDict]) -
     apart = [
         by_log * log_probability + by_entropy * entropy, weight, -by_log / weight, log_probability, entropy,
     ]  # fmt: skip
-    actor_terms, weight, advantage, log_probability, entropy = (part.detach().squeeze(-1) for part in apart)
-    critic_terms = (by_error * error).detach()
+    actor_terms, weight, advantage, log_probability, entropy = (
+        part.detach().squeeze(-1).movedim(0, -1) for part in apart
+    )
+    critic_terms = (by_error * error).detach().movedim(0, -1)
     return Imagined(losses, actor_terms, critic_terms, weight, advantage, log_probability, entropy)
 
 
@@ -638,8 +646,10 @@ def test_learning_in_imagination(section: Section) -> None:
     close(scaling, section["retnorm_stats"])
     close(apart.losses["return_scale"], section["retnorm_stats"][1])
 
-    # What was imagined, [B, T, H + 1] with us and [B · T, H + 1] with them.
+    # What was imagined, [H + 1, B, T] with us and [B · T, H + 1] with them.
     (features, action, reward, continuation, discount), _ = calls[0]
+    features, action = (x.movedim(0, -2) for x in (features, action))
+    reward, continuation = (x.movedim(0, -1) for x in (reward, continuation))
     features = features.flatten(0, 1)
     deterministic, stochastic = features.split([model.config.deterministic, model.rssm.space.features_width], -1)
     latent = {"deterministic": deterministic, "stochastic": stochastic.unflatten(-1, model.rssm.space.shape)}
@@ -655,7 +665,7 @@ def test_learning_in_imagination(section: Section) -> None:
     # No return reads the reward of the start; the official code predicts it all the same.
     close(reward.flatten(0, 1)[:, 1:], section["rew"][:, 1:])
     close(model.decode_latent(latent)["reward"].squeeze(-1), section["rew"])
-    assert torch.equal(discount, torch.ones(1))
+    assert torch.equal(discount, torch.ones(()))
 
     behavior = model.behavior
     close(behavior.critic.mean(behavior.critic(features)).squeeze(-1), section["val"])
@@ -696,9 +706,16 @@ def test_actor_and_critic_losses_of_random_actions(section: Section) -> None:
     action = flat_action(model, section, "in/act")
     loss = make_losses(model).actor_critic
     apart = taken_apart(
-        loss, lambda: loss.losses(features, action[:, :-1], section["in/rew"], section["in/con"], model.discounts)
+        loss,
+        lambda: loss.losses(
+            features.transpose(0, 1),
+            action[:, :-1].transpose(0, 1),
+            section["in/rew"].T,
+            section["in/con"].T,
+            model.discounts,
+        ),
     )
-    close(apart.losses[LAMBDA_RETURN], section["ret"])
+    close(apart.losses[LAMBDA_RETURN].T, section["ret"])
     close(return_range(model), section["retnorm_after"])
     close(apart.actor, section["policy_loss"])
     close(apart.critic, section["value_loss"])

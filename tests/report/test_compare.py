@@ -189,7 +189,7 @@ def test_mistakes_end_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixt
         (str(tmp_path / "nowhere"),): "neither a run directory nor",
         (str(tmp_path),): "neither a run directory nor",
         (str(tmp_path / "text.json"),): "is not the result.json",
-        (str(RESULTS / "replay-benchmark.json"),): "is not the result.json",
+        (str(RESULTS / "benchmark-replay.json"),): "is not the result.json",
         (pendulum, cartpole): "no common axis: Pendulum-v1; CartPole-v1",
         (pendulum, pendulum): "given twice",
         (): "nothing to compare",
@@ -199,3 +199,27 @@ def test_mistakes_end_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixt
             cli.main(["compare", *arguments])
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+# ------------------------------------------------------------------ runs counted in updates
+
+
+def counted_in_updates(file: Path) -> Path:
+    result = json.loads(written(file).read_text())
+    for entry, updates in zip(result["evaluations"], (0, 700), strict=True):
+        entry["updates"] = updates
+    file.write_text(json.dumps({**result, "clock": "updates"}))
+    return file
+
+
+def test_runs_on_data_that_was_there_before_are_drawn_by_updates(tmp_path: Path) -> None:
+    result = read_result(counted_in_updates(tmp_path / "a.json"))
+    assert result.steps == (0, 700)
+    assert result.environment_steps == 200
+    draw_comparison(tmp_path / "picture.png", group_runs([result]))
+
+
+def test_updates_and_environment_steps_have_no_common_axis(tmp_path: Path) -> None:
+    mixed = [read_result(counted_in_updates(tmp_path / "a.json")), read_result(written(tmp_path / "b.json"))]
+    with pytest.raises(ValueError, match="have no common axis"):
+        group_runs(mixed)

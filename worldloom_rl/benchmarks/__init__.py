@@ -1,1 +1,1 @@
-"""Benchmarks, each run as `python -m worldloom_rl.benchmarks.<name>`."""
+"""Benchmarks: `python -m worldloom_rl.benchmarks --help`."""

@@ -15,7 +15,7 @@ from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
 
 from worldloom_rl.data.arrivals import STREAM, Arrived
 from worldloom_rl.data.journal import Entry, Journal
-from worldloom_rl.data.ring import EpisodeLaw, LinkedRingWriter, OnlineLaw, WindowLaw, WindowSampler
+from worldloom_rl.data.ring import EpisodeLaw, LinkedRingWriter, OnlineLaw, WindowLaw, WindowSampler, WithinLaw
 from worldloom_rl.keys import TRUNCATED, as_tuple
 
 INDEX = "index"  # []  int64, the row's slot
@@ -23,7 +23,7 @@ GENERATION = "index_generation"  # []  int64, how often the ring had gone round 
 _SERIAL = "serial"  # in files, the rows' serials; a leaf's name there is the JSON of its key
 _FORMAT = 2
 _FILE_BYTES = 2**28  # about, of rows in one file
-_LAWS = {"episode": EpisodeLaw, "online": OnlineLaw, "window": WindowLaw}
+_LAWS = {"episode": EpisodeLaw, "online": OnlineLaw, "window": WindowLaw, "within": WithinLaw}
 
 
 class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
@@ -39,6 +39,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         by: "episode": a complete episode uniformly, then a start uniformly among its windows whose rows are all still
             there (TD-MPC2). "window": uniform over all windows, across episode ends, running episodes too. "online": as
             "window", but each new stretch of L rows of a stream is sampled once as soon as it is whole (DreamerV3).
+            "within": uniform over all windows inside an episode, running episodes too (JEPA).
         memmap_dir: keep the rows in memory-mapped files there (scratch: `save` makes checkpoints), else in memory.
         frame_stack: {key: k} samples [B, L, k·C, height, width] of stored [C, height, width] frames: this one after the
             k-1 before it in the same episode, the episode's first one repeated, as TorchRL's CatFrames does. A window
@@ -63,7 +64,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         capacity: int,
         window: int,
         batch_size: int,
-        by: Literal["episode", "online", "window"] = "episode",
+        by: Literal["episode", "online", "window", "within"] = "episode",
         memmap_dir: str | os.PathLike[str] | None = None,
         frame_stack: Mapping[NestedKey, int] | None = None,
         generator: torch.Generator | None = None,
@@ -95,6 +96,11 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         self._saved_in: Path | None = None
         self._saved_up_to = 0  # serial
         self._files: dict[str, list[Entry]] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Most rows kept."""
+        return self._ring.capacity
 
     @property
     def window(self) -> int:
@@ -143,6 +149,15 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             RuntimeError: no window can be drawn yet.
         """
         return super().sample(batch_size, return_info)
+
+    def entries(self, *keys: NestedKey) -> TensorDict:
+        """[N] these entries of all rows that are there, the oldest first, as copies."""
+        slots = torch.arange(self._ring.oldest, self._ring.serial) % self._ring.capacity
+        entries = TensorDict({}, batch_size=slots.shape)
+        for key in keys:
+            leaf = self._leaves[as_tuple(key)]
+            entries[key] = leaf.index_select(0, slots.to(leaf.device))
+        return entries
 
     def write_back(self, rows: TensorDictBase) -> int:
         """Replaces entries of sampled rows; the number of rows replaced.

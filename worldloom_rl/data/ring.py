@@ -113,6 +113,14 @@ class WindowLaw(Law):
         return self.members.draw(number, generator)
 
 
+class WithinLaw(WindowLaw):
+    """Uniform over all whole windows inside an episode (JEPA)."""
+
+    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
+        if ring.inside_episode(stream):
+            super().window(ring, start, stream)
+
+
 class OnlineLaw(WindowLaw):
     """As `WindowLaw`, but first, once, every newly completed window that follows the last such one of its stream.
 
@@ -274,6 +282,11 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
                 return bool(before == _INIT)
             row = before
         return True
+
+    def inside_episode(self, stream: int) -> bool:
+        """Whether no episode starts in the stream's last window, but for its first row."""
+        rows = list(self._streams[stream].tail)
+        return all(self._previous[row % self.capacity] != _INIT for row in rows[1:])
 
     def starts(self, last: int) -> list[int]:
         """Serials, in order, of the live rows that start a window inside the episode which row `last` ends."""

@@ -13,7 +13,7 @@ from torchrl.envs import ModelBasedEnvBase
 
 from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.world_model import WorldModel
+from worldloom_rl.world_model import RewardFunction, WorldModel
 
 _ENDED_BELOW = 0.5  # hard termination: an episode ends where its probability of going on falls below this
 
@@ -42,13 +42,18 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         hard_termination: False leaves "done" False, and termination travels as the soft "continue". True makes
             "continue" 1 until the predicted probability falls below 0.5, and 0 from there on; ("next", "terminated")
             and ("next", "done") are its complement.
+        reward: of the latents before and after a step, [..., 1], in place of the predicted reward; a `GoalReward` for
+            example.
     """
 
     _supports_set_state = True
 
-    def __init__(self, model: WorldModel, *, hard_termination: bool = False) -> None:
+    def __init__(
+        self, model: WorldModel, *, hard_termination: bool = False, reward: RewardFunction | None = None
+    ) -> None:
         super().__init__(model, device=None, batch_size=torch.Size([]))
         self.hard_termination = hard_termination
+        self.reward_function = reward
         names = model.key_map
         observation_spec = _latent_spec(model)
         observation_spec[names.continuation] = Bounded(0.0, 1.0, shape=(1,), dtype=torch.float32)
@@ -84,9 +89,10 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.model
-        latent, reward, continuation = model.predict_latent(
-            model.read_latent(tensordict), model.read_action(tensordict), model.noise
-        )
+        before = model.read_latent(tensordict)
+        latent, reward, continuation = model.predict_latent(before, model.read_action(tensordict), model.noise)
+        if self.reward_function is not None:
+            reward = self.reward_function(before, latent)
         if self.hard_termination:
             continuation = _goes_on(continuation) * tensordict.get(model.key_map.continuation)
             ended = continuation == 0

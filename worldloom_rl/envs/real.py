@@ -21,18 +21,20 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch.nn import functional as F
 from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
 
 from worldloom_rl import keys
 from worldloom_rl.envs import atari, crafter
+from worldloom_rl.spaces import (
+    action_block_space,
+    action_space_of,
+    convert_observation,
+    observation_space_of,
+    resize_image,
+)
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
-_RESERVED = frozenset(
-    {keys.LATENT, keys.ACTION, keys.PREVIOUS_ACTION, keys.REWARD, keys.CONTINUE}
-    | {keys.IS_INIT, keys.TERMINATED, keys.TRUNCATED, keys.DONE, keys.PLANNER_MEAN[0], "next"}
-)
 
 
 def make_env(
@@ -40,6 +42,7 @@ def make_env(
     *,
     num_envs: int = 1,
     action_repeat: int = 1,
+    action_block: int = 1,
     pixels: bool = False,
     frame_stack: int = 1,
     image_size: int = 64,
@@ -66,6 +69,8 @@ def make_env(
             "crafter:reward" or "crafter", and "crafter:noreward": Crafter, uint8 [3, 64, 64].
         num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
+        action_block: k actions that are given at once, as one action [k·A], and done one after the other; only the last
+            observation is seen. Each is held for `action_repeat` simulator steps, and so on as there.
         frame_stack: images in one observation; the first one is repeated at a reset.
         time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
             environment's own. `episode_length` gives it in agent steps.
@@ -80,6 +85,7 @@ def make_env(
     counts = {
         "num_envs": num_envs,
         "action_repeat": action_repeat,
+        "action_block": action_block,
         "frame_stack": frame_stack,
         "image_size": image_size,
     }
@@ -92,7 +98,7 @@ def make_env(
         raise ValueError(f"frame_stack={frame_stack} stacks images, but pixels=False: set pixels=True.")
 
     # Built once here, so that a wrong name or a space that cannot be used is reported by this process, not by a worker.
-    settings = (action_repeat, pixels, frame_stack, image_size, time_limit, rescale_observations)
+    settings = (action_repeat, action_block, pixels, frame_stack, image_size, time_limit, rescale_observations)
     steps = _agent_steps(name, *settings)
     if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
@@ -157,6 +163,7 @@ def _single(*arguments: Any) -> EnvBase:
 def _agent_steps(
     name: str,
     action_repeat: int,
+    action_block: int,
     pixels: bool,
     frame_stack: int,
     image_size: int,
@@ -170,7 +177,8 @@ def _agent_steps(
     if rescale_observations:
         simulator = _rescaled(name, simulator)
     image = _Image(frame_stack, image_size) if pixels else None
-    return AgentSteps(simulator, name, action_repeat, math.ceil(limit / action_repeat), image)
+    length = math.ceil(limit / action_repeat / action_block)
+    return AgentSteps(simulator, name, action_repeat, length, image, action_block)
 
 
 def _rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
@@ -332,15 +340,22 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], name: str, action_repeat: int, episode_length: int, image: _Image | None
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        action_repeat: int,
+        episode_length: int,
+        image: _Image | None,
+        action_block: int = 1,
     ) -> None:
         super().__init__(env)
+        self.action_block = action_block
         self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
-        self.action_space = _usable_action_space(name, env.action_space)
+        self.action_space = action_block_space(name, action_space_of(name, env.action_space), action_block)
         if image is not None:
             self.observation_space = spaces.Dict({"pixels": image.space})
         else:
-            self.observation_space = _usable_observation_space(name, env.observation_space)
+            self.observation_space = observation_space_of(name, env.observation_space)
         clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, "observation")
         if clashes:
             raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
@@ -353,12 +368,15 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.steps_done, self.succeeded = 0, None
         if self.image is not None:
             return {"pixels": self.image.first(self.env.render())}, info
-        return _convert(self.env.observation_space, observation), info
+        return convert_observation(self.env.observation_space, observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
-        action = _simulator_action(self.env.action_space, action)
-        for _ in range(self.action_repeat):
+        block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
+        for action in [part for part in block for _ in range(self.action_repeat)]:
+            if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
+                action = action[0]
+            action = _simulator_action(self.env.action_space, action)
             observation, reward, terminated, truncated, info = self.env.step(action)
             self.steps_done += 1
             total += float(reward)
@@ -374,8 +392,10 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self.last_success = self.succeeded
                 break
         if self.image is not None:
-            return {"pixels": self.image.next(self.env.render())}, total, bool(terminated), bool(truncated), info
-        return _convert(self.env.observation_space, observation), total, bool(terminated), bool(truncated), info
+            seen: Any = {"pixels": self.image.next(self.env.render())}
+        else:
+            seen = convert_observation(self.env.observation_space, observation)
+        return seen, total, bool(terminated), bool(truncated), info
 
 
 class _Image:
@@ -387,21 +407,12 @@ class _Image:
         self.space = spaces.Box(0, 255, (3 * frames, size, size), np.uint8)
 
     def first(self, frame: Any) -> np.ndarray:
-        self.frames.extend([self._resized(frame)] * (self.frames.maxlen or 1))
+        self.frames.extend([resize_image(np.moveaxis(frame, -1, 0), self.size)] * (self.frames.maxlen or 1))
         return np.concatenate(self.frames)
 
     def next(self, frame: Any) -> np.ndarray:
-        self.frames.append(self._resized(frame))
+        self.frames.append(resize_image(np.moveaxis(frame, -1, 0), self.size))
         return np.concatenate(self.frames)
-
-    def _resized(self, frame: np.ndarray) -> np.ndarray:
-        channels_first = np.moveaxis(frame, -1, 0)
-        if channels_first.shape[1:] == (self.size, self.size):
-            return np.array(channels_first, dtype=np.uint8)
-        # A renderer may hand out a flipped or read-only view, which torch does not take.
-        image = torch.from_numpy(np.array(channels_first, dtype=np.float32))
-        resized: np.ndarray = F.interpolate(image[None], (self.size, self.size), mode="area")[0].round().byte().numpy()
-        return resized
 
 
 def _names(space: spaces.Space[Any], alone: str) -> set[str]:
@@ -409,73 +420,7 @@ def _names(space: spaces.Space[Any], alone: str) -> set[str]:
     return set(space) if isinstance(space, spaces.Dict) else {alone}
 
 
-def _usable_action_space(name: str, space: spaces.Space[Any], key: str = keys.ACTION) -> spaces.Space[Any]:
-    """The action space as the agent sees it: float32 boxes with finite bounds, discrete actions counted from zero."""
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({part: _usable_action_space(name, leaf, part) for part, leaf in space.items()})
-    if isinstance(space, spaces.Discrete):
-        return spaces.Discrete(space.n)
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return spaces.MultiDiscrete(space.nvec)
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise ValueError(
-            f"{name}: {key!r} is {space}; a Discrete, a flat MultiDiscrete, a real Box or a Dict of them is expected. "
-            "Register the environment under gymnasium.wrappers.TransformAction, which gives it such a space."
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ValueError(
-            f"{name}: {key!r} has the bounds low={space.low}, high={space.high}; planning needs finite ones. "
-            "Register the environment with bounds, for example under "
-            "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(-1.0, 1.0, shape))."
-        )
-    return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-
-
 def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
     return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action
-
-
-def _usable_observation_space(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
-    """The space of what `_convert` makes of an observation."""
-    if isinstance(space, spaces.Dict):
-        for part in space:
-            if not key and part in _RESERVED:
-                raise ValueError(f"{name}: the observation {part!r} has a name of the key contract; rename it.")
-        return spaces.Dict({part: _usable_observation_space(name, leaf, (*key, part)) for part, leaf in space.items()})
-    if isinstance(space, spaces.Box):
-        if _is_image(space):
-            shape = (space.shape[2], *space.shape[:2]) if _channels_last(space) else space.shape
-            return spaces.Box(0, 255, shape, np.uint8)
-        return spaces.Box(-np.inf, np.inf, space.shape or (1,), np.float32)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return spaces.Box(0.0, 1.0, (spaces.flatdim(space),), np.float32)
-    leaf = ".".join(key) or "observation"
-    raise ValueError(
-        f"{name}: the observation {leaf!r} is {space}, not numbers of a fixed shape. Leave it out or encode it as a "
-        "Box (gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
-    )
-
-
-def _is_image(space: spaces.Box) -> bool:
-    """Whether these are bytes in three dimensions; bytes in fewer, such as a console's memory, are numbers."""
-    return space.dtype == np.uint8 and len(space.shape) == 3
-
-
-def _channels_last(space: spaces.Box) -> bool:
-    """Whether these are images with their 1, 3 or 4 channels on the last axis."""
-    shape = space.shape
-    return _is_image(space) and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]
-
-
-def _convert(space: spaces.Space[Any], observation: Any) -> Any:
-    """The observation as fresh arrays: simulators reuse theirs, and TorchRL does not copy."""
-    if isinstance(space, spaces.Box):
-        if _channels_last(space):
-            observation = np.moveaxis(observation, -1, 0)
-        array = np.array(observation, dtype=np.uint8 if _is_image(space) else np.float32, order="C")
-        return array if array.ndim else array.reshape(1)
-    if isinstance(space, spaces.Dict):
-        return {part: _convert(leaf, observation[part]) for part, leaf in space.items()}
-    return np.asarray(spaces.flatten(space, observation), dtype=np.float32)

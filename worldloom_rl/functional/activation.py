@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,19 +11,37 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _LARGEST_EXPONENT = 20.0  # above it tanh(softplus(x)) is 1 in float32
+_PART = 2**17  # numbers worked on at a time, which a core's cache holds
 
 
 def fast_mish(x: Tensor) -> Tensor:
     """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681), as exact as PyTorch's but rounded otherwise.
 
     With one exponential e, tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2): on a CPU this takes 0.4 of PyTorch's time,
-    where Mish was a quarter of a TD-MPC2 plan. Elsewhere, and when compiled, PyTorch's fused kernel is used.
+    where Mish was a quarter of a TD-MPC2 plan. On other devices PyTorch's fused kernel is used.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        exponential = x.clamp(max=_LARGEST_EXPONENT).exp()
+        numerator = exponential * (exponential + 2)
+        return x * (numerator / (numerator + 2))
+    if x.device.type != "cpu":
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-    return _gate(x.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(x)
+    if x.numel() <= 2 * _PART:
+        return _gate(x.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(x)
+    value = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for part, result in _parts(x, value):
+        result.copy_(_gate(part.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(part))  # torch.vmap knows no `out=`
+    return value
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of one shape, all but the first contiguous, side by side and small enough for the cache."""
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    if len(flat[0]) <= 2 * _PART:
+        return iter([tuple(flat)])
+    return zip(*(torch.split(tensor, _PART) for tensor in flat), strict=True)
 
 
 def _gate(exponential: Tensor) -> Tensor:
@@ -36,12 +55,15 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        exponential = x.clamp(max=_LARGEST_EXPONENT).exp_()
-        sigmoid = exponential / (exponential + 1)
-        gate = _gate(exponential)
-        value = gate * x
-        slope = torch.addcmul(sigmoid, sigmoid, gate.square(), value=-1)  # σ(x) (1 − gate²)
-        ctx.save_for_backward(torch.addcmul(gate, x, slope))
+        value, derivative = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
+        for part, result, derived in _parts(x, value, derivative):
+            exponential = part.clamp(max=_LARGEST_EXPONENT).exp_()
+            sigmoid = exponential / (exponential + 1)
+            gate = _gate(exponential)
+            torch.mul(gate, part, out=result)
+            slope = torch.addcmul(sigmoid, sigmoid, gate.square(), value=-1)  # σ(x) (1 − gate²)
+            torch.addcmul(gate, part, slope, out=derived)
+        ctx.save_for_backward(derivative)
         return value
 
     @staticmethod

@@ -2,5 +2,6 @@
 
 from worldloom_rl.latents.base import LatentSpace as LatentSpace
 from worldloom_rl.latents.categorical import CategoricalLatent as CategoricalLatent
+from worldloom_rl.latents.codebook import CodebookLatent as CodebookLatent
 from worldloom_rl.latents.gaussian import GaussianLatent as GaussianLatent
 from worldloom_rl.latents.simnorm import SimNormLatent as SimNormLatent

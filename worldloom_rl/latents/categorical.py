@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
 from worldloom_rl.functional.divergences import categorical_kl
+from worldloom_rl.functional.grouped_softmax import grouped_softmax, straight_through
 from worldloom_rl.latents.base import LatentSpace
 from worldloom_rl.noise import Noise
 
@@ -44,33 +45,41 @@ class CategoricalLatent(LatentSpace):
     def spec(self, batch: Sequence[int] = ()) -> TensorSpec:
         return Bounded(low=0.0, high=1.0, shape=(*batch, *self.shape), dtype=torch.float32)
 
+    def probabilities(self, parameters: Tensor) -> Tensor:
+        """[..., S, K] probabilities after mixing in the uniform mass."""
+        self._check(parameters)
+        probabilities = grouped_softmax(torch.unflatten(parameters, -1, (self.groups, self.classes)))
+        if self.unimix == 0:
+            return probabilities
+        return (1 - self.unimix) * probabilities + self.unimix / self.classes
+
     def log_probabilities(self, parameters: Tensor) -> Tensor:
         """[..., S, K] normalised log-probabilities after mixing in the uniform mass."""
-        self._check(parameters)
-        logits = torch.unflatten(parameters, -1, (self.groups, self.classes))
         if self.unimix == 0:
-            return logits.log_softmax(-1)
-        return ((1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes).log()
+            self._check(parameters)
+            return torch.unflatten(parameters, -1, (self.groups, self.classes)).log_softmax(-1)
+        return self.probabilities(parameters).log()
 
     def sample(self, parameters: Tensor, noise: Noise) -> Tensor:
-        log_probabilities = self.log_probabilities(parameters)
         if self.temperature is not None:
+            log_probabilities = self.log_probabilities(parameters)
             gumbel = -noise.exponential("stochastic", log_probabilities.shape, log_probabilities).log()
             return ((log_probabilities + gumbel) / self.temperature).softmax(-1)
-        probabilities = log_probabilities.exp()
-        return self._straight_through(noise.category("stochastic", probabilities), probabilities)
+        probabilities = self.probabilities(parameters)
+        return self._one_hot(noise.category("stochastic", probabilities), probabilities)
 
     def mode(self, parameters: Tensor) -> Tensor:
-        probabilities = self.log_probabilities(parameters).exp()
-        return self._straight_through(probabilities.argmax(-1), probabilities)
+        probabilities = self.probabilities(parameters)
+        return self._one_hot(probabilities.argmax(-1), probabilities)
 
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         """[...] KL(p ‖ q) in nats of the categoricals with parameters p and q [..., S · K], summed over groups."""
         return categorical_kl(self.log_probabilities(p), self.log_probabilities(q))
 
-    def _straight_through(self, index: Tensor, probabilities: Tensor) -> Tensor:
-        one_hot = F.one_hot(index, self.classes).to(probabilities.dtype)
-        return one_hot + (probabilities - probabilities.detach())
+    def _one_hot(self, index: Tensor, probabilities: Tensor) -> Tensor:
+        """[..., S, K] with the gradient of the probabilities; rows of the identity are read faster than F.one_hot."""
+        identity = torch.eye(self.classes, dtype=probabilities.dtype, device=probabilities.device)
+        return straight_through(F.embedding(index, identity), probabilities)
 
 
 def gumbel_argmax(probabilities: Tensor, exponential: Tensor) -> Tensor:

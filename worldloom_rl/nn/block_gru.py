@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.functional.block_gru_update import block_gru_update
 from worldloom_rl.nn.mlp import NormedLinear
-from worldloom_rl.nn.rms_norm import RMSNorm
+from worldloom_rl.nn.rms_norm import RMSNormSilu
+
+_MANY_ROWS = 256
 
 
 class BlockLinear(nn.Module):
@@ -33,15 +35,31 @@ class BlockLinear(nn.Module):
         """How many numbers enter all blocks together, a shared one once a block."""
         return self.weight.shape[0] * self.weight.shape[1]
 
-    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
-        """[..., outputs] from x [..., inputs] and, if there is one, the shared input [..., shared]."""
+    def forward(self, x: Tensor, shared: Tensor | None = None, *, joined: bool = True) -> Tensor:
+        """[..., outputs] from x [..., inputs] and, if there is one, the shared input [..., shared].
+
+        Args:
+            joined: False gives [G, N, outputs / G] with N rows in all, as the product leaves it.
+        """
         lead = x.shape[:-1]
-        x = x.reshape(-1, self.blocks, self.own).transpose(0, 1)  # [G, N, own]
-        y = torch.bmm(x, self.weight[:, : self.own])
+        x = x.reshape(-1, x.shape[-1])
+        blocks = torch.unflatten(x, -1, (self.blocks, self.own)).transpose(0, 1)
         if shared is not None:
-            shared = shared.reshape(1, -1, shared.shape[-1]).expand(self.blocks, -1, -1)
-            y = y + torch.bmm(shared, self.weight[:, self.own :])
-        return y.transpose(0, 1).reshape(*lead, -1) + self.bias
+            shared = shared.reshape(-1, shared.shape[-1])
+            if joined and x.shape[0] >= _MANY_ROWS and not torch.is_grad_enabled():
+                return self._with_dense_part(blocks, shared).reshape(*lead, -1)
+            blocks = torch.cat([blocks, shared.expand(self.blocks, -1, -1)], -1)
+        y = torch.baddbmm(self.bias.view(self.blocks, 1, -1), blocks, self.weight)
+        return y.transpose(0, 1).reshape(*lead, -1) if joined else y
+
+    def _with_dense_part(self, blocks: Tensor, shared: Tensor) -> Tensor:
+        """One wide product for what all blocks share, to which each block adds its own: with many rows that is worth
+        a copy of the weights."""
+        dense = self.weight[:, self.own :].transpose(0, 1).reshape(shared.shape[-1], -1)
+        y = torch.addmm(self.bias, shared, dense)
+        by_block = torch.unflatten(y, -1, (self.blocks, -1)).transpose(0, 1)
+        by_block.baddbmm_(blocks.to(y.dtype), self.weight[:, : self.own].to(y.dtype))
+        return y
 
 
 class BlockGRU(nn.Module):
@@ -58,11 +76,11 @@ class BlockGRU(nn.Module):
 
     def __init__(self, deterministic: int, stochastic: int, action: int, hidden: int, blocks: int) -> None:
         super().__init__()
-        self.from_deterministic = NormedLinear(deterministic, hidden, F.silu, norm=RMSNorm)
-        self.from_stochastic = NormedLinear(stochastic, hidden, F.silu, norm=RMSNorm)
-        self.from_action = NormedLinear(action, hidden, F.silu, norm=RMSNorm)
+        self.from_deterministic = NormedLinear(deterministic, hidden, None, norm=RMSNormSilu)
+        self.from_stochastic = NormedLinear(stochastic, hidden, None, norm=RMSNormSilu)
+        self.from_action = NormedLinear(action, hidden, None, norm=RMSNormSilu)
         self.mix = BlockLinear(deterministic, deterministic, blocks, shared=3 * hidden)
-        self.mix_norm = RMSNorm(deterministic)
+        self.mix_norm = RMSNormSilu(deterministic)
         self.gates = BlockLinear(deterministic, 3 * deterministic, blocks)
 
     def embed_action(self, action: Tensor) -> Tensor:
@@ -71,11 +89,9 @@ class BlockGRU(nn.Module):
 
     def forward(self, deterministic: Tensor, stochastic: Tensor, action: Tensor) -> Tensor:
         """[..., D] from flat inputs; the action as `embed_action` gives it."""
+        lead = deterministic.shape[:-1]
+        deterministic, stochastic, action = (x.reshape(-1, x.shape[-1]) for x in (deterministic, stochastic, action))
         shared = torch.cat([self.from_deterministic(deterministic), self.from_stochastic(stochastic), action], -1)
-        hidden = F.silu(self.mix_norm(self.mix(deterministic, shared)))
         # The three gates stand side by side within each block, not within the whole.
-        gates = torch.unflatten(self.gates(hidden), -1, (self.gates.blocks, 3, -1))
-        reset, candidate, update = (gate.flatten(-2) for gate in gates.unbind(-2))
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * deterministic
+        gates = self.gates(self.mix_norm(self.mix(deterministic, shared)), joined=False)
+        return block_gru_update(gates, deterministic).reshape(*lead, -1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldloom_rl.nn.block_gru import BlockLinear
 from worldloom_rl.nn.mlp import NormedLinear
-from worldloom_rl.nn.rms_norm import RMSNorm
+from worldloom_rl.nn.rms_norm import RMSNormSilu
 
 _MULTIPLES = (2, 3, 4, 4)  # of the depth, the channels of each stage
 _KERNEL = 5
@@ -23,14 +23,14 @@ class NormedConv(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, *, pool: bool) -> None:
         super().__init__(inputs, outputs, _KERNEL, padding=_KERNEL // 2)
-        self.norm = RMSNorm(outputs)
+        self.norm = RMSNormSilu(outputs)
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
         if self.pool:
             x = F.max_pool2d(x, 2)
-        return F.silu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
 
 def check_image_size(height: int, width: int) -> None:
@@ -86,9 +86,9 @@ class ImageDecoder(nn.Module):
             )
         self.from_deterministic = BlockLinear(deterministic, size, _SPATIAL_BLOCKS)
         self.from_stochastic = nn.Sequential(
-            NormedLinear(stochastic, 2 * units, F.silu, norm=RMSNorm), nn.Linear(2 * units, size)
+            NormedLinear(stochastic, 2 * units, None, norm=RMSNormSilu), nn.Linear(2 * units, size)
         )
-        self.norm = RMSNorm(self.coarse[2])
+        self.norm = RMSNormSilu(self.coarse[2])
         widths = [self.coarse[2], *(depth * multiple for multiple in reversed(_MULTIPLES[:-1]))]
         self.stages = nn.ModuleList(NormedConv(i, o, pool=False) for i, o in pairwise(widths))
         self.output = nn.Conv2d(widths[-1], channels, _KERNEL, padding=_KERNEL // 2)
@@ -101,7 +101,7 @@ class ImageDecoder(nn.Module):
         )
         x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)  # channels: block by block
         x = x + self.from_stochastic(stochastic).reshape(-1, height, width, channels)
-        x = F.silu(self.norm(x)).permute(0, 3, 1, 2)
+        x = self.norm(x).permute(0, 3, 1, 2)
         for stage in self.stages:
             x = stage(F.interpolate(x, scale_factor=2, mode="nearest"))
         x = self.output(F.interpolate(x, scale_factor=2, mode="nearest"))

@@ -54,8 +54,17 @@ class EnsembleMLP(nn.Module):
             EnsembleLinear(members, i, o, norm=index < len(hidden)) for index, (i, o) in enumerate(pairwise(widths))
         )
 
+    def draw_keep(self, x: Tensor, noise: Noise, members: Tensor | None = None) -> Tensor | None:
+        """[M, ..., H] dropout masks for x [..., in]; None if the share of units dropped is 0."""
+        first = self.layers[0]
+        assert isinstance(first, EnsembleLinear)
+        if self.dropout == 0:
+            return None
+        count = self.members if members is None else len(members)
+        return noise.keep("dropout", (count, *x.shape[:-1], first.bias.shape[-1]), self.dropout, x)
+
     def forward(
-        self, x: Tensor, *, members: Tensor | None = None, detach: bool = False, dropout: Noise | None = None
+        self, x: Tensor, *, members: Tensor | None = None, detach: bool = False, keep: Tensor | None = None
     ) -> Tensor:
         """[M, ..., out].
 
@@ -63,7 +72,8 @@ class EnsembleMLP(nn.Module):
             x: [..., in].
             members: int64 [m], run only these; all by default.
             detach: keep gradients from the weights (they still reach the input).
-            dropout: noise for the dropout masks; none is applied without it.
+            keep: [m, ..., H] 1 for the units of the first hidden layer that stay, 0 for those dropped (see
+                `draw_keep`); all stay without it.
         """
 
         def pick(parameter: Tensor) -> Tensor:
@@ -79,13 +89,12 @@ class EnsembleMLP(nn.Module):
                 count, width = weight.shape[:2]
                 hidden = F.linear(hidden, weight.flatten(0, 1), bias.flatten())
                 hidden = torch.unflatten(hidden, -1, (count, width)).transpose(0, 1)
-                if dropout is not None and self.dropout > 0:
-                    keep = dropout.keep("dropout", (count, *lead, width), self.dropout, hidden)
+                if keep is not None:
                     hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))
             else:
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
             if layer.norm_weight is not None and layer.norm_bias is not None:
                 norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
-                # Product and sum rounded one by one, as the official vmap does: with F.mish bit-equal on the CPU.
-                hidden = self.activation(F.layer_norm(hidden, hidden.shape[-1:]) * norm_weight + norm_bias)
+                normed = F.layer_norm(hidden, hidden.shape[-1:])
+                hidden = self.activation(torch.addcmul(norm_bias, normed, norm_weight))
         return hidden.reshape(hidden.shape[0], *lead, hidden.shape[-1])

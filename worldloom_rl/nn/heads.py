@@ -11,22 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl.actions import ActionSpace
-from worldloom_rl.functional.symexp_two_hot import symexp_bins, symexp_two_hot, symexp_two_hot_mean
-from worldloom_rl.functional.two_hot import soft_cross_entropy
+from worldloom_rl.functional.symexp_two_hot import (
+    sparse_cross_entropy,
+    symexp_bins,
+    symexp_two_hot_mean,
+    symexp_two_hot_pair,
+)
 from worldloom_rl.nn.mlp import MLP, NormedLinear
-from worldloom_rl.nn.rms_norm import RMSNorm
+from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import Noise
 
 
 def silu_layers(inputs: int, units: int, layers: int) -> nn.Sequential:
     """Hidden layers of DreamerV3, with RMSNorm and SiLU."""
     widths = [inputs, *[units] * layers]
-    return nn.Sequential(*(NormedLinear(i, o, F.silu, norm=RMSNorm) for i, o in pairwise(widths)))
+    return nn.Sequential(*(NormedLinear(i, o, None, norm=RMSNormSilu) for i, o in pairwise(widths)))
 
 
 def silu_mlp(inputs: int, units: int, layers: int, outputs: int) -> MLP:
     """DreamerV3's perceptron: hidden layers with RMSNorm and SiLU, then a plain linear layer."""
-    return MLP(inputs, [units] * layers, outputs, activation=F.silu, norm=RMSNorm)
+    return MLP(inputs, [units] * layers, outputs, activation=None, norm=RMSNormSilu)
 
 
 class TwoHotHead(nn.Module):
@@ -62,10 +66,11 @@ class TwoHotHead(nn.Module):
         Args:
             others: further targets [..., 1] with their weights, whose losses are added.
         """
-        weights = symexp_two_hot(target.detach(), self.bins)
-        for weight, other in others:
-            weights = weights + weight * symexp_two_hot(other.detach(), self.bins)
-        return soft_cross_entropy(logits, weights)
+        index, weight = symexp_two_hot_pair(target.detach(), self.bins)
+        for share, other in others:
+            indices, weights = symexp_two_hot_pair(other.detach(), self.bins)
+            index, weight = torch.cat([index, indices], -1), torch.cat([weight, share * weights], -1)
+        return sparse_cross_entropy(logits, index, weight)
 
 
 class ActionDistribution(NamedTuple):

@@ -20,8 +20,15 @@ class NormedLinear(nn.Linear):
         self.norm = norm(outputs)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.linear(x, self.weight, self.bias))
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """See `MLP.forward`."""
+        if shared is None:
+            x = F.linear(x, self.weight, self.bias)
+        else:
+            width = shared.shape[-1]
+            own = F.linear(x, self.weight[:, width:])
+            x = own + F.linear(shared, self.weight[:, :width], self.bias).unsqueeze(-2)
+        x = self.norm(x)
         return x if self.activation is None else self.activation(x)
 
 
@@ -31,7 +38,8 @@ class MLP(nn.Sequential):
     Args:
         hidden: widths of the hidden layers.
         norm_output: a norm after the last layer too, as before TD-MPC2's SimNorm.
-        activation, norm: of the hidden layers.
+        output_activation: what follows that norm.
+        activation, norm: of the hidden layers; no activation where the norm has one of its own.
     Reference: tdmpc2 common/layers.py, mlp.
     """
 
@@ -42,13 +50,27 @@ class MLP(nn.Sequential):
         outputs: int,
         *,
         norm_output: bool = False,
-        activation: Activation = F.mish,
+        output_activation: Activation | None = None,
+        activation: Activation | None = F.mish,
         norm: Norm = nn.LayerNorm,
     ) -> None:
         widths = [inputs, *hidden]
         layers: list[nn.Module] = [NormedLinear(i, o, activation, norm=norm) for i, o in pairwise(widths)]
         if norm_output:
-            layers.append(NormedLinear(widths[-1], outputs, None, norm=norm))
+            layers.append(NormedLinear(widths[-1], outputs, output_activation, norm=norm))
         else:
             layers.append(nn.Linear(widths[-1], outputs))
         super().__init__(*layers)
+
+    def forward(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """[..., outputs] of x [..., inputs].
+
+        Args:
+            shared: [B, S], the same first S inputs of N rows each; x [B, N, inputs − S] holds the others. The first
+                layer's product with them is computed once.
+        """
+        first, *others = self
+        x = first(x) if shared is None else first(x, shared)
+        for layer in others:  # torch.compile would leave out nn.Sequential's own loop
+            x = layer(x)
+        return x

@@ -1,14 +1,15 @@
-"""Root-mean-square norm (Zhang & Sennrich 2019, arXiv:1910.07467) as DreamerV3 uses it."""
+"""Root-mean-square norm (Zhang & Sennrich 2019, arXiv:1910.07467) and SiLU, as DreamerV3 uses them."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.functional.rms_norm_silu import rms_norm_silu
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + ε) · weight over the last axis; computed in float32 and given back in x's dtype."""
+
+class RMSNormSilu(nn.Module):
+    """silu(x / sqrt(mean(x²) + ε) · weight), the norm over the last axis; computed in float32, in x's dtype."""
 
     def __init__(self, width: int, eps: float = 1e-4) -> None:
         super().__init__()
@@ -16,4 +17,4 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return rms_norm_silu(x, self.weight, self.eps)

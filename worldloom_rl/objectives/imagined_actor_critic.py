@@ -9,7 +9,7 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
 from worldloom_rl.functional.returns import lambda_return
-from worldloom_rl.keys import LAMBDA_RETURN, POLICY_ACTION
+from worldloom_rl.keys import LAMBDA_RETURN
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import Actor
 from worldloom_rl.noise import Noise
@@ -31,7 +31,11 @@ class ActorPolicy(LatentPolicy):
         self.sample_always = sample_always
 
     def act(self, latent: Latent, noise: Noise) -> Tensor:
-        distribution = self.actor(self.model.latent_features(latent))
+        return self.act_on(self.model.latent_features(latent), noise)
+
+    def act_on(self, features: Tensor, noise: Noise) -> Tensor:
+        """[..., A] flat action from features [..., F]."""
+        distribution = self.actor(features)
         if exploration_type() in _DETERMINISTIC and not self.sample_always:
             return distribution.mode  # type: ignore[no-any-return]
         return distribution.sample(noise)  # type: ignore[no-any-return]
@@ -82,58 +86,57 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
 
     def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> TensorDict:
         """Losses and metrics without batch dimensions, and "lambda_return" [*B, H], from latents [*B, …]."""
-        names, time = self.model.key_map, tensordict.batch_dims
-        start = tensordict.select(*self.model.latent_keys).detach()
-        with torch.no_grad():
-            imagined = self.model.imagine(start, self.policy, horizon=self.horizon, noise=noise)
-            arrived = imagined["next"]
-            before, after = self.model.read_latent(imagined), self.model.read_latent(arrived)
-            latent = {k: torch.cat([before[k].narrow(time, 0, 1), after[k]], time) for k in before}
-            features = self.model.latent_features(latent)
-            first = imagined[names.continuation].narrow(time, 0, 1)
-            continuation = torch.cat([first, arrived[names.continuation]], time)
-            reward = arrived[names.reward]
-            discount = self.model.discount(latent)
-        reward = torch.cat([torch.zeros_like(first), reward], time)  # of the start, which no return reads
-        return self.losses(features, imagined[POLICY_ACTION], reward.squeeze(-1), continuation.squeeze(-1), discount)
+        start = {name: value.detach() for name, value in self.model.read_latent(tensordict).items()}
+        noise = self.model.noise if noise is None else noise
+        features, action, reward, continuation = self.model.imagine_features(
+            start, self.policy.act_on, self.horizon, noise
+        )
+        reward = torch.cat([torch.zeros_like(reward[:1]), reward])  # of the start, which no return reads
+        reward, continuation, discount = (x.squeeze(-1) for x in (reward, continuation, self.model.discount(start)))
+        losses = self.losses(features, action, reward, continuation, discount)
+        losses[LAMBDA_RETURN] = losses[LAMBDA_RETURN].movedim(0, -1)
+        return losses
 
     def losses(
         self, features: Tensor, action: Tensor, reward: Tensor, continuation: Tensor, discount: Tensor
     ) -> TensorDict:
-        """As `forward`, from what was imagined, all without gradient.
+        """As `forward`, from what was imagined, all without gradient; time comes first, also in the returns [H, ...].
 
         Args:
-            features: [..., H + 1, F]; action: [..., H, A] as the actor drew it, taken from the first H.
-            reward, continuation: [..., H + 1], of arriving at each; discount broadcasts against [..., H + 1, 1].
+            features: [1 + H, ..., F]; action: [H, ..., A] as the actor drew it, taken from the first H.
+            reward, continuation: [1 + H, ...], of arriving at each; discount broadcasts against them.
         """
         behavior = self.behavior
-        critic_logits = behavior.critic(features)
+        logits = behavior.critic(features[:-1])
         with torch.no_grad():
-            live = continuation * discount.squeeze(-1)
-            value = behavior.critic.mean(critic_logits.detach()).squeeze(-1)
-            slow_value = behavior.slow_critic.mean(behavior.slow_critic(features))
-            returns = lambda_return(reward, value, live, None, self.lambda_)
+            live = continuation * discount
+            last = behavior.critic(features[-1:])  # of which only the value is used
+            value = torch.cat([behavior.critic.mean(part).squeeze(-1) for part in (logits.detach(), last)])
+            # Without gradient the steps need not be read together, and one by one they fit a cache.
+            slow_critic = behavior.slow_critic
+            slow_value = torch.stack([slow_critic.mean(slow_critic(row)) for row in features[:-1]])
+            time_last = [x.movedim(0, -1) for x in (reward, value, live)]
+            returns = lambda_return(time_last[0], time_last[1], time_last[2], None, self.lambda_).movedim(-1, 0)
             if self.training:
                 behavior.return_range.update(returns)
             scale = behavior.return_range.scale()
-            advantage = (returns - value[..., :-1]) / scale
+            advantage = (returns - value[:-1]) / scale
             # Each step counts by the probability that imagination is still alive there, the start's own included.
-            weight = (live.cumprod(-1) / discount.squeeze(-1))[..., :-1]
+            weight = (live.cumprod(0) / discount)[:-1]
 
-        policy = behavior.actor(features[..., :-1, :])
+        policy = behavior.actor(features[:-1])
         log_probability = policy.log_probability(action).squeeze(-1)
         entropy = policy.entropy().squeeze(-1)
         assert log_probability.shape == advantage.shape == weight.shape
         actor_terms = -weight * (log_probability * advantage + self.entropy_coef * entropy)
-        logits = critic_logits[..., :-1, :]
-        critic_error = behavior.critic.loss(logits, returns.unsqueeze(-1), (self.slow_coef, slow_value[..., :-1, :]))
+        critic_error = behavior.critic.loss(logits, returns.unsqueeze(-1), (self.slow_coef, slow_value))
         critic_terms = weight * critic_error
         return TensorDict(
             {
                 "loss_actor": self.actor_coef * actor_terms.mean(),
                 "loss_critic": self.critic_coef * critic_terms.mean(),
                 "policy_entropy": entropy.detach().mean(),
-                "imagined_reward": reward[..., 1:].mean(),
+                "imagined_reward": reward[1:].mean(),
                 "imagined_return": returns.mean(),
                 "return_scale": scale,
                 LAMBDA_RETURN: returns,

@@ -68,7 +68,7 @@ class ReplayValueLoss(LossModule):  # type: ignore[misc]
         live = self.gamma * (1 - terminated.to(reward.dtype))
         returns = lambda_return(reward, bootstrap.detach(), live, last, self.lambda_)
         with torch.no_grad():
-            slow_value = slow_critic.mean(slow_critic(features[:, :-1]))
+            slow_value = slow_critic.mean(slow_critic(features[:, :-1].detach()))
         logits = critic(features[:, :-1])
         error = critic.loss(logits, returns.unsqueeze(-1), (self.slow_coef, slow_value))
         return (1 - last[:, :-1].to(error.dtype)) * error

@@ -45,7 +45,7 @@ class WorldModelLoss(LossModule):  # type: ignore[misc]
         self.model = model
         self.weights = dict(weights)
         self.set_keys(**self._model_keys())
-        self.in_keys = [*model.observation_keys, *model.previous_action_keys, model.key_map.reward]
+        self.in_keys = list(model.loss_keys)
         self.out_keys = [f"loss_{name}" for name in self.weights]
 
     def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> tuple[TensorDict, TensorDictBase]:

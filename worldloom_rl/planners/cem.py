@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldloom_rl.noise import Noise
-from worldloom_rl.planners.base import LatentFunction, SamplingPlanner, TerminationRule
+from worldloom_rl.planners.base import LatentFunction, SamplingOptions, SamplingPlanner, TerminationRule
 from worldloom_rl.planners.termination import soft_continue
 from worldloom_rl.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class CEMPlanner(SamplingPlanner):
-    """CEM; executes the first action of the refitted mean. See `SamplingPlanner` for the arguments that planners share.
+    """CEM; executes the refitted mean, its first action unless told otherwise.
+
+    See `SamplingPlanner` for the arguments and options that planners share.
 
     Args:
-        momentum: share of the previous mean and standard deviation kept when refitting.
+        unbiased_std: divide the elites' squared deviations by K − 1, not K.
     Reference: Rubinstein 1999; as a planner Chua et al. 2018 (arXiv:1805.12114).
     """
 
@@ -31,12 +37,13 @@ class CEMPlanner(SamplingPlanner):
         num_policy_trajectories: int = 0,
         min_std: float = 0.0,
         max_std: float = 2.0,
-        momentum: float = 0.0,
+        unbiased_std: bool = False,
         floor: float = 0.05,
         policy_prior: LatentFunction | None = None,
         terminal_value: LatentFunction | None = None,
         termination: TerminationRule = soft_continue,
         noise: Noise | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         super().__init__(
             model,
@@ -52,21 +59,19 @@ class CEMPlanner(SamplingPlanner):
             terminal_value=terminal_value,
             termination=termination,
             noise=noise,
+            **options,
         )
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum must be in [0, 1), got {momentum}.")
-        self.momentum = momentum
+        if unbiased_std and num_elites < 2:
+            raise ValueError("unbiased_std needs at least 2 elites.")
+        self.unbiased_std = unbiased_std
 
     def _score(self, elite_value: Tensor) -> Tensor:
         return torch.full_like(elite_value, 1.0 / self.num_elites)
 
-    def _refit(self, elites: Tensor, score: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        new_mean, new_std = super()._refit(elites, score, mean, std)
-        return torch.lerp(new_mean, mean, self.momentum), torch.lerp(new_std, std, self.momentum)
+    def _deviation(self, variance: Tensor) -> Tensor:
+        if self.unbiased_std:
+            variance = variance * (self.num_elites / (self.num_elites - 1))
+        return variance.sqrt()
 
     def _choose(self, mean: Tensor, elites: Tensor, score: Tensor, noise: Noise) -> Tensor:
-        action = mean
-        for start, stop in self.model.action_space.groups:
-            best = F.one_hot(mean[..., start:stop].argmax(-1), stop - start).to(mean.dtype)
-            action = torch.cat([action[..., :start], best, action[..., stop:]], -1)
-        return action
+        return self._likeliest(mean)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from worldloom_rl.latents.categorical import gumbel_argmax
 from worldloom_rl.noise import Noise
-from worldloom_rl.planners.base import LatentFunction, SamplingPlanner, TerminationRule
+from worldloom_rl.planners.base import LatentFunction, SamplingOptions, SamplingPlanner, TerminationRule
 from worldloom_rl.planners.termination import soft_continue
 from worldloom_rl.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class MPPIPlanner(SamplingPlanner):
-    """MPPI as TD-MPC2 uses it; see `SamplingPlanner` for the arguments that planners share.
+    """MPPI as TD-MPC2 uses it; see `SamplingPlanner` for the arguments and options that planners share.
 
     Args:
         temperature: multiplies the elites' values before the softmax; higher is greedier. Values are shifted by their
@@ -38,6 +43,7 @@ class MPPIPlanner(SamplingPlanner):
         terminal_value: LatentFunction | None = None,
         termination: TerminationRule = soft_continue,
         noise: Noise | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> None:
         super().__init__(
             model,
@@ -53,6 +59,7 @@ class MPPIPlanner(SamplingPlanner):
             terminal_value=terminal_value,
             termination=termination,
             noise=noise,
+            **options,
         )
         if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {temperature}.")
@@ -65,4 +72,4 @@ class MPPIPlanner(SamplingPlanner):
     def _choose(self, mean: Tensor, elites: Tensor, score: Tensor, noise: Noise) -> Tensor:
         # Gumbel-max: one elite sequence, with probability equal to its score, also when not exploring.
         elite = gumbel_argmax(score, noise.exponential("elite", score.shape, score))
-        return elites.take_along_dim(elite[:, None, None], 1).squeeze(1)
+        return elites.take_along_dim(elite[None, :, None, None], 2).squeeze(2)

@@ -23,6 +23,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
+from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
@@ -30,15 +31,17 @@ from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.registry import find_preset
-from worldloom_rl.report.learning_curve import draw_learning_curve
+from worldloom_rl.report.learning_curve import draw_learning_curve, draw_statistics
 from worldloom_rl.training.collection import load_collection, save_collection
+from worldloom_rl.training.compilation import built, compile_model
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.interruption import Interrupted, Interruption
+from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.run_directory import CURVE_FILE, RunDirectory
+from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory, write_json
 from worldloom_rl.world_model import WorldModel
 
-Law = Literal["episode", "online", "window"]
+Law = Literal["episode", "online", "window", "within"]
 _SCRATCH = "replay"  # in the run directory, while it runs: memory-mapped rows
 
 
@@ -66,6 +69,8 @@ class RunConfig:
     seed: int = 0  # of weights, environments, exploration and replay
     threads: int = 1  # of torch; a second one rarely pays at small sizes
     device: str = "cpu"  # where the model learns
+    compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
+    profile: bool = False  # tell at the end where the time went, also in profile.json
     logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
     run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
 
@@ -88,18 +93,24 @@ class RunConfig:
         """Images in one observation."""
         return 1
 
+    @property
+    def task(self) -> str:
+        """What is learned from, for people and in the name of the run directory."""
+        return self.env
+
+    def env_options(self) -> dict[str, Any]:
+        """What `make_env` is told beside the name, the number and the seed."""
+        return {
+            "action_repeat": self.repeat,
+            "pixels": self.pixels,
+            "frame_stack": self.frame_stack,
+            "time_limit": self.time_limit,
+            "rescale_observations": self.rescale_observations,
+        }
+
     def make_env(self, num_envs: int, seed: int) -> EnvBase:
-        """Environments as this run sees them."""
-        return make_env(
-            self.env,
-            num_envs=num_envs,
-            action_repeat=self.repeat,
-            pixels=self.pixels,
-            frame_stack=self.frame_stack,
-            time_limit=self.time_limit,
-            rescale_observations=self.rescale_observations,
-            seed=seed,
-        )
+        """Environments as the agent of this run acts in them."""
+        return make_env(self.env, num_envs=num_envs, seed=seed, **self.env_options())
 
     def replay_rows(self) -> int:
         """Capacity that the run can fill: an episode has one row more than steps."""
@@ -107,16 +118,27 @@ class RunConfig:
 
 
 def make_replay(
-    config: RunConfig, model: WorldModel, arrivals: Arrivals, *, window: int, batch_size: int, by: Law
+    config: RunConfig,
+    model: WorldModel,
+    arrivals: Arrivals,
+    *,
+    window: int,
+    batch_size: int,
+    by: Law,
+    action_spec: Composite | None = None,
+    rows: int | None = None,
 ) -> Replay:
     """The replay of a run, within the rows and the gigabytes it may keep.
 
+    Args:
+        action_spec: of a row's action; by default the model's.
+        rows: that the run brings; by default what its agent steps can.
     Raises ValueError if not even one window fits.
     """
     settings: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": by}
-    leaves = arrivals.row_bytes(model.observation_spec, model.action_spec, model.latent_spec)
+    leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
     row_bytes = leaves + Replay(capacity=1000 + window, **settings).bytes_per_row
-    rows = config.replay_rows()
+    rows = config.replay_rows() if rows is None else min(rows, config.capacity)
     if config.replay_gb is not None:
         rows = min(rows, int(config.replay_gb * 1e9 / row_bytes))
     if rows < 2 * window:
@@ -152,13 +174,16 @@ def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learne
 
 @dataclass(kw_only=True)
 class RunState:
-    """Everything a run goes on from; a recipe adds its losses and optimisers."""
+    """Everything a run goes on from; a recipe adds its losses and optimisers.
+
+    Without a collector the rows are there from the start, and checkpoints leave them where they came from.
+    """
 
     config: Any  # the recipe's own RunConfig
     model: Any  # the recipe's own WorldModel
     replay: Replay
     arrivals: Arrivals
-    collector: Collector
+    collector: Collector | None
     batches: Iterator[TensorDictBase]
     learning_starts: int  # agent steps before the first update
     agent_steps: int = 0
@@ -189,6 +214,12 @@ class Recipe:
     shown: Mapping[str, str]  # what the live line shows: its name, the metric's
     check: Callable[[Any, TensorDictBase], None] = lambda state, transitions: None  # raises ValueError for transitions
     # that the model can't learn from
+    clock: Literal["agent_steps", "updates"] = "agent_steps"  # what `steps`, evaluations and logs count
+    evaluate: Callable[[Any, Any, int, int, Callable[[], None]], Evaluation] | None = None  # config, model, episodes,
+    # seed, what may end it → an evaluation; by default episodes of the policy in environments of their own
+    new_rows: Callable[[Any, Any, int, int], TensorDictBase] | None = None  # config, model, seed, most rows → arrival
+    # rows [T] of an episode that was not learned from; by default of the policy in an environment of its own
+    warn: Callable[[Any], str] = lambda state: ""  # what a person should be told of a state, once each
 
 
 # ------------------------------------------------------------------ one step
@@ -212,7 +243,9 @@ def step(recipe: Recipe, state: RunState) -> str:
     done = transitions["next", "done"].reshape(-1)
     state.episode_returns += state.running_returns[done].tolist()
     state.running_returns[done] = 0.0
-    return "training" if learning else "seeding"
+    if learning:
+        return "training"
+    return "collecting" if recipe.clock == "updates" else "seeding"
 
 
 # ------------------------------------------------------------------ the run
@@ -223,10 +256,10 @@ def train(recipe: Recipe, config: RunConfig) -> RunDirectory:
 
     Raises ValueError if the steps end before learning starts.
     """
-    name = f"{recipe.name}-{config.env.replace(':', '-').replace('/', '-')}-seed{config.seed}"
+    name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     run = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
     state = recipe.make_state(dataclasses.replace(config, run_directory=str(run.path)))
-    if config.steps <= state.learning_starts:
+    if recipe.clock == "agent_steps" and config.steps <= state.learning_starts:
         raise ValueError(
             f"steps is {config.steps}, but learning starts after {state.learning_starts} agent steps: give more steps."
         )
@@ -239,8 +272,10 @@ def resume(recipe: Recipe, run: RunDirectory) -> RunDirectory:
     folder = run.checkpoints.latest()
     config = dataclasses.replace(read_config(recipe, run), run_directory=str(run.path))
     state = load_state(recipe, config, folder)
-    state.replay.moved(folder / "replay")
-    run.cut_logs(state.agent_steps)
+    if state.collector is not None:
+        state.replay.moved(folder / "replay")
+    run.clock = recipe.clock
+    run.cut_logs(getattr(state, recipe.clock))
     return _run(recipe, state, run)
 
 
@@ -254,54 +289,99 @@ def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
 
 def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:
     config = state.config
-    run.wandb = config.logger == "wandb"
+    run.wandb, run.clock = config.logger == "wandb", recipe.clock
+    profile = Profile(config.device) if config.profile else None
+    if profile is not None:
+        profile.watch(state.collector, state.replay)
+        recipe = dataclasses.replace(recipe, update=profile.timed("update", recipe.update))
+    begun, steps_before = built() if config.compile else None, _clock(recipe, state)
     begin = time.monotonic() - state.training_seconds
-    next_checkpoint = (state.agent_steps // config.checkpoint_every + 1) * config.checkpoint_every
-    with closing(run), Interruption() as interruption, LiveLine(config.steps, state.agent_steps) as line:
+    next_checkpoint = (_clock(recipe, state) // config.checkpoint_every + 1) * config.checkpoint_every
+    warned = ""
+    with closing(run), Interruption() as interruption, LiveLine(config.steps, _clock(recipe, state)) as line:
         line.say(
-            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.env}: "
-            f"{config.steps} agent steps, each {config.repeat} environment steps; learning starts after "
-            f"{state.learning_starts}; {recipe.describe(state)}. Run directory: {run.path}"
+            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}: "
+            f"{_plan(recipe, state)}{recipe.describe(state)}. Run directory: {run.path}"
         )
         if state.resumed:
             line.say(state.resumed)
+        if config.compile:
+            line.say(compile_model(state.model, config.device))
         try:
-            while not _target_reached(state) and (state.agent_steps < config.steps or state.updates_due >= 1):
-                if _evaluation_due(state):
+            while not _target_reached(state) and (_clock(recipe, state) < config.steps or state.updates_due >= 1):
+                if _evaluation_due(recipe, state):
                     paused = time.monotonic()
-                    line.show("evaluating", state.agent_steps, _shown(recipe, state))
+                    line.show("evaluating", _clock(recipe, state), _shown(recipe, state))
                     seed = config.seed + 100_000
                     evaluation = _evaluate(recipe, state, run, line, config.eval_episodes, seed, interruption)
                     evaluated = time.monotonic() - paused
                     begin += evaluated  # training time leaves evaluations out
                     line.leave_out(evaluated)
+                    if profile is not None:
+                        profile.leave_out(evaluated)
                     if _target_reached(state):
                         line.say(f"return {evaluation.mean_return:.1f} reaches the target of {config.target_return:g}")
                         break
                 phase = step(recipe, state)
                 if line.due():
-                    line.show(phase, state.agent_steps, _shown(recipe, state))
-                    run.log(_logged(state), state.agent_steps)
+                    line.show(phase, _clock(recipe, state), _shown(recipe, state))
+                    run.log(_logged(state), _clock(recipe, state))
+                    warned = _warn(recipe, state, line, warned)
                 state.training_seconds = time.monotonic() - begin
-                if state.agent_steps >= next_checkpoint and state.updates_due < 1:
+                whole = recipe.clock == "updates" or state.updates_due < 1
+                if _clock(recipe, state) >= next_checkpoint and whole:
                     _checkpoint(recipe, state, run)
                     next_checkpoint += config.checkpoint_every
                 interruption.check()
-            line.show("evaluating", state.agent_steps, _shown(recipe, state))
+            _warn(recipe, state, line, warned)
+            spent = None if profile is None else profile.seconds()
+            line.show("evaluating", _clock(recipe, state), _shown(recipe, state))
             final = _evaluate(recipe, state, run, line, config.final_eval_episodes, config.seed + 10**9, interruption)
         except Interrupted as interrupted:
             _checkpoint(recipe, state, run)
-            line.say(f"Stopped and saved after {state.agent_steps} steps. Go on: worldloom resume {run.path}")
+            done = f"{_clock(recipe, state)} {_unit(recipe)}"
+            line.say(f"Stopped and saved after {done}. Go on: worldloom resume {run.path}")
             interrupted.end()
         _checkpoint(recipe, state, run)
         _write_result(recipe, state, run, final)
-    line.say(
-        f"Trained for {state.training_seconds:.0f} s. Return {final.mean_return:.1f}, mean of "
-        f"{len(final.returns)} episodes."
-    )
-    state.collector.shutdown()
+        if spent is not None and (steps := _clock(recipe, state) - steps_before):
+            write_json(run.path / PROFILE_FILE, {recipe.clock: steps, "seconds": spent})
+            line.say(profile_text(spent, steps))
+        if begun is not None and (graphs := built().graphs - begun.graphs):
+            line.say(
+                f"Compiling took {built().seconds - begun.seconds:.0f} s for {graphs} graphs; torch keeps what it "
+                "built, so the next run on this machine spends less."
+            )
+    line.say(f"Trained for {state.training_seconds:.0f} s. Last evaluation: {final}.")
+    if state.collector is not None:
+        state.collector.shutdown()
     shutil.rmtree(run.path / _SCRATCH, ignore_errors=True)
     return run
+
+
+def _clock(recipe: Recipe, state: RunState) -> int:
+    count: int = getattr(state, recipe.clock)
+    return count
+
+
+def _unit(recipe: Recipe) -> str:
+    return "steps" if recipe.clock == "agent_steps" else "updates"
+
+
+def _plan(recipe: Recipe, state: RunState) -> str:
+    config = state.config
+    if recipe.clock == "updates":
+        return f"{config.steps} updates; "
+    each = f"each {config.repeat} environment steps"
+    return f"{config.steps} agent steps, {each}; learning starts after {state.learning_starts}; "
+
+
+def _warn(recipe: Recipe, state: RunState, line: LiveLine, before: str) -> str:
+    """Says what the recipe warns of, unless it was the last thing said; returns it."""
+    warning = recipe.warn(state)
+    if warning and warning != before:
+        line.say(warning)
+    return warning or before
 
 
 def _shown(recipe: Recipe, state: RunState) -> dict[str, float]:
@@ -333,9 +413,10 @@ def _write_result(recipe: Recipe, state: RunState, run: RunDirectory, final: Eva
             "environment_steps": state.agent_steps * config.repeat,
             "updates": state.updates,
             "training_seconds": round(state.training_seconds, 1),
+            "clock": recipe.clock,
             "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
             "final_returns": final.returns,
-            "final_mean_return": final.mean_return,
+            "final_mean_return": final.mean_return if final.returns else None,
         }
     )
 
@@ -343,19 +424,19 @@ def _write_result(recipe: Recipe, state: RunState, run: RunDirectory, final: Eva
 # ------------------------------------------------------------------ evaluation
 
 
-def _evaluation_due(state: RunState) -> bool:
-    if state.agent_steps >= state.config.steps:  # the last evaluation, with more episodes, follows
+def _evaluation_due(recipe: Recipe, state: RunState) -> bool:
+    done, every = _clock(recipe, state), state.config.eval_every
+    if done >= state.config.steps:  # the last evaluation, with more episodes, follows
         return False
-    last = state.evaluations[-1].agent_steps if state.evaluations else None
-    every = state.config.eval_every
-    return last is None or state.agent_steps // every > last // every
+    last = getattr(state.evaluations[-1], recipe.clock) if state.evaluations else None
+    return last is None or done // every > last // every
 
 
 def _target_reached(state: RunState) -> bool:
-    """Whether an evaluation since learning began had the return that ends the run."""
+    """Whether an evaluation of a model that had learned had the return that ends the run."""
     target = state.config.target_return
-    since = (done for done in state.evaluations if done.agent_steps > state.learning_starts)
-    return target is not None and any(evaluation.mean_return >= target for evaluation in since)
+    learned = (evaluation for evaluation in state.evaluations if evaluation.updates and evaluation.returns)
+    return target is not None and any(evaluation.mean_return >= target for evaluation in learned)
 
 
 def _evaluate(
@@ -367,18 +448,39 @@ def _evaluate(
     seed: int,
     interruption: Interruption,
 ) -> Evaluation:
-    steps_done, check = state.agent_steps, interruption.check
-    evaluation = play(recipe, state.config, state.model, episodes, steps_done, seed + steps_done, check)
+    done, check = _clock(recipe, state), interruption.check
+    found = assess(recipe, state.config, state.model, episodes, state.agent_steps, seed + done, check)
+    evaluation = dataclasses.replace(found, updates=state.updates)
     state.evaluations.append(evaluation)
-    run.log({"evaluation/return": evaluation.mean_return}, state.agent_steps)
-    success = f", success rate {evaluation.success_rate:.2f}" if evaluation.successes else ""
-    line.say(
-        f"evaluation after {state.agent_steps} steps: return {evaluation.mean_return:.1f}{success}, {episodes} episodes"
-    )
-    steps = [done.agent_steps * state.config.repeat for done in state.evaluations]
-    title = f"{recipe.title} {state.config.preset} on {state.config.env}, seed {state.config.seed}"
-    draw_learning_curve(run.path / CURVE_FILE, title, steps, [done.returns for done in state.evaluations])
+    returns = {"evaluation/return": evaluation.mean_return} if evaluation.returns else {}
+    statistics = {f"evaluation/{name}": value for name, value in evaluation.statistics.items()}
+    run.log({**returns, **statistics}, done)
+    line.say(f"evaluation after {done} {_unit(recipe)}: {evaluation}")
+    repeat = state.config.repeat if recipe.clock == "agent_steps" else 1
+    steps = [repeat * int(getattr(each, recipe.clock)) for each in state.evaluations]
+    title = f"{recipe.title} {state.config.preset} on {state.config.task}, seed {state.config.seed}"
+    axis = "environment steps" if recipe.clock == "agent_steps" else "gradient updates"
+    file = run.path / CURVE_FILE
+    if evaluation.returns:
+        draw_learning_curve(file, title, steps, [each.returns for each in state.evaluations], axis=axis)
+    else:
+        draw_statistics(file, title, steps, [each.statistics for each in state.evaluations], axis=axis)
     return evaluation
+
+
+def assess(
+    recipe: Recipe,
+    config: RunConfig,
+    model: WorldModel,
+    episodes: int,
+    agent_steps: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """An evaluation as the recipe makes it, with draws of its own; `check` may end it."""
+    if recipe.evaluate is None:
+        return play(recipe, config, model, episodes, agent_steps, seed, check)
+    return dataclasses.replace(recipe.evaluate(config, model, episodes, seed, check), agent_steps=agent_steps)
 
 
 def play(
@@ -409,10 +511,12 @@ _COUNTERS = ("agent_steps", "updates", "updates_due", "training_seconds")
 
 
 def _checkpoint(recipe: Recipe, state: RunState, run: RunDirectory) -> None:
-    score = state.evaluations[-1].mean_return if state.evaluations else None
+    scored = [evaluation for evaluation in state.evaluations[-1:] if evaluation.returns]
+    score = scored[0].mean_return if scored else None
     write = partial(save_state, recipe, state)
     folder = run.checkpoints.save(state.agent_steps, state.updates, write, score)
-    state.replay.moved(folder / "replay")
+    if state.collector is not None:
+        state.replay.moved(folder / "replay")
 
 
 def save_state(recipe: Recipe, state: RunState, directory: Path) -> None:
@@ -427,7 +531,8 @@ def save_state(recipe: Recipe, state: RunState, directory: Path) -> None:
         "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
     }
     torch.save(learning, directory / "learning.pt")
-    state.replay.save(directory / "replay")
+    if state.collector is not None:
+        state.replay.save(directory / "replay")
     save_collection(state.collector, state.arrivals, directory)
 
 
@@ -451,10 +556,15 @@ def load_state(recipe: Recipe, config: RunConfig, directory: Path) -> Any:
     state.running_returns = learning["running_returns"]
     state.episode_returns = learning["episode_returns"]
     state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
-    state.replay.load(directory / "replay")
+    if state.collector is not None:
+        state.replay.load(directory / "replay")
     state.replay._rng.set_state(learning["sampling"])
     reason = load_collection(state.collector, state.arrivals, directory, config.seed + state.agent_steps)
-    state.resumed = f"Goes on after {state.agent_steps} steps and {state.updates} updates, " + (
-        "in the middle of its episodes." if reason is None else f"with new episodes, because {reason}"
+    state.resumed = f"Goes on after {state.agent_steps} steps and {state.updates} updates" + (
+        "."
+        if state.collector is None
+        else ", in the middle of its episodes."
+        if reason is None
+        else f", with new episodes, because {reason}"
     )
     return state

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -27,7 +29,7 @@ from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report
 from worldloom_rl.report.open_loop import OpenLoop, animate_open_loop, draw_open_loop, open_loop
 from worldloom_rl.report.report_episodes import Episodes, play_streams
-from worldloom_rl.training.checkpoint import agent_steps_of
+from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
 from worldloom_rl.training.evaluate import Evaluation, with_primers
 from worldloom_rl.training.run_directory import (
     CURVE_FILE,
@@ -53,18 +55,23 @@ def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: S
     evaluations = []
     for seed in seeds:
         torch.manual_seed(seed)
-        evaluation = loop.play(recipe, config, model, episodes, agent_steps, seed)
+        evaluation = loop.assess(recipe, config, model, episodes, agent_steps, seed)
         file = run.path / f"evaluation-seed{seed}.json"
-        write_json(file, {**dataclasses.asdict(evaluation), "mean_return": evaluation.mean_return, **provenance()})
+        mean = {"mean_return": evaluation.mean_return} if evaluation.returns else {}
+        write_json(file, {**dataclasses.asdict(evaluation), **mean, **provenance()})
         evaluations.append(evaluation)
-        _say(f"seed {seed}: mean return {score_text(evaluation.mean_return)}. Written to {file}")
+        told = f"mean return {score_text(evaluation.mean_return)}" if evaluation.returns else str(evaluation)
+        _say(f"seed {seed}: {told}. Written to {file}")
+    if not all(evaluation.returns for evaluation in evaluations):
+        _say(f"No episode was played: {config.task} gives no goals to plan to.")
+        return evaluations
     strata = [evaluation.returns for evaluation in evaluations]
     returns = [score for scores in strata for score in scores]
     successes = [success for evaluation in evaluations for success in evaluation.successes]
     success = f", success rate {sum(successes) / len(successes):.2f}" if successes else ""
     low, high = bootstrap_interval(strata)
     _say(
-        f"{config.env} after {agent_steps} agent steps, {len(returns)} episodes: "
+        f"{config.env} after {_experience(recipe, run)}, {len(returns)} episodes: "
         f"mean return {score_text(sum(returns) / len(returns))} "
         f"(from {score_text(min(returns))} to {score_text(max(returns))}), interquartile mean "
         f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)}){success}"
@@ -84,16 +91,10 @@ def imagine_run(
     for name, value in (("context", context), ("horizon", horizon), ("samples", samples)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    config, model, agent_steps = newest_model(recipe, run)
+    config, model, _ = newest_model(recipe, run)
     _seed(model, config.device, seed)
-    policy = recipe.make_policy(model)
-    env = with_primers(config.make_env(1, seed), policy)
-    env.set_seed(seed)
-    wanted = context + (horizon or 50)
-    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        transitions = env.rollout(wanted - 1, policy, auto_cast_to_device=True)
-    env.close()
-    rows = Arrivals(model.observation_keys, model.action_keys)(transitions).rows.to(config.device)
+    new_rows = recipe.new_rows or partial(_play_rows, recipe)
+    rows = new_rows(config, model, seed, context + (horizon or 50)).to(config.device)
     if len(rows) < context + (horizon or 1):
         raise ValueError(
             f"The episode of seed {seed} has {len(rows)} observations, but context {context} and horizon "
@@ -101,7 +102,7 @@ def imagine_run(
         )
     result = open_loop(model, rows, context=context, samples=samples)
     title = (
-        f"{recipe.title} {config.preset} on {config.env} after {agent_steps} agent steps\n"
+        f"{recipe.title} {config.preset} on {config.task} after {_experience(recipe, run)}\n"
         f"a new episode (seed {seed}): {context} steps observed, {len(rows) - context} imagined"
     )
     draw_open_loop(output, title, result)
@@ -119,6 +120,17 @@ def imagine_run(
     return result
 
 
+def _play_rows(recipe: loop.Recipe, config: loop.RunConfig, model: WorldModel, seed: int, most: int) -> TensorDictBase:
+    """At most so many arrival rows of an episode of the run's policy."""
+    policy = recipe.make_policy(model)
+    env = with_primers(config.make_env(1, seed), policy)
+    env.set_seed(seed)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        transitions = env.rollout(most - 1, policy, auto_cast_to_device=True)
+    env.close()
+    return Arrivals(model.observation_keys, model.action_keys)(transitions).rows
+
+
 class Valued(NamedTuple):
     """What a report asks a family's value head, and under which policies its values may hold."""
 
@@ -129,7 +141,7 @@ class Valued(NamedTuple):
     make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
 
 
-def _dreamerv3_values(model: Any) -> Valued:
+def _critic_values(model: Any) -> Valued:
     critic = model.behavior.critic
     return Valued(
         lambda latent, noise: critic.mean(critic(model.latent_features(latent))),
@@ -150,7 +162,11 @@ def _tdmpc2_values(model: Any) -> Valued:
     )
 
 
-_VALUES: Mapping[str, Callable[[Any], Valued]] = {"dreamerv3": _dreamerv3_values, "tdmpc2": _tdmpc2_values}
+_VALUES: Mapping[str, Callable[[Any], Valued]] = {
+    "dreamerv3": _critic_values,
+    "tdmpc2": _tdmpc2_values,
+    "tokens": _critic_values,
+}
 
 
 def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: int, seed: int) -> list[Finding]:
@@ -164,6 +180,11 @@ def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: 
     for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if recipe.name not in _VALUES:
+        raise ValueError(
+            f"A report judges what a model says of rewards, ends and values, of which {recipe.title} learns nothing. "
+            f"See how far its latents foresee: worldloom imagine {run.path}, and {CURVE_FILE} there."
+        )
     config, model, agent_steps = newest_model(recipe, run)
     played = play_for_report(recipe, config, model, episodes=episodes, steps=steps, seed=seed)
     evidence = examine(recipe, model, played, seed=seed)
@@ -231,14 +252,16 @@ def finish_run(recipe: loop.Recipe, run: RunDirectory) -> RunDirectory:
         _say(f"No picture of imagination: {error}")
     model = run.checkpoints.latest() / "model"
     result = json.loads((run.path / RESULT_FILE).read_text())
-    card = model_card(str(run.path), json.loads((model / "config.json").read_text()), result["parameters"], result)
+    played = result if result["final_returns"] else None
+    card = model_card(str(run.path), json.loads((model / "config.json").read_text()), result["parameters"], played)
     (run.path / "README.md").write_text(card)
+    weak = f"  worldloom report {run.path}   find which part of the model is weak\n" * (recipe.name in _VALUES)
     drawn = f"{IMAGINATION_FILE}, " if picture.exists() else ""
     _say(
         f"{run.path} holds {CURVE_FILE}, {drawn}README.md (the model card), {RESULT_FILE}, logs and "
-        f"checkpoints.\nNext:\n  worldloom eval {run.path}     play more episodes, with an interval\n"
-        f"  worldloom imagine {run.path}  draw what it foresees in another episode (--seed 1)\n"
-        f"  worldloom report {run.path}   find which part of the model is weak\n"
+        f"checkpoints.\nNext:\n  worldloom eval {run.path}     "
+        f"{'play more episodes, with an interval' if played else 'measure its predictions again'}\n"
+        f"  worldloom imagine {run.path}  draw what it foresees in another episode (--seed 1)\n{weak}"
         f"  worldloom resume {run.path}   go on from the newest checkpoint, if a run was stopped"
     )
     return run
@@ -252,6 +275,14 @@ def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig
     model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
     model.to(config.device).eval()
     return config, model, agent_steps_of(folder)
+
+
+def _experience(recipe: loop.Recipe, run: RunDirectory) -> str:
+    """What the newest checkpoint learned from, counted as the recipe does."""
+    folder = run.checkpoints.latest()
+    if recipe.clock == "updates":
+        return f"{updates_of(folder)} updates"
+    return f"{agent_steps_of(folder)} agent steps"
 
 
 def _say(line: str) -> None:

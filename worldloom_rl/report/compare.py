@@ -20,7 +20,7 @@ from rich.text import Text
 from worldloom_rl.config import Json
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text, share_above
 from worldloom_rl.report.reference_scores import ReferenceCurve, reference_curve
-from worldloom_rl.training.run_directory import CONFIG_FILE, RESULT_FILE
+from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_FILE
 
 # What a configuration holds beside the settings that two runs of one group must share.
 _NO_SETTINGS = frozenset(
@@ -34,7 +34,7 @@ class RunResult:
     """What a finished run says of itself.
 
     Attributes:
-        steps: environment steps before each evaluation, the last one included.
+        steps: environment steps before each evaluation, the last one included; gradient updates if `clock` says so.
         returns: per-episode returns of each evaluation.
         final_returns: those of the last one.
     """
@@ -47,6 +47,7 @@ class RunResult:
     steps: tuple[int, ...]
     returns: tuple[tuple[float, ...], ...]
     final_returns: tuple[float, ...]
+    clock: str = "agent_steps"
 
     @property
     def task(self) -> str:
@@ -114,16 +115,23 @@ def read_result(path: Path) -> RunResult:
         raise FileNotFoundError(f"{path} is neither a run directory nor a result's JSON file.")
     try:
         data = json.loads(file.read_text("utf-8"))
-        repeat = data["environment_steps"] // data["agent_steps"]
+        if not data["final_returns"]:
+            raise ValueError(
+                f"{file} tells of no episode's return, so there is nothing to compare: the run was judged by "
+                f"{sorted(data['evaluations'][-1]['statistics'])}, which {RESULT_FILE} and {CURVE_FILE} show."
+            )
+        clock = data.get("clock", "agent_steps")
+        repeat = data["environment_steps"] // data["agent_steps"] if data["agent_steps"] else 1
         return RunResult(
             file=file.resolve(),
             recipe=data["recipe"],
             config={**data["config"], "action_repeat": repeat},  # None there says: the environment's default
             agent_steps=data["agent_steps"],
             environment_steps=data["environment_steps"],
-            steps=tuple(entry["agent_steps"] * repeat for entry in data["evaluations"]),
+            steps=tuple(entry[clock] * (repeat if clock == "agent_steps" else 1) for entry in data["evaluations"]),
             returns=tuple(tuple(entry["returns"]) for entry in data["evaluations"]),
             final_returns=tuple(data["final_returns"]),
+            clock=clock,
         )
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not the {RESULT_FILE} that 'worldloom train' writes ({error!r}).") from error
@@ -143,6 +151,11 @@ def group_runs(results: Sequence[RunResult]) -> list[RunGroup]:
     if len(tasks) > 1:
         raise ValueError(
             f"Returns of different tasks have no common axis: {'; '.join(tasks)}. Compare the runs of one at a time."
+        )
+    if len({result.clock for result in results}) > 1:
+        raise ValueError(
+            "Runs that learn while they collect are measured by environment steps, runs on data collected before by "
+            "gradient updates; these have no common axis. Compare runs of one kind at a time."
         )
     groups: dict[str, list[RunResult]] = {}
     for result in results:
@@ -241,7 +254,8 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
             label=f"official {official.name} (published from {official.steps[0]:,} steps on)",
         )
     axes.set_title("Learning curves: mean of runs, band from lowest to highest", fontsize=10)
-    axes.set(xlabel="environment steps", ylabel="mean episode return")
+    clock = groups[0].runs[0].clock
+    axes.set(xlabel="environment steps" if clock == "agent_steps" else clock, ylabel="mean episode return")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=6)  # so that millions have room
 

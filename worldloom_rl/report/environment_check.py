@@ -451,7 +451,7 @@ def _family_report(recipe: Recipe, config: Any, play: Play) -> FamilyReport:
         try:
             with torch.device("meta"):
                 parameters[preset] = family.model_class(numbers, *specs).num_parameters()
-        except ValueError as error:
+        except (ValueError, ImportError) as error:  # what it cannot read, or an extra that is missing
             unreadable[preset] = str(error)
     report = FamilyReport(
         recipe.name,

@@ -14,11 +14,12 @@ def draw_learning_curve(
     steps: Sequence[int],
     returns: Sequence[Sequence[float]],
     references: Mapping[str, float] | None = None,
+    axis: str = "environment steps",
 ) -> None:
     """Write a PNG of mean episode return, with the band from smallest to largest, against environment steps.
 
     Args:
-        steps: environment steps (action repeat counted) of each evaluation.
+        steps: environment steps (action repeat counted) of each evaluation, or what `axis` names.
         returns: per-episode returns of each evaluation.
         references: labelled horizontal lines, such as an official score.
     """
@@ -30,6 +31,22 @@ def draw_learning_curve(
     )
     for name, value in (references or {}).items():
         axes.axhline(value, linestyle="--", color="grey", label=name)
-    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
+    axes.set(title=title, xlabel=axis, ylabel="episode return")
     figure.legend(loc="outside lower center", ncols=3)
+    figure.savefig(file, dpi=120)
+
+
+def draw_statistics(
+    file: Path, title: str, steps: Sequence[int], statistics: Sequence[Mapping[str, float]], axis: str
+) -> None:
+    """Write a PNG with a panel for each number that evaluations give, against what `axis` names."""
+    names = list(statistics[-1])
+    figure = Figure(figsize=(6.4, 0.8 + 1.8 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.plot(steps, [values[name] for values in statistics], marker="o")
+        axes.set_ylim(bottom=0)
+        axes.set_title(name.replace("_", " "), fontsize=10)
+    panels[-1].set_xlabel(axis)
     figure.savefig(file, dpi=120)

@@ -49,8 +49,9 @@ class OpenLoop:
     Attributes:
         context: rows that the model observed; it imagined the others from the actions alone.
         samples: [S, T, …] by key, S futures, each with its own draws from the context on.
-        curves: by name, of the imagined rows: reward, the return since the context, the probability to go on if the
-            model predicts it, and if it decodes no observation the imagined latent's distance from the one observed.
+        curves: by name, of the imagined rows: reward and return since the context unless the model learns without
+            rewards, the probability to go on if the model predicts it, and if it decodes no observation the imagined
+            latent's distance from the one observed.
     """
 
     context: int
@@ -97,12 +98,14 @@ def open_loop(
         decoded.append({key: value.unsqueeze(1) for key, value in model.decode_latent(prediction.latent).items()})
     found = {key: torch.cat([part[key] for part in decoded], 1) for key in keys}
 
-    reward = torch.stack([prediction.reward for prediction in predictions], 1).squeeze(-1)
-    true_reward = rows[model.key_map.reward].squeeze(-1)
-    curves = {
-        "reward": _curve(context, true_reward[context:], reward),
-        "return since\nthe context": _curve(context, true_reward[context:].cumsum(0), reward.cumsum(1)),
-    }
+    curves = {}
+    if as_tuple(model.key_map.reward) in {as_tuple(key) for key in model.loss_keys}:
+        reward = torch.stack([prediction.reward for prediction in predictions], 1).squeeze(-1)
+        true_reward = rows[model.key_map.reward].squeeze(-1)
+        curves = {
+            "reward": _curve(context, true_reward[context:], reward),
+            "return since\nthe context": _curve(context, true_reward[context:].cumsum(0), reward.cumsum(1)),
+        }
     if decodes(model, model.key_map.continuation):
         goes_on = torch.stack([prediction.continuation for prediction in predictions], 1).squeeze(-1)
         curves[_CONTINUE] = _curve(context, 1 - rows[model.key_map.terminated][context:].squeeze(-1).float(), goes_on)

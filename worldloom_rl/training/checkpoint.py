@@ -78,6 +78,11 @@ def agent_steps_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX).partition("_")[0])
 
 
+def updates_of(checkpoint: Path) -> int:
+    """The gradient updates that a checkpoint's name tells."""
+    return int(checkpoint.name.rpartition("_")[2])
+
+
 def _score(checkpoint: Path) -> float | None:
     score: float | None = json.loads((checkpoint / _SCORE_FILE).read_text())["score"]
     return score

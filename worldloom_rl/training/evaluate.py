@@ -21,12 +21,16 @@ class Evaluation:
 
     Attributes:
         successes: whether each succeeded, where the environment's `info` tells; else empty.
+        updates: gradient updates made before.
+        statistics: numbers by name, for people and logs; the only ones where no episode was played.
     """
 
     agent_steps: int
     returns: list[float]
     lengths: list[int]
     successes: list[bool] = field(default_factory=list)
+    updates: int = 0
+    statistics: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean_return(self) -> float:
@@ -37,6 +41,12 @@ class Evaluation:
     def success_rate(self) -> float:
         """Share of the episodes that succeeded. Raises ZeroDivisionError if the environment tells of none."""
         return sum(self.successes) / len(self.successes)
+
+    def __str__(self) -> str:
+        parts = [f"return {self.mean_return:.1f}"] if self.returns else []
+        parts += [f"success rate {self.success_rate:.2f}"] if self.successes else []
+        parts += [f"{name} {value:.3g}" for name, value in self.statistics.items()]
+        return ", ".join(parts) + (f", {len(self.returns)} episodes" if self.returns else "")
 
 
 def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:

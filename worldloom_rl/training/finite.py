@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 
 def check_finite(losses: Mapping[str, Tensor], batch: TensorDictBase) -> None:
     """Raise FloatingPointError naming the first loss that is not finite and the batch entries that are not."""
-    wrong = [name for name, loss in losses.items() if not bool(loss.isfinite().all())]
-    if not wrong:
+    if bool(torch.stack([loss.isfinite().all() for loss in losses.values()]).all()):  # the one wait for the device
         return
+    wrong = [name for name, loss in losses.items() if not bool(loss.isfinite().all())]
     keys = [
         key
         for key, value in batch.items(include_nested=True, leaves_only=True)

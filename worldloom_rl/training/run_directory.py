@@ -26,6 +26,7 @@ RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
 IMAGINATION_FILE = "imagination.png"
 METRICS_FILE = "metrics.csv"
+PROFILE_FILE = "profile.json"
 _LOGS = "logs"
 
 
@@ -35,6 +36,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.clock = "agent_steps"  # what `log` counts in
         self.wandb = False  # whether to log to Weights & Biases too
         self._loggers: list[Logger] = []
 
@@ -58,8 +60,8 @@ class RunDirectory:
         data = json.loads(file.read_text())
         return data["recipe"], data["config"]
 
-    def log(self, metrics: Mapping[str, float], agent_steps: int) -> None:
-        """Scalars to CSV and TensorBoard, at that number of agent steps."""
+    def log(self, metrics: Mapping[str, float], count: int) -> None:
+        """Scalars to CSV and TensorBoard, at that number of agent steps, or of what `clock` names."""
         logs = str(self.path / _LOGS)
         if not self._loggers:
             self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
@@ -68,7 +70,7 @@ class RunDirectory:
             self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
         for logger in self._loggers:
             for name, value in metrics.items():
-                logger.log_scalar(name, value, step=agent_steps)
+                logger.log_scalar(name, value, step=count)
 
     def close(self) -> None:
         """Write out what is logged, also as one table metrics.csv; a later `log` opens the files again."""
@@ -83,20 +85,20 @@ class RunDirectory:
         table: dict[int, dict[str, Json]] = {}
         for file in sorted(scalars.rglob("*.csv")):
             for step, value in _logged(file):
-                table.setdefault(step, {"agent_steps": step})[_name(file, scalars)] = value
+                table.setdefault(step, {self.clock: step})[_name(file, scalars)] = value
         if table:
-            names = {name for row in table.values() for name in row} - {"agent_steps"}
+            names = {name for row in table.values() for name in row} - {self.clock}
             with open(self.path / METRICS_FILE, "w", newline="") as stream:
-                writer = csv.DictWriter(stream, ["agent_steps", *sorted(names)])
+                writer = csv.DictWriter(stream, [self.clock, *sorted(names)])
                 writer.writeheader()
                 writer.writerows(table[step] for step in sorted(table))
 
-    def cut_logs(self, agent_steps: int) -> None:
-        """Take back what a run logged beyond these agent steps before it was stopped."""
+    def cut_logs(self, count: int) -> None:
+        """Take back what a run logged beyond this count before it was stopped."""
         scalars = self.path / _LOGS / "csv" / "scalars"
         shutil.rmtree(self.path / _LOGS / "tensorboard", ignore_errors=True)  # written anew from the CSV files
         for file in sorted(scalars.rglob("*.csv")):
-            kept = [(step, value) for step, value in _logged(file) if step <= agent_steps]
+            kept = [(step, value) for step, value in _logged(file) if step <= count]
             file.unlink()
             for step, value in kept:
                 self.log({_name(file, scalars): value}, step)

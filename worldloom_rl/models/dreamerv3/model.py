@@ -5,12 +5,12 @@ Reference: Hafner et al. 2023 (arXiv:2301.04104) and danijar/dreamerv3, agent.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.keys import as_tuple
@@ -23,7 +23,7 @@ from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model import Imagined, Latent, Observation, Prediction, WorldModel
 
 
 @register_world_model("dreamerv3", DreamerV3Config, PRESETS)
@@ -148,6 +148,37 @@ class DreamerV3(WorldModel):
         features = self.latent_features(arrived)
         return Prediction(arrived, self._reward(features), self._continuation(features))
 
+    @torch.no_grad()
+    def imagine_features(
+        self, start: Latent, act: Callable[[Tensor, Noise], Tensor], horizon: int, noise: Noise
+    ) -> Imagined:
+        features, action = self.imagine_states(start, act, horizon, noise)
+        # Step by step again, as rows of one step fit a cache.
+        reward, continuation = (
+            [self._reward(row) for row in features[1:]],
+            [self._continuation(row) for row in features],
+        )
+        return Imagined(features, action, torch.stack(reward), torch.stack(continuation))
+
+    @torch.no_grad()
+    def imagine_states(
+        self, start: Latent, act: Callable[[Tensor, Noise], Tensor], horizon: int, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Features [1 + H, *B, F] and actions [H, *B, A] of `imagine_features`, before any head but the actor's."""
+        deterministic, stochastic = start["deterministic"], start["stochastic"]
+        batch, width = deterministic.shape[:-1], deterministic.shape[-1]
+        # All that is kept of a step; the heads and the next step read it where it is.
+        features = deterministic.new_empty(1 + horizon, *batch, width + self.rssm.space.features_width)
+        actions: list[Tensor] = []
+        for t, row in enumerate(features):
+            row[..., :width] = deterministic
+            row[..., width:] = self.rssm.space.features(stochastic)
+            if t < horizon:
+                actions.append(act(row, noise))
+                action = self.action_space.bounded(actions[-1])
+                deterministic, stochastic, _ = self.rssm.imagine(deterministic, stochastic, action, noise)
+        return features, torch.stack(actions)
+
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         features = self.latent_features(latent)
         outputs = self.decoder(latent["deterministic"], self.rssm.space.features(latent["stochastic"]))
@@ -172,6 +203,11 @@ class DreamerV3(WorldModel):
     def discount(self, latent: Latent) -> Tensor:
         """1 where the continue head has learned γ too (`discount_in_continue`), else γ."""
         return self.discounts
+
+    def step_modules(self) -> list[nn.Module]:
+        behavior = self.behavior
+        heads = [self.reward_head, self.continue_head, behavior.actor, behavior.critic, behavior.slow_critic]
+        return [self.rssm.core, self.rssm.prior, *heads]
 
     # ------------------------------------------------------------------ learning
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
+from worldloom_rl.models.dreamerv3.scan import can_scan, scan
 from worldloom_rl.nn.block_gru import BlockGRU
 from worldloom_rl.nn.mlp import MLP
-from worldloom_rl.nn.rms_norm import RMSNorm
+from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import Noise
 
 
@@ -52,7 +52,7 @@ class RSSM(nn.Module):
         self.posterior = self._head(deterministic + tokens, hidden, posterior_layers)
 
     def _head(self, inputs: int, hidden: int, layers: int) -> MLP:
-        return MLP(inputs, [hidden] * layers, self.space.parameters_width, activation=F.silu, norm=RMSNorm)
+        return MLP(inputs, [hidden] * layers, self.space.parameters_width, activation=None, norm=RMSNormSilu)
 
     def prior_parameters(self, deterministic: Tensor) -> Tensor:
         """[..., P] what the memory alone tells of the stochastic state."""
@@ -80,13 +80,20 @@ class RSSM(nn.Module):
         """States [*B, T, …] of a sequence, equal to T calls of `observe`; the carry is [*B, …], all else [*B, T, …]."""
         time = is_init.dim() - 2
         keep = (~is_init).to(deterministic.dtype)
-        embedded = self.core.embed_action(action * keep).unbind(time)
-        kept, token = keep.unbind(time), tokens.to(deterministic.dtype).unbind(time)
+        tokens = tokens.to(deterministic.dtype)
+        embedded = self.core.embed_action(action * keep)
         flat = self.space.features(stochastic)
+        if time == 1 and isinstance(self.space, CategoricalLatent) and can_scan(self.space, self.posterior, tokens):
+            embedded, tokens, keep = (x.transpose(0, 1) for x in (embedded, tokens, keep))
+            carry = (deterministic, flat)
+            scanned = scan(self.core, self.posterior, self.space, carry, embedded, tokens, keep, noise)
+            deterministic, flat, parameters = (x.transpose(0, 1) for x in scanned)
+            return State(deterministic, flat.unflatten(-1, self.space.shape), parameters)
+        rows = zip(*(x.unbind(time) for x in (embedded, tokens, keep)), strict=True)
         states: list[State] = []
-        for t, mask in enumerate(kept):
-            deterministic = self.core(deterministic * mask, flat * mask, embedded[t])
-            parameters = self.posterior(torch.cat([deterministic, token[t]], -1)).float()
+        for embedded_t, token_t, keep_t in rows:
+            deterministic = self.core(deterministic * keep_t, flat * keep_t, embedded_t)
+            parameters = self.posterior(torch.cat([deterministic, token_t], -1)).float()
             stochastic = self.space.sample(parameters, noise)
             flat = self.space.features(stochastic)
             states.append(State(deterministic, stochastic, parameters))

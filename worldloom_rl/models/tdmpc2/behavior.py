@@ -165,7 +165,8 @@ class Behavior(nn.Module):
     ) -> Tensor:
         """[E, ..., K] logits of the Q members for features and flat actions side by side, [..., F + A]."""
         ensemble = self.target_q_ensemble if target else self.q_ensemble
-        return ensemble(steps, members=members, detach=detach, dropout=dropout)
+        keep = None if dropout is None else ensemble.draw_keep(steps, dropout, members)
+        return ensemble(steps, members=members, detach=detach, keep=keep)  # type: ignore[no-any-return]
 
     def q_pair(
         self, steps: Tensor, noise: Noise, *, target: bool = False, detach: bool = False, dropout: Noise | None = None

@@ -7,7 +7,6 @@ strict, and a file can bring nothing but tensors: an object in it is refused by 
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +15,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.model import TDMPC2
+from worldloom_rl.pretrained import read_tensor_file
 
 _ENSEMBLES = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")  # the second duplicates the first
 _AFFINE = ("weight", "bias")
@@ -79,18 +78,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, object]:
     Raises ValueError if the file is something else, or holds any object but tensors, sizes and devices.
     """
     path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint file {path}.")
-    try:
-        foreign = sorted(get_unsafe_globals_in_checkpoint(path))
-        content = None if foreign else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint written by torch.save: {error}") from error
-    if foreign:
-        raise ValueError(
-            f"{path} holds the pickled object {' and '.join(map(repr, foreign))}, which was not loaded: an official "
-            "TD-MPC2 checkpoint holds tensors only. Do not load this file with other tools."
-        )
+    content = read_tensor_file(path, "TD-MPC2")
     if isinstance(content, dict) and "model" in content:
         others = sorted(str(name) for name in content if name != "model")
         if others:

@@ -24,7 +24,7 @@ from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel, repeat_latent
 
 _PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
 
@@ -144,7 +144,14 @@ class TDMPC2(WorldModel):
         action = self.action_space.width
         hidden = [config.mlp_dim, config.mlp_dim]
         step = config.latent_dim + task + action
-        self.dynamics = MLP(step, hidden, config.latent_dim, norm_output=True, activation=config.activation)
+        self.dynamics = MLP(
+            step,
+            hidden,
+            config.latent_dim,
+            norm_output=True,
+            output_activation=self.simnorm.mode,
+            activation=config.activation,
+        )
         self.reward_head = MLP(step, hidden, config.num_bins, activation=config.activation)
         self.termination_head = (
             MLP(config.latent_dim + task, hidden, 1, activation=config.activation) if config.episodic else None
@@ -228,9 +235,14 @@ class TDMPC2(WorldModel):
         return self.action_masks[latent["task"]] if "task" in latent else None
 
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        step = torch.cat([self.latent_features(latent), action], -1)
-        reward = self.reward_from(self.reward_head(step))
-        arrived = {**latent, "deterministic": self.simnorm.mode(self.dynamics(step))}
+        return self._predict(latent, torch.cat([self.latent_features(latent), action], -1), None)
+
+    def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        return self._predict(repeat_latent(latent, action.shape[-2]), action, self.latent_features(latent))
+
+    def _predict(self, latent: Latent, inputs: Tensor, shared: Tensor | None) -> Prediction:
+        reward = self.reward_from(self.reward_head(inputs, shared))
+        arrived = {**latent, "deterministic": self.dynamics(inputs, shared)}
         return Prediction(arrived, reward, self._continuation(arrived))
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
@@ -244,6 +256,11 @@ class TDMPC2(WorldModel):
     def reward_from(self, logits: Tensor) -> Tensor:
         """[..., 1] the number that reward or Q logits [..., K] stand for."""
         return two_hot_mean(logits, self.config.vmin, self.config.vmax)
+
+    def step_modules(self) -> list[nn.Module]:
+        behavior = self.behavior
+        parts = [self.encoder.state, self.dynamics, self.reward_head, self.termination_head, behavior.policy]
+        return [*(part for part in parts if part is not None), behavior.q_ensemble, behavior.target_q_ensemble]
 
     # ------------------------------------------------------------------ learning
 
@@ -289,7 +306,7 @@ class TDMPC2(WorldModel):
         latents = [latent["deterministic"]]
         for step in action:
             features = torch.cat([self.latent_features(latent), step], -1)
-            latent = {**latent, "deterministic": self.simnorm.mode(self.dynamics(features))}
+            latent = {**latent, "deterministic": self.dynamics(features)}
             latents.append(latent["deterministic"])
         rolled = torch.stack(latents)
         before = {**arrived, "deterministic": rolled[:-1]}

@@ -1,0 +1,85 @@
+"""The benchmarks measure what they say."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldloom_rl.benchmarks import __main__ as command
+from worldloom_rl.benchmarks import catalogue, measure, table, tdmpc2
+from worldloom_rl.benchmarks.workload import Peer, Workload
+
+
+@pytest.fixture(autouse=True)
+def threads() -> object:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def multiply(compiled: bool) -> object:
+    left, right = torch.randn(1024, 1024), torch.randn(1024, 512)
+    return lambda: left @ right
+
+
+def test_half_the_yardsticks_product_takes_about_half_its_time() -> None:
+    half = Workload("half", "half a yardstick", multiply, 2e-9 * 1024 * 1024 * 512, repeats=4)  # type: ignore[arg-type]
+    torch.set_num_threads(1)
+    timed = measure.contestants([half], compiled=False, against=None, seed=0)
+    measure.measure(timed, rounds=3)
+    row = timed[0].row
+    assert row.done_gflop == pytest.approx(row.reference_gflop)
+    assert len(row.milliseconds) == 3
+    assert 0.7 < min(row.bounds) < 1.6
+
+
+def test_a_peers_row_stands_beside_ours_with_the_ratio_or_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    peers = (Peer("torchrl", partial(multiply, False), "the same"),)  # type: ignore[arg-type]
+    works = Workload("a", "product", multiply, 1.07, peers=peers)  # type: ignore[arg-type]
+    refused = Workload("b", "product", multiply, 1.07, peers=(Peer("torchrl", None, "it cannot"),))  # type: ignore[arg-type]
+    timed = measure.contestants([works, refused], compiled=False, against="torchrl", seed=0)
+    measure.measure(timed, rounds=2)
+    rows = [contestant.row for contestant in timed]
+    lines = table.markdown(rows).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["worldloom", "torchrl", "worldloom", "torchrl"]
+    record = table.record(rows[1], rows, {})
+    expected = sorted(theirs / ours for theirs, ours in zip(rows[1].milliseconds, rows[0].milliseconds, strict=True))
+    assert record["ratio"]["min"] == pytest.approx(expected[0])
+    assert "it cannot" in lines[5]
+    assert table.record(rows[3], rows, {})["cpu_ms"] is None
+
+
+def test_a_plan_does_less_than_the_reference_because_only_two_of_five_qs_run() -> None:
+    done = measure.done_gflop(tdmpc2.plan(1, False))
+    # 46.43 with all five Qs; two of them save 10.7, and one product for what all samples of the first step share 3.2.
+    assert done == pytest.approx(46.43 - 10.7 - 3.2, rel=0.01)
+
+
+def test_the_command_prints_a_table_and_a_line_of_json_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.run(("act-12m-1",), rounds=2, json=tmp_path / "out.json", memory=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("| workload |")
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert record["workload"] == "act-12m-1"
+    assert record["done_gflop"] == pytest.approx(0.012, rel=0.02)
+    assert json.loads(printed[-1]) == record
+
+
+def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="There is no workload 'plann'"):
+        catalogue.find("plann")
+
+
+def test_resident_memory_grows_with_what_is_kept() -> None:
+    before = measure.resident_bytes()
+    if before is None:
+        pytest.skip("the system does not tell")
+    kept = torch.ones(50_000_000)
+    after = measure.resident_bytes()
+    assert after is not None
+    assert 150e6 < after[0] - before[0] < 250e6
+    assert after[1] >= after[0] > kept.nbytes

@@ -1,0 +1,128 @@
+"""Transformer parts: what a token may see, what a fresh block does, and where dropout draws come from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldloom_rl import GeneratorNoise, ModeNoise, ReplayNoise
+from worldloom_rl.nn.transformer import (
+    Attention,
+    ConditionedPredictor,
+    ModulatedBlock,
+    TransformerBlock,
+    causal_mask,
+    dropout,
+    frame_causal_mask,
+    keep_all,
+)
+from worldloom_rl.nn.vision_transformer import VisionTransformer
+
+
+def perturbed(module: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+def predictor(width: int = 8, outside: int = 8) -> ConditionedPredictor:
+    built = perturbed(ConditionedPredictor(4, outside, width, layers=2, heads=2, head_width=5, hidden=16))
+    assert isinstance(built, ConditionedPredictor)
+    return built
+
+
+def test_a_token_sees_its_frame_and_those_before() -> None:
+    assert causal_mask(3, torch.zeros(())).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    frames = frame_causal_mask(2, 2, torch.zeros(()))
+    assert frames.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("heads_wide", [None, 3])
+def test_attention_equals_torch_s(heads_wide: int | None) -> None:
+    torch.manual_seed(0)
+    ours = Attention(8, 2, heads_wide)
+    x, mask = torch.randn(5, 6, 8), causal_mask(6, torch.zeros(()))
+    query, key, value = ours.query_key_value(x).chunk(3, -1)
+    width = query.shape[-1]
+    theirs = nn.MultiheadAttention(width, 2, batch_first=True)
+    with torch.no_grad():
+        identity = torch.eye(width)
+        theirs.in_proj_weight.copy_(torch.cat([identity] * 3))
+        theirs.in_proj_bias.zero_()
+        theirs.out_proj.weight.copy_(identity)
+        theirs.out_proj.bias.zero_()
+    mixed, _ = theirs(query, key, value, attn_mask=~mask)
+    torch.testing.assert_close(ours(x, mask), ours.output(mixed), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_rate_zero_changes_no_attention_and_its_draws_come_from_the_noise() -> None:
+    torch.manual_seed(0)
+    block, x, mask = TransformerBlock(8, 2, 16), torch.randn(3, 6, 8), causal_mask(6, torch.zeros(()))
+    assert dropout(GeneratorNoise(), 0.0) is keep_all
+    # A noise that keeps all entries goes the way of dropout: explicit attention, divided by what is kept.
+    kept = block(x, mask, lambda part: 0.5 * dropout(ModeNoise(), 0.5)(part))
+    torch.testing.assert_close(kept, block(x, mask), rtol=1e-5, atol=1e-6)
+    generator = torch.Generator().manual_seed(1)
+    first = block(x, mask, dropout(GeneratorNoise(generator), 0.5))
+    torch.rand(1)
+    again = block(x, mask, dropout(GeneratorNoise(generator.manual_seed(1)), 0.5))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, block(x, mask))
+
+
+def test_dropout_zeroes_what_is_drawn_and_scales_the_rest() -> None:
+    noise = ReplayNoise({"dropout": [torch.tensor([1.0, 0.0, 1.0, 1.0])]})
+    assert dropout(noise, 0.2)(torch.tensor([1.0, 2.0, 4.0, 8.0])).tolist() == [1.25, 0.0, 5.0, 10.0]
+
+
+def test_a_fresh_modulated_block_is_the_identity_and_ignores_its_condition() -> None:
+    block = ModulatedBlock(8, heads=2, hidden=16, head_width=4)
+    x = torch.randn(3, 5, 8)
+    assert torch.equal(block(x, torch.randn(3, 5, 8)), x)
+
+
+@pytest.mark.parametrize("width", [8, 12])
+def test_the_predictor_sees_nothing_of_what_comes_later(width: int) -> None:
+    model = predictor(width)
+    x, condition = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
+    before = model(x, condition)
+    for changed in (0, 1):
+        later = [x.clone(), condition.clone()]
+        later[changed][:, 2] += torch.randn(3, 8)
+        after = model(*later)
+        assert torch.equal(after[:, :2], before[:, :2])
+        assert (after[:, 2] - before[:, 2]).abs().max() > 1e-3
+
+
+def test_a_shorter_sequence_is_the_beginning_of_a_longer_one() -> None:
+    model = predictor()
+    x, condition = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
+    torch.testing.assert_close(model(x[:, :2], condition[:, :2]), model(x, condition)[:, :2], rtol=1e-5, atol=1e-6)
+
+
+def test_a_sequence_beyond_the_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match="positions for 4 steps, got 5"):
+        predictor()(torch.randn(1, 5, 8), torch.randn(1, 5, 8))
+
+
+def test_heads_that_do_not_share_the_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="8 cannot be shared by 3 heads"):
+        Attention(8, 3)
+
+
+def test_the_vision_transformer_sees_every_patch_and_where_it_is() -> None:
+    model = perturbed(VisionTransformer(1, 8, 12, patch=4, dim=6, layers=1, heads=2, hidden=8))
+    image = torch.randn(1, 1, 8, 12)
+    token: Tensor = model(image)
+    assert token.shape == (1, 6)
+    for row in range(2):
+        for column in range(3):
+            other = image.clone()
+            other[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1.0
+            assert (model(other) - token).abs().max() > 1e-3
+    assert (model(image.flip(-1)) - token).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="8 x 12 pixels cannot be cut into patches of 5 x 5"):
+        VisionTransformer(1, 8, 12, patch=5, dim=6, layers=1, heads=2, hidden=8)

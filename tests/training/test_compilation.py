@@ -1,0 +1,100 @@
+"""Compiled steps: the numbers of eager ones, and a plain message where nothing can be built."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.registry import find_preset
+from worldloom_rl.training.compilation import compile_model, compile_modules, missing_compiler
+
+
+def tiny() -> TDMPC2:
+    torch.manual_seed(0)
+    return TDMPC2(find_preset("tdmpc2:tiny")[1], *TDMPC2.default_specs()).eval()  # type: ignore[arg-type]
+
+
+def test_without_a_compiler_the_model_stays_as_it_is_and_the_message_tells_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    model = tiny()
+    message = compile_model(model)
+    assert "needs a C++ compiler" in message
+    assert "goes on as it is" in message
+    assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_cxx_names_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert "my-compiler" in str(missing_compiler())
+    (tmp_path / "my-compiler").touch(mode=0o755)
+    assert missing_compiler() is None
+
+
+class Shifted(nn.Module):
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor([shift]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.shift
+
+
+@pytest.fixture
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """torch.compile that only traces; the list grows by each build."""
+    built: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        built.append(graph)
+        return graph.forward
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: original(function, backend=backend, **options))
+    return built
+
+
+def test_many_modules_of_one_class_are_all_compiled_and_share_builds_over_row_counts(
+    eager_backend: list[object],
+) -> None:
+    modules = [Shifted(float(i)) for i in range(12)]  # torch gives up after 8 builds of one function
+    compile_modules(modules)
+    for rows in (3, 5, 7):
+        for i, module in enumerate(modules):
+            assert torch.equal(module(torch.zeros(rows)), torch.full((rows,), float(i)))
+    assert len(eager_backend) == 12
+
+
+def test_copies_and_pickles_are_not_compiled(eager_backend: list[object]) -> None:
+    module = Shifted(1.0)
+    compile_modules([module])
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other._compiled_call_impl is None
+        with torch.no_grad():
+            other.shift.fill_(5.0)
+        assert other(torch.zeros(2)).tolist() == [5.0, 5.0]
+
+
+def test_a_traced_model_predicts_and_values_as_before(eager_backend: list[object]) -> None:
+    model, plain = tiny(), tiny()
+    compile_modules(model.step_modules())
+    latent = {"deterministic": plain.simnorm.mode(torch.randn(4, 64))}
+    action = torch.rand(4, 6)
+    for predict in ("predict_latent", "predict_branches"):
+        given = action if predict == "predict_latent" else action.unsqueeze(1).repeat(1, 3, 1)
+        ours = getattr(model, predict)(latent, given, model.noise)
+        theirs = getattr(plain, predict)(latent, given, plain.noise)
+        torch.testing.assert_close(ours.latent["deterministic"], theirs.latent["deterministic"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.reward, theirs.reward, rtol=1e-4, atol=1e-4)
+    steps = torch.randn(4, 70)
+    torch.testing.assert_close(model.behavior.q(steps), plain.behavior.q(steps), rtol=1e-4, atol=1e-5)
+    assert eager_backend

@@ -1,0 +1,82 @@
+"""`python -m worldloom_rl.benchmarks`: CPU time of one thread, beside a matrix product in the same rounds."""
+
+from __future__ import annotations
+
+import json as json_format
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from worldloom_rl.benchmarks import measure, scaling, table
+from worldloom_rl.benchmarks.catalogue import WORKLOADS, find
+from worldloom_rl.training.compilation import missing_compiler
+from worldloom_rl.training.run_directory import provenance
+
+_LIMITS = ("MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # of a processor's instructions
+
+
+def run(
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
+    rounds: int = 9,
+    compile: bool = False,
+    against: Literal["torchrl"] | None = None,
+    json: Path | None = None,
+    memory: bool = True,
+    seed: int = 0,
+) -> list[measure.Measurement]:
+    """Measure workloads: print a Markdown table and a line of JSON for each.
+
+    "x reference bound" is the CPU time over what the reference algorithm's matrix products would take at the rate of a
+    1024 x 1024 x 1024 float32 product, measured before and after each call: figures of one run can be compared, and
+    ratios of different runs on processors of one kind. With MKL_ENABLE_INSTRUCTIONS=AVX2, ATEN_CPU_CAPABILITY=avx2 and
+    ONEDNN_MAX_CPU_ISA=AVX2 in the environment a processor works as one without AVX-512 does, whose products are slower
+    and what is not a product weighs less. Medians, least and greatest over the rounds.
+
+    `python -m worldloom_rl.benchmarks scaling` draws time against samples, horizon, environments and other sizes.
+
+    Args:
+        names: of workloads; all by default.
+        rounds: each times every workload once, in turn.
+        compile: run our code compiled; its build is not part of the times.
+        against: another library that does the same work in the same rounds, where it can.
+        json: file for a list of what the lines of JSON hold.
+        memory: measure peak memory too, each in a process of its own.
+        seed: of weights and data.
+    """
+    workloads = [find(name) for name in names or WORKLOADS]
+    if compile and (reason := missing_compiler()):
+        raise SystemExit(f"Nothing is compiled: {reason}.")
+    torch.set_num_threads(1)
+    timed = measure.contestants(workloads, compiled=compile, against=against, seed=seed)
+    measure.measure(timed, rounds)
+    rows = [contestant.row for contestant in timed]
+    for contestant in timed if memory else ():
+        row = contestant.row
+        if contestant.call is not None:
+            row.peak_gb = measure.peak_gb(row.workload, compiled=row.mode == "compiled", by=row.by, seed=seed)
+    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
+    about = {
+        "command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]],
+        "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
+        **provenance(),
+    }
+    records = [table.record(row, rows, about) for row in rows]
+    print(table.markdown(rows), "", *map(json_format.dumps, records), sep="\n")
+    if json is not None:
+        json.write_text(json_format.dumps(records, indent=1) + "\n")
+    return rows
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # torchrl's, of its own classes
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    if sys.argv[1:2] == ["scaling"]:
+        tyro.cli(scaling.run, args=sys.argv[2:], prog="python -m worldloom_rl.benchmarks scaling")
+    else:
+        tyro.cli(run)

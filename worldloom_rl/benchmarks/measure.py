@@ -1,0 +1,155 @@
+"""Measuring: CPU time in rounds beside a matrix product, operations done, peak memory in a fresh process."""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldloom_rl.benchmarks.workload import Call, Workload
+from worldloom_rl.training.compilation import built
+
+_SIDE = 1024  # of the square float32 matrices whose product is the yardstick
+_PRODUCTS = 4  # a calibration
+
+
+@dataclass
+class Measurement:
+    """One row of the table. Times are milliseconds of CPU, one a round."""
+
+    workload: str
+    claim: str
+    by: str  # "worldloom", or the peer's name
+    mode: str  # "eager" or "compiled"
+    note: str = ""
+    reference_gflop: float | None = None
+    done_gflop: float | None = None
+    build_seconds: float | None = None
+    peak_gb: float | None = None
+    milliseconds: list[float] = field(default_factory=list)
+    gflop_per_second: list[float] = field(default_factory=list)  # of the yardstick, beside each of them
+
+    @property
+    def bounds(self) -> list[float]:
+        """Each time as a multiple of what the reference's products would take at the yardstick's rate."""
+        if self.reference_gflop is None:
+            return []
+        pairs = zip(self.milliseconds, self.gflop_per_second, strict=True)
+        return [ms * rate / (1e3 * self.reference_gflop) for ms, rate in pairs]
+
+
+@dataclass
+class Contestant:
+    """A call to be timed and the row it fills; no call where the peer can't do the work."""
+
+    row: Measurement
+    call: Call | None
+    repeats: int
+
+
+def calibrate(left: torch.Tensor, right: torch.Tensor) -> float:
+    """GFLOP/s of CPU time of a 1024 x 1024 x 1024 float32 product, now."""
+    begin = time.process_time()
+    for _ in range(_PRODUCTS):
+        left @ right
+    return _PRODUCTS * 2e-9 * _SIDE**3 / (time.process_time() - begin)
+
+
+def contestants(workloads: Sequence[Workload], *, compiled: bool, against: str | None, seed: int) -> list[Contestant]:
+    """Builds and warms everything that is to be timed: the work of each workload, and the peer's beside it."""
+    found = []
+    for workload in workloads:
+        mode = "compiled" if compiled else "eager"
+        row = Measurement(workload.name, workload.claim, "worldloom", mode, reference_gflop=workload.reference_gflop)
+        torch.manual_seed(seed)
+        row.done_gflop = done_gflop(workload.make(False))
+        before = built().seconds if compiled else 0.0
+        torch.manual_seed(seed)
+        call = workload.make(compiled)
+        call()
+        call()
+        row.build_seconds = built().seconds - before if compiled else None
+        found.append(Contestant(row, call, workload.repeats))
+        for peer in workload.peers:
+            if peer.name == against:
+                found.append(_peer(workload, peer.name, peer.note, peer.make() if peer.make else None))
+    return found
+
+
+def _peer(workload: Workload, name: str, note: str, call: Call | None) -> Contestant:
+    row = Measurement(workload.name, workload.claim, name, "eager", note, workload.reference_gflop)
+    if call is not None:
+        row.done_gflop = done_gflop(call)
+        call()
+    return Contestant(row, call, workload.repeats)
+
+
+def done_gflop(call: Call) -> float:
+    """10⁹ floating-point operations of matrix products and convolutions in one call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 1e9
+
+
+def measure(timed: Sequence[Contestant], rounds: int) -> None:
+    """Times every contestant once a round, each between two calibrations; fills in their rows."""
+    left, right = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
+    calibrate(left, right)
+    with _without_collection():
+        for _ in range(rounds):
+            for contestant in timed:
+                if contestant.call is None:
+                    continue
+                before = calibrate(left, right)
+                begin = time.process_time()
+                for _ in range(contestant.repeats):
+                    contestant.call()
+                seconds = (time.process_time() - begin) / contestant.repeats
+                contestant.row.milliseconds.append(1e3 * seconds)
+                contestant.row.gflop_per_second.append((before + calibrate(left, right)) / 2)
+            gc.collect()
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def peak_gb(name: str, *, compiled: bool, by: str, seed: int) -> float | None:
+    """Peak of resident memory above the imports, in 10⁹ bytes, of a fresh process that does the work three times."""
+    command = [sys.executable, "-m", "worldloom_rl.benchmarks.memory", name, str(int(compiled)), by, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"Measuring the memory of {name} failed:\n{done.stderr}")
+    value: float | None = json.loads(done.stdout.splitlines()[-1])
+    return value
+
+
+def resident_bytes() -> tuple[int, int] | None:
+    """(now, peak) of this process's resident memory; None where the system doesn't tell (it does on Linux)."""
+    file = Path("/proc/self/status")
+    if not file.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    now, peak = (1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and greatest."""
+    return statistics.median(values), min(values), max(values)

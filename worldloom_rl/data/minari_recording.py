@@ -1,0 +1,138 @@
+"""Datasets of Minari."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import NestedKey
+from torch import Tensor
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
+
+from worldloom_rl.data.recording import Excerpt, Recording
+from worldloom_rl.keys import ACTION, as_tuple
+from worldloom_rl.spaces import action_space_of, convert_episode, observation_space_of, resize_image
+
+_OBSERVATION = "observation"
+
+
+class MinariRecording(Recording):
+    """The episodes of a local Minari dataset, read one at a time.
+
+    Keys, dtypes and layouts are those that `make_env` gives for the same spaces: images [C, height, width] as uint8,
+    one-hot discrete actions, other numbers float32. Texts are left out; so are infos and episodes without a step.
+    (TorchRL's `MinariExperienceReplay` keeps every frame twice, and that of 0.14.1 gives zeros.)
+
+    Args:
+        name: such as "D4RL/pointmaze/umaze-v2"; download it before: `minari download NAME`.
+        image_size: rows and columns that images are brought to; by default they stay as they are.
+    Raises ImportError without minari, FileNotFoundError if the dataset is not there, ValueError for spaces that no
+    model reads.
+    """
+
+    def __init__(self, name: str, image_size: int | None = None) -> None:
+        self.source = f"minari:{name}"
+        self.image_size = image_size
+        self._dataset = _load(name)
+        space = _without_texts(self.source, self._dataset.observation_space)
+        self._observation_space = space
+        self._action_space = self._dataset.action_space
+        self.observation_spec = _composite(observation_space_of(self.source, space), _OBSERVATION)
+        self.action_spec = _composite(action_space_of(self.source, self._action_space), ACTION)
+        for key, leaf in self.observation_spec.items(True, True):
+            if image_size is not None and _is_image(leaf):
+                shape = (leaf.shape[0], image_size, image_size)
+                self.observation_spec[key] = type(leaf)(0, 255, shape=shape, dtype=torch.uint8)
+        steps = [data["total_steps"] for data in self._dataset.storage.get_episode_metadata(self._indices())]
+        self._episodes = [index for index, count in zip(self._indices(), steps, strict=True) if count]
+        self.frames = [int(count) + 1 for count in steps if count]
+        if not self._episodes:
+            raise ValueError(f"{self.source} holds no episode with a step.")
+        self._held: tuple[int, Any] | None = None  # the episode that was read last
+
+    def read(self, episode: int, start: int, stop: int) -> Excerpt:
+        if self._held is None or self._held[0] != episode:
+            self._held = (episode, next(iter(self._dataset.iterate_episodes([self._episodes[episode]]))))
+        data = self._held[1]
+        observed = convert_episode(self._observation_space, _rows(data.observations, start, stop + 1))
+        observation: dict[NestedKey, Tensor] = {}
+        for key, spec, values in _leaves(self.observation_spec, observed):
+            resized = self.image_size is not None and _is_image(spec)
+            observation[key] = torch.from_numpy(resize_image(values, spec.shape[-1]) if resized else values)
+        action = {
+            key: _encoded(spec, _leaf_space(self._action_space, key), values)
+            for key, spec, values in _leaves(self.action_spec, _rows(data.actions, start, stop))
+        }
+        reward = torch.from_numpy(np.asarray(data.rewards[start:stop], dtype=np.float32))
+        ends = bool(data.terminations[stop - 1]), bool(data.truncations[stop - 1])
+        return Excerpt(observation, action, reward, *ends)
+
+    def _indices(self) -> Any:
+        return self._dataset.episode_indices
+
+
+def _load(name: str) -> Any:
+    try:
+        minari = importlib.import_module("minari")
+    except ModuleNotFoundError as error:
+        raise ImportError("Minari datasets need minari: pip install 'worldloom-rl[offline]'.") from error
+    known = sorted(minari.list_local_datasets())
+    if name not in known:
+        raise FileNotFoundError(
+            f"There is no local Minari dataset {name!r}; there are {known}. Download it with 'minari download {name}', "
+            "or tell where it is by the environment variable MINARI_DATASETS_PATH."
+        )
+    return minari.load_dataset(name)
+
+
+def _without_texts(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
+    if not isinstance(space, spaces.Dict):
+        return space
+    return spaces.Dict(
+        {part: _without_texts(name, leaf) for part, leaf in space.items() if not isinstance(leaf, spaces.Text)}
+    )
+
+
+def _composite(space: spaces.Space[Any], alone: str) -> Composite:
+    """TorchRL's specs as its `GymWrapper` makes them."""
+    spec = _gym_to_torchrl_spec_transform(space)
+    return spec if isinstance(spec, Composite) else Composite({alone: spec})
+
+
+def _is_image(spec: TensorSpec) -> bool:
+    return bool(spec.dtype == torch.uint8)
+
+
+def _rows(values: Any, start: int, stop: int) -> Any:
+    if isinstance(values, dict):
+        return {part: _rows(leaf, start, stop) for part, leaf in values.items()}
+    return values[start:stop]
+
+
+def _leaves(spec: Composite, values: Any) -> Iterator[tuple[NestedKey, TensorSpec, np.ndarray]]:
+    """Key, spec and values of every leaf; one that stands alone has no name in the values."""
+    for key, leaf in spec.items(True, True):
+        found = values
+        for part in as_tuple(key) if isinstance(values, dict) else ():
+            # As TorchRL does: a "state" without an "observation" has that name.
+            found = found["state" if part == _OBSERVATION and part not in found else part]
+        yield key, leaf, np.asarray(found)
+
+
+def _leaf_space(space: spaces.Space[Any], key: NestedKey) -> spaces.Space[Any]:
+    for part in as_tuple(key):
+        space = space[part] if isinstance(space, spaces.Dict) else space
+    return space
+
+
+def _encoded(spec: TensorSpec, space: spaces.Space[Any], values: np.ndarray) -> Tensor:
+    """Actions [T, …] as the agent gives them: float32, or one-hot of classes counted from zero."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        encoded: Tensor = spec.encode(values - space.start)
+        return encoded
+    return torch.from_numpy(values.astype(np.float32))

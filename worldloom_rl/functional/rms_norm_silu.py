@@ -1,0 +1,63 @@
+"""RMSNorm followed by SiLU, DreamerV3's hidden layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def rms_norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """silu(x / √(mean(x²) + ε) · weight) over the last axis [..., W], computed in float32 or better, in x's dtype.
+
+    On a CPU PyTorch has no fused kernel of this norm: it takes a pass over memory for each of its operations, and so
+    does its gradient. Here all but the first work in place. Elsewhere, and when compiled, PyTorch's own is used.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    value: Tensor
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        value = F.silu(F.rms_norm(wide, weight.shape, weight, eps))
+    elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        value = _RMSNormSilu.apply(wide, weight, eps)  # type: ignore[no-untyped-call]
+    else:
+        value = F.silu((wide * _inverse_rms(wide, eps)).mul_(weight), inplace=True)
+    return value.to(x.dtype)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """[..., 1]"""
+    square: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+    return square.div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def rms_norm_silu_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The value, and what its gradient needs: the normed input n = x s, and the inverse root mean square s [..., 1]."""
+    inverse = _inverse_rms(x, eps)
+    normed = x * inverse
+    return F.silu(normed * weight, inplace=True), normed, inverse
+
+
+def rms_norm_silu_backward(gradient: Tensor, weight: Tensor, normed: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by x, and by the weight [..., W] before the sum over rows."""
+    slope = torch.ops.aten.silu_backward(gradient, normed * weight)
+    by_weight = slope * normed
+    # ∂n/∂x = s (1 − n nᵀ / W)
+    along = (by_weight @ weight).unsqueeze(-1).div_(weight.shape[0])
+    return slope.mul_(weight).addcmul_(normed, along, value=-1).mul_(inverse), by_weight
+
+
+class _RMSNormSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        value, normed, inverse = rms_norm_silu_forward(x, weight, eps)
+        ctx.save_for_backward(weight, normed, inverse)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_x, by_weight = rms_norm_silu_backward(gradient, *ctx.saved_tensors)
+        return by_x, by_weight.reshape(-1, by_weight.shape[-1]).sum(0), None

@@ -1,0 +1,176 @@
+"""Transformer parts: attention, the plain pre-norm block, the block modulated by a condition, and a causal predictor.
+
+All work on sequences [..., L, D]. A mask is bool [L, L], True where the row's token may see the column's; `causal_mask`
+and `frame_causal_mask` make the usual ones. Dropout is a function passed in, so that its draws have a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldloom_rl.noise import Noise
+
+Drop = Callable[[Tensor], Tensor]
+
+
+def keep_all(x: Tensor) -> Tensor:
+    """x: no dropout."""
+    return x
+
+
+def dropout(noise: Noise, rate: float) -> Drop:
+    """A function that zeroes entries with probability `rate`, by draws named "dropout", and scales the others up."""
+    if rate == 0.0:
+        return keep_all
+    return lambda x: x * noise.keep("dropout", x.shape, rate, x) / (1.0 - rate)
+
+
+def causal_mask(length: int, like: Tensor) -> Tensor:
+    """[L, L] bool: a token sees itself and those before it."""
+    return frame_causal_mask(length, 1, like)
+
+
+def frame_causal_mask(frames: int, tokens: int, like: Tensor) -> Tensor:
+    """[L, L] bool with L = frames · tokens, time-major: a token sees all tokens of its own frame and of those before.
+
+    Args:
+        like: says the device.
+    """
+    frame = torch.arange(frames, device=like.device).repeat_interleave(tokens)
+    return frame.unsqueeze(-1) >= frame
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention [..., L, D] → [..., L, D], scaled by 1/√(head width); no norm of its own.
+
+    Args:
+        head_width: by default width / heads.
+        bias: of the projection to queries, keys and values, whose rows are in thirds; the output always has one.
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int | None = None, *, bias: bool = True) -> None:
+        super().__init__()
+        if head_width is None and width % heads:
+            raise ValueError(f"A width of {width} cannot be shared by {heads} heads; choose a multiple, or head_width.")
+        self.heads = heads
+        inner = heads * (head_width or width // heads)
+        self.query_key_value = nn.Linear(width, 3 * inner, bias=bias)
+        self.output = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, drop: Drop = keep_all) -> Tensor:
+        heads = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))
+        query, key, value = (part.transpose(-3, -2) for part in heads.unbind(-3))  # [..., heads, L, head width]
+        if drop is keep_all:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        else:
+            logits = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+            if mask is not None:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            mixed = drop(logits.softmax(-1)) @ value
+        return drop(self.output(mixed.transpose(-3, -2).flatten(-2)))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (exact), Linear on the last axis; no norm of its own."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, drop: Drop = keep_all) -> Tensor:
+        return drop(self.contract(drop(F.gelu(self.expand(x)))))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        head_width: int | None = None,
+        bias: bool = True,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps)
+        self.attention = Attention(width, heads, head_width, bias=bias)
+        self.feed_forward_norm = nn.LayerNorm(width, eps)
+        self.feed_forward = FeedForward(width, hidden)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, drop: Drop = keep_all) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask, drop)
+        x = x + self.feed_forward(self.feed_forward_norm(x), drop)
+        return x
+
+
+class ModulatedBlock(nn.Module):
+    """A block whose norms are scaled and shifted, and whose branches gated, by a condition [..., L, D] (AdaLN-zero).
+
+    The modulation starts at zero: a fresh block is the identity and ignores its condition.
+
+    Reference: Peebles & Xie 2023 (arXiv:2212.09748); with second, affine norms inside the branches as in LeWM.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, head_width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.plain_norm = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, head_width, bias=False)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width, hidden)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor | None = None, drop: Drop = keep_all) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(F.silu(condition)).chunk(6, -1)
+        modulated = self.plain_norm(x) * (1 + scale_1) + shift_1
+        x = x + gate_1 * self.attention(self.attention_norm(modulated), mask, drop)
+        modulated = self.plain_norm(x) * (1 + scale_2) + shift_2
+        x = x + gate_2 * self.feed_forward(self.feed_forward_norm(modulated), drop)
+        return x
+
+
+class ConditionedPredictor(nn.Module):
+    """[..., L, W] outputs from inputs and conditions [..., L, W], causal over time, with learned positions.
+
+    Positions count from the left, so that a shorter sequence is the beginning of a longer one.
+
+    Args:
+        length: the longest sequence.
+        outside: W, width of inputs, conditions and outputs; linear maps bring them to `width` where that differs.
+    Reference: stable-worldmodel, wm/lewm (the predictor of LeWM).
+    """
+
+    def __init__(
+        self, length: int, outside: int, width: int, layers: int, heads: int, head_width: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.position = nn.Parameter(torch.randn(length, outside))
+        same = outside == width
+        self.input: nn.Module = nn.Identity() if same else nn.Linear(outside, width)
+        self.condition: nn.Module = nn.Identity() if same else nn.Linear(outside, width)
+        self.output: nn.Module = nn.Identity() if same else nn.Linear(width, outside)
+        self.blocks = nn.ModuleList(ModulatedBlock(width, heads, hidden, head_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, condition: Tensor, drop: Drop = keep_all) -> Tensor:
+        steps = x.shape[-2]
+        if steps > self.length:
+            raise ValueError(f"The predictor has positions for {self.length} steps, got {steps}.")
+        mask = causal_mask(steps, x)
+        x = self.input(drop(x + self.position[:steps]))
+        condition = self.condition(condition)
+        for block in self.blocks:
+            x = block(x, condition, mask, drop)
+        predicted: Tensor = self.output(self.norm(x))
+        return predicted

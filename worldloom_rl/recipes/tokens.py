@@ -1,0 +1,225 @@
+"""Train a token world model on an environment: `train(Config(env="worldloom/Catch-v0"))`.
+
+Read `update` for one gradient update, and `loop.step` for the walk of one agent step; the rest is set-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.collectors import Collector
+
+from worldloom_rl.data import Arrivals
+from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel, make_policy
+from worldloom_rl.noise import Noise
+from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
+from worldloom_rl.pretrained import specs_of
+from worldloom_rl.recipes import loop
+from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(loop.RunConfig):
+    """What `worldloom train tokens` can be told. Steps are agent steps, summed over environments."""
+
+    @property
+    def model_config(self) -> TokensConfig:
+        """The preset with the overrides."""
+        config = loop.preset_config("tokens", self.preset, self.overrides)
+        assert isinstance(config, TokensConfig)
+        return config
+
+
+_TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
+
+# ------------------------------------------------------------------ one gradient update
+
+
+@dataclass
+class Losses:
+    """The two losses of one update; no weight learns from both."""
+
+    world_model: WorldModelLoss
+    actor_critic: ImaginedActorCriticLoss
+
+
+def make_losses(model: TokenWorldModel) -> Losses:
+    """The losses with the numbers of the model's configuration."""
+    config = model.config
+    return Losses(
+        world_model=WorldModelLoss(model, loss_weights(model)),
+        actor_critic=ImaginedActorCriticLoss(
+            model,
+            model.behavior,
+            horizon=config.horizon,
+            lambda_=config.lambda_,
+            entropy_coef=config.entropy_coef,
+            slow_coef=config.slow_coef,
+        ),
+    )
+
+
+def loss_weights(model: TokenWorldModel) -> dict[str, float]:
+    """The weights of the world model's loss terms."""
+    config = model.config
+    quantizer = {
+        "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
+        "vq-ema": {"commitment": config.commitment_coef},
+        "fsq": {},
+    }[config.quantizer]
+    return {
+        "reconstruction": config.reconstruction_coef,
+        **quantizer,
+        "dynamics": config.dynamics_coef,
+        "reward": config.reward_coef,
+        "continue": config.continue_coef,
+    }
+
+
+def make_optimizer(model: TokenWorldModel) -> torch.optim.AdamW:
+    """One optimiser for everything that learns; the slow critic follows by itself. Norms and biases don't decay."""
+    config = model.config
+    parts = (
+        (model.tokenizer, config.tokenizer_learning_rate, config.weight_decay),
+        (model.dynamics, config.learning_rate, config.weight_decay),
+        (model.behavior, config.behavior_learning_rate, 0.0),
+    )
+    groups = [
+        {
+            "params": [p for p in part.parameters() if p.requires_grad and (p.ndim > 1) == matrices],
+            "lr": rate,
+            "weight_decay": decay * matrices,
+        }
+        for part, rate, decay in parts
+        for matrices in (True, False)
+    ]
+    # A short memory of squared gradients: what is learned changes with the data and the tokens.
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+
+
+def update(
+    losses: Losses, optimizer: torch.optim.AdamW, batch: TensorDictBase, updates: int, noise: Noise | None = None
+) -> dict[str, Tensor]:
+    """One update of everything whose turn it is, from rows [B, T]; the metrics.
+
+    Args:
+        updates: how many came before.
+    Raises FloatingPointError, with the weights as they were (codes of running means apart), if a loss is not finite.
+    """
+    model, config = losses.world_model.model, losses.world_model.model.config
+    alone = updates < config.tokenizer_updates
+    model.train()
+    model.tokenizer.train(alone or not config.tokenizer_updates)
+    for group in optimizer.param_groups[:2]:
+        left = 1 - updates / config.tokenizer_updates if alone else 1.0
+        group["lr"] = config.tokenizer_learning_rate * min(1.0, 2 * left)
+
+    weighted, posterior = losses.world_model(batch, noise)
+    values = weighted.to_dict()
+    if not alone and updates >= config.behavior_start:
+        imagined = losses.actor_critic(posterior[:, -config.imagination_starts :].detach(), noise)
+        values.update(imagined.exclude("lambda_return").to_dict())
+    terms = {name: value for name, value in values.items() if name.startswith("loss_")}
+    check_finite(terms, batch)
+    if config.tokenizer_updates:
+        terms = {name: value for name, value in terms.items() if (name in _TOKENIZER_TERMS) == alone}
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    for part in (model.tokenizer, model.dynamics, model.behavior):
+        nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    if "loss_critic" in terms:
+        model.behavior.update_slow()
+    model.eval()
+    return {**{name: value.detach() for name, value in values.items()}, "loss": total.detach()}
+
+
+# ------------------------------------------------------------------ the run
+
+
+@dataclass(kw_only=True)
+class State(loop.RunState):
+    """A run's state: the model, its losses and optimiser, data and counters."""
+
+    config: Config
+    model: TokenWorldModel
+    losses: Losses
+    optimizer: torch.optim.AdamW
+
+
+def make_state(config: Config) -> State:
+    """A fresh state, with the environments open. Randomness is seeded here."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    env = config.make_env(config.num_envs, config.seed)
+    model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
+    numbers = model.config
+    collector = Collector(
+        env,
+        make_policy(model),
+        frames_per_batch=config.num_envs,
+        total_frames=-1,
+        auto_register_policy_transforms=True,
+        policy_device=config.device,
+        storing_device="cpu",
+    )
+    # Frames are read anew with the codes of today, so replay keeps no latents.
+    arrivals = Arrivals(model.observation_keys, model.action_keys)
+    window, batch_size = numbers.context + 1, numbers.batch_size
+    return State(
+        config=config,
+        model=model,
+        losses=make_losses(model),
+        optimizer=make_optimizer(model),
+        replay=loop.make_replay(config, model, arrivals, window=window, batch_size=batch_size, by="window"),
+        arrivals=arrivals,
+        collector=collector,
+        batches=iter(collector),
+        # A whole window in every environment, at least.
+        learning_starts=max(numbers.min_seed_steps, window * config.num_envs),
+        running_returns=torch.zeros(config.num_envs),
+    )
+
+
+def _update(state: State) -> dict[str, Tensor]:
+    return update(state.losses, state.optimizer, state.replay.sample().to(state.config.device), state.updates)
+
+
+def _save(state: State) -> dict[str, Any]:
+    return {"optimizer": state.optimizer.state_dict()}
+
+
+def _load(state: State, learning: dict[str, Any]) -> None:
+    state.optimizer.load_state_dict(learning["optimizer"])
+
+
+def _describe(state: State) -> str:
+    space = state.model.space
+    return f"{space.count} tokens a frame of {space.vocabulary} codes"
+
+
+RECIPE = loop.Recipe(
+    name="tokens",
+    title="Token world model",
+    config_class=Config,
+    make_state=make_state,
+    make_policy=make_policy,
+    update=_update,
+    save=_save,
+    load=_load,
+    describe=_describe,
+    burst=False,
+    shown={"loss": "loss", "entropy": "policy_entropy"},
+)
+
+
+def train(config: Config) -> RunDirectory:
+    """Train from the start. Returns the run directory, which holds the result."""
+    return finish_run(RECIPE, loop.train(RECIPE, config))

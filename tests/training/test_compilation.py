@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.registry import find_preset
 from worldloom_rl.training.compilation import compile_model, compile_modules, missing_compiler
@@ -98,3 +99,21 @@ def test_a_traced_model_predicts_and_values_as_before(eager_backend: list[object
     steps = torch.randn(4, 70)
     torch.testing.assert_close(model.behavior.q(steps), plain.behavior.q(steps), rtol=1e-4, atol=1e-5)
     assert eager_backend
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(missing_compiler() is not None, reason="needs a C++ compiler")
+def test_a_built_dreamer_imagines_many_and_few_rows_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    model = DreamerV3(find_preset("dreamerv3:tiny")[1], *DreamerV3.default_specs()).eval()  # type: ignore[arg-type]
+    plain = copy.deepcopy(model)
+    compile_modules([model.rssm.core])
+    core, ours = plain.rssm.core, model.rssm.core
+    for rows in (3, 300, 400):  # from 256 on, a dense product serves what the blocks share
+        latent = model.initial_latent(torch.Size([rows]))
+        with torch.no_grad():
+            state, flat = torch.randn_like(latent["deterministic"]), latent["stochastic"].flatten(-2)
+            given = (state, flat, core.embed_action(torch.randn(rows, model.action_space.width)))
+            torch.testing.assert_close(ours(*given), core(*given), rtol=1e-4, atol=1e-5)

@@ -58,7 +58,10 @@ class BlockLinear(nn.Module):
         dense = self.weight[:, self.own :].transpose(0, 1).reshape(shared.shape[-1], -1)
         y = torch.addmm(self.bias, shared, dense)
         by_block = torch.unflatten(y, -1, (self.blocks, -1)).transpose(0, 1)
-        by_block.baddbmm_(blocks.to(y.dtype), self.weight[:, : self.own].to(y.dtype))
+        factors = (blocks.to(y.dtype), self.weight[:, : self.own].to(y.dtype))
+        if torch.compiler.is_compiling():  # it cannot write through the view
+            return torch.baddbmm(by_block, *factors).transpose(0, 1).flatten(1)
+        by_block.baddbmm_(*factors)
         return y
 
 

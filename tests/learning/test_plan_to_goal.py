@@ -36,6 +36,6 @@ def check(result: dict) -> None:
     assert trained["dense"]["success"] >= trained["terminal_first_action"]["success"] + 0.2
     assert trained["terminal_whole_plan"]["success"] >= 0.6
     assert collapsed["training"]["z_std"] < 0.1
-    assert collapsed["probe_r2"] < 0.6
+    assert collapsed["probe_r2"] < trained["probe_r2"] - 0.2
     assert collapsed["training"]["loss_prediction"] < trained["training"]["loss_prediction"]  # which hides the collapse
     assert result["vcreg"]["dense"]["success"] >= collapsed["dense"]["success"] + 0.4

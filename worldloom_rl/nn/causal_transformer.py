@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.nn.transformer import TransformerBlock, frame_causal_mask
 
-def frame_causal_mask(frames: Tensor, tokens: int) -> Tensor:
+
+def stretch_causal_mask(stretch: Tensor, tokens: int) -> Tensor:
     """[..., T · S, T · S] bool, True where a query (row) sees a key (column): those of its own and of earlier frames.
 
     Args:
-        frames: [..., T] int64, a number for each frame's stretch; frames of different stretches don't see each other.
+        stretch: [..., T] int64, a number for each frame's stretch; frames of different stretches don't see each other.
         tokens: S tokens stand side by side in each frame.
     """
-    time = torch.arange(frames.shape[-1], device=frames.device)
-    earlier = time.unsqueeze(-1) >= time
-    same = frames.unsqueeze(-1) == frames.unsqueeze(-2)
-    return (earlier & same).repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
-
-
-class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"The number of heads {heads} must divide the transformer's width {width}.")
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.attention_output = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        split = (*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
-        query, key, value = self.query_key_value(self.attention_norm(x)).reshape(split).movedim(-3, 0)
-        query, key, value = (part.transpose(-3, -2) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = x + self.attention_output(attended.transpose(-3, -2).reshape(x.shape))
-        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+    same = stretch.unsqueeze(-1) == stretch.unsqueeze(-2)
+    same = same.repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
+    return frame_causal_mask(stretch.shape[-1], tokens, stretch) & same
 
 
 class CausalTransformer(nn.Module):
@@ -56,7 +32,9 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, expansion: int = 4) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, expansion * width) for _ in range(layers))
+        if width % heads:
+            raise ValueError(f"The number of heads {heads} must divide the transformer's width {width}.")
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, expansion * width, eps=1e-5) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
-from worldloom_rl.nn.causal_transformer import CausalTransformer, frame_causal_mask
+from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal_mask
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
@@ -242,7 +242,7 @@ class TokenWorldModel(WorldModel):
         lead = action.shape[:-1]
         window = taken["window"].reshape(-1, *taken["window"].shape[-3:])
         slots = torch.arange(self.config.context, device=window.device)
-        mask = frame_causal_mask(torch.zeros_like(slots), self.space.count + 1)
+        mask = stretch_causal_mask(torch.zeros_like(slots), self.space.count + 1)
         outlooks = self.dynamics(window, taken["action_window"].reshape(len(window), len(slots), -1), slots, mask)
         place = (latent["length"].reshape(-1) - 1).clamp(min=0)
         rows = torch.arange(len(window), device=window.device)
@@ -314,7 +314,7 @@ class TokenWorldModel(WorldModel):
         since = time - begin
         # A number for each stretch: where it began, in episodes and in stretches of H frames.
         stretch = begin * len(time) + since // self.config.context
-        mask = frame_causal_mask(stretch, self.space.count + 1).unsqueeze(1)
+        mask = stretch_causal_mask(stretch, self.space.count + 1).unsqueeze(1)
         outlook = self.dynamics(tokens[:, :-1], action[:, 1:], since % self.config.context, mask)
         goes_on = 1 - terminated[:, 1:].to(outlook.continue_logits.dtype)
         dynamics = F.cross_entropy(outlook.token_logits.movedim(-1, 1), indices[:, 1:], reduction="none").mean(-1)

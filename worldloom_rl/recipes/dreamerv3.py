@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.collectors import Collector
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
@@ -162,15 +161,7 @@ def make_state(config: Config) -> State:
     env = config.make_env(config.num_envs, config.seed)
     model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
     numbers = model.config
-    collector = Collector(
-        env,
-        make_policy(model),
-        frames_per_batch=config.num_envs,
-        total_frames=-1,
-        auto_register_policy_transforms=True,
-        policy_device=config.device,
-        storing_device="cpu",
-    )
+    collector = loop.make_collector(config, env, make_policy(model))
     window = numbers.batch_length + numbers.replay_context
     arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
     return State(

@@ -117,6 +117,26 @@ class RunConfig:
         return min(self.capacity, 2 * self.steps + 1000)
 
 
+def make_collector(
+    config: RunConfig, env: EnvBase, policy: TensorDictSequential, *, init_random_frames: int | None = None
+) -> Collector:
+    """One agent step in every environment a batch, without end, kept on the CPU.
+
+    Args:
+        init_random_frames: agent steps whose actions are drawn at random before the policy acts.
+    """
+    return Collector(
+        env,
+        policy,
+        frames_per_batch=config.num_envs,
+        total_frames=-1,
+        init_random_frames=init_random_frames,
+        auto_register_policy_transforms=True,
+        policy_device=config.device,
+        storing_device="cpu",
+    )
+
+
 def make_replay(
     config: RunConfig,
     model: WorldModel,

@@ -13,7 +13,6 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
-from torchrl.collectors import Collector
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
@@ -139,16 +138,7 @@ def make_state(config: Config) -> State:
     model = TDMPC2(model_config, *specs_of(env)).to(config.device).eval()
     default = max(model_config.min_seed_steps, 5 * length * config.num_envs)
     seed_steps = default if config.seed_steps is None else config.seed_steps
-    collector = Collector(
-        env,
-        make_policy(model),
-        frames_per_batch=config.num_envs,
-        total_frames=-1,
-        init_random_frames=seed_steps,
-        auto_register_policy_transforms=True,
-        policy_device=config.device,
-        storing_device="cpu",
-    )
+    collector = loop.make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     return State(
         config=config,

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
-from torchrl.collectors import Collector
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel, make_policy
@@ -161,15 +160,7 @@ def make_state(config: Config) -> State:
     env = config.make_env(config.num_envs, config.seed)
     model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
     numbers = model.config
-    collector = Collector(
-        env,
-        make_policy(model),
-        frames_per_batch=config.num_envs,
-        total_frames=-1,
-        auto_register_policy_transforms=True,
-        policy_device=config.device,
-        storing_device="cpu",
-    )
+    collector = loop.make_collector(config, env, make_policy(model))
     # Frames are read anew with the codes of today, so replay keeps no latents.
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     window, batch_size = numbers.context + 1, numbers.batch_size

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_ROWS = 256  # whose gates of one block fit a core's cache
+
 
 def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
     """[N, D] the next state h' = h + u (c − h),  c = tanh(σ(r) · candidate),  u = σ(update − 1).
@@ -26,6 +28,30 @@ def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (gates.requires_grad or state.requires_grad):
         return _BlockGRUUpdate.apply(gates, state)  # type: ignore[no-any-return, no-untyped-call]
     return block_gru_update_forward(gates, state)[0]
+
+
+def one_block_update(gates: Tensor, bias: Tensor, state: Tensor, out: Tensor) -> Tensor:
+    """[N, D / G] the next state of one block, without a gradient; `out` unless compiled. Uses up the gates.
+
+    Args:
+        gates: [N, 3 D / G] of the block, before their bias [3 D / G].
+    """
+    reset_bias, candidate_bias, update_bias = bias.chunk(3)
+    if torch.compiler.is_compiling():
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = _tanh(torch.sigmoid(reset + reset_bias) * (candidate + candidate_bias))
+        return state + torch.sigmoid(update + (update_bias - 1)) * (candidate - state)
+    bias = torch.cat([reset_bias, candidate_bias, update_bias - 1])
+    rows = (x.split(_ROWS) for x in (gates, state, out))
+    for gates_, state_, out_ in zip(*rows, strict=True):
+        reset, candidate, update = gates_.add_(bias).chunk(3, -1)
+        torch.lerp(state_, candidate.mul_(reset.sigmoid_()).tanh_(), update.sigmoid_(), out=out_)
+    return out
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """In code compiled for a CPU a quarter of the time of torch.tanh; absolute error 1e-7."""
+    return 2 * torch.sigmoid(2 * x) - 1
 
 
 def _by_block(state: Tensor, blocks: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import torch
@@ -10,27 +12,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def rms_norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm_silu(x: Tensor, weight: Tensor, eps: float, *, inplace: bool = False) -> Tensor:
     """silu(x / √(mean(x²) + ε) · weight) over the last axis [..., W], computed in float32 or better, in x's dtype.
 
     On a CPU PyTorch has no fused kernel of this norm: it takes a pass over memory for each of its operations, and so
     does its gradient. Here all but the first work in place. Elsewhere, and when compiled, PyTorch's own is used.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    value: Tensor
+    if x.dtype not in (torch.float32, torch.float64):
+        return rms_norm_silu(x.float(), weight, eps).to(x.dtype)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        value = F.silu(F.rms_norm(wide, weight.shape, weight, eps))
-    elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        value = _RMSNormSilu.apply(wide, weight, eps)  # type: ignore[no-untyped-call]
-    else:
-        value = F.silu((wide * _inverse_rms(wide, eps)).mul_(weight), inplace=True)
-    return value.to(x.dtype)
+        return F.silu(F.rms_norm(x, weight.shape, weight, eps))
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _RMSNormSilu.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+    inverse = _inverse_rms(x, eps)
+    return F.silu((x.mul_(inverse) if inplace else x * inverse).mul_(weight), inplace=True)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """[..., 1]"""
-    square: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-    return square.div_(x.shape[-1]).add_(eps).rsqrt_()
+    """[..., 1] 1 / √(mean(x²) + ε) = √W / hypot(|x|, √(W ε)), the form of the fewest operations."""
+    root, least = _constants(x.shape[-1], eps, x.dtype)
+    return root / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(least)
+
+
+@functools.lru_cache(maxsize=None)
+def _constants(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """√W and √(W ε): an operation with a tensor starts in half the time of one with a number."""
+    return torch.tensor(math.sqrt(width), dtype=dtype), torch.tensor(math.sqrt(width * eps), dtype=dtype)
 
 
 def rms_norm_silu_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

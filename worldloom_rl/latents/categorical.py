@@ -68,6 +68,10 @@ class CategoricalLatent(LatentSpace):
         probabilities = self.probabilities(parameters)
         return self._one_hot(noise.category("stochastic", probabilities), probabilities)
 
+    def draw(self, parameters: Tensor, noise: Noise) -> Tensor:
+        """int64 [..., S] the classes that `sample` would draw, where it draws one-hot values."""
+        return noise.category("stochastic", self.probabilities(parameters))
+
     def mode(self, parameters: Tensor) -> Tensor:
         probabilities = self.probabilities(parameters)
         return self._one_hot(probabilities.argmax(-1), probabilities)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.functional.block_gru_update import block_gru_update
+from worldloom_rl.functional.block_gru_update import block_gru_update, one_block_update
 from worldloom_rl.nn.mlp import NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 
-_MANY_ROWS = 256
+MANY_ROWS = 256  # from which on a copy of the weights, or a product for each block, pays
 
 
 class BlockLinear(nn.Module):
@@ -46,22 +46,23 @@ class BlockLinear(nn.Module):
         blocks = torch.unflatten(x, -1, (self.blocks, self.own)).transpose(0, 1)
         if shared is not None:
             shared = shared.reshape(-1, shared.shape[-1])
-            if joined and x.shape[0] >= _MANY_ROWS and not torch.is_grad_enabled():
-                return self._with_dense_part(blocks, shared).reshape(*lead, -1)
+            if joined and x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled():
+                return self.add_own(torch.addmm(self.bias, shared, self.shared_weight()), x).reshape(*lead, -1)
             blocks = torch.cat([blocks, shared.expand(self.blocks, -1, -1)], -1)
         y = torch.baddbmm(self.bias.view(self.blocks, 1, -1), blocks, self.weight)
         return y.transpose(0, 1).reshape(*lead, -1) if joined else y
 
-    def _with_dense_part(self, blocks: Tensor, shared: Tensor) -> Tensor:
-        """One wide product for what all blocks share, to which each block adds its own: with many rows that is worth
-        a copy of the weights."""
-        dense = self.weight[:, self.own :].transpose(0, 1).reshape(shared.shape[-1], -1)
-        y = torch.addmm(self.bias, shared, dense)
-        by_block = torch.unflatten(y, -1, (self.blocks, -1)).transpose(0, 1)
-        factors = (blocks.to(y.dtype), self.weight[:, : self.own].to(y.dtype))
+    def shared_weight(self) -> Tensor:
+        """[shared, outputs] a copy of the weights of the shared input, for one wide product with many rows of it."""
+        return self.weight[:, self.own :].transpose(0, 1).reshape(-1, self.bias.shape[0])
+
+    def add_own(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [N, outputs] and what each block makes of its own share of x [N, inputs]; y may be written over."""
+        by_block, own = (torch.unflatten(z, -1, (self.blocks, -1)).transpose(0, 1) for z in (y, x.to(y.dtype)))
+        weight = self.weight[:, : self.own].to(y.dtype)
         if torch.compiler.is_compiling():  # it cannot write through the view
-            return torch.baddbmm(by_block, *factors).transpose(0, 1).flatten(1)
-        by_block.baddbmm_(*factors)
+            return torch.baddbmm(by_block, own, weight).transpose(0, 1).flatten(1)
+        by_block.baddbmm_(own, weight)
         return y
 
 
@@ -95,6 +96,23 @@ class BlockGRU(nn.Module):
         lead = deterministic.shape[:-1]
         deterministic, stochastic, action = (x.reshape(-1, x.shape[-1]) for x in (deterministic, stochastic, action))
         shared = torch.cat([self.from_deterministic(deterministic), self.from_stochastic(stochastic), action], -1)
+        mixed = self.mix_norm(self.mix(deterministic, shared))
+        return self.update(mixed, deterministic).reshape(*lead, -1)
+
+    def update(self, mixed: Tensor, before: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """[N, D] the next state from the normed mix [N, D] and the state [N, D] before.
+
+        Args:
+            out: [N, D] where many rows on a CPU go, without a gradient.
+        """
         # The three gates stand side by side within each block, not within the whole.
-        gates = self.gates(self.mix_norm(self.mix(deterministic, shared)), joined=False)
-        return block_gru_update(gates, deterministic).reshape(*lead, -1)
+        if mixed.shape[0] < MANY_ROWS or mixed.device.type != "cpu" or torch.is_grad_enabled():
+            return block_gru_update(self.gates(mixed, joined=False), before)
+        out = torch.empty_like(before, memory_format=torch.contiguous_format) if out is None else out
+        number = self.gates.blocks
+        shares = (x.chunk(number, -1) for x in (mixed, before, out, self.gates.bias))
+        after = [
+            one_block_update(torch.mm(x, weight), bias, state, place)
+            for x, state, place, bias, weight in zip(*shares, self.gates.weight, strict=True)
+        ]
+        return torch.cat(after, -1) if torch.compiler.is_compiling() else out

@@ -16,5 +16,6 @@ class RMSNormSilu(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm_silu(x, self.weight, self.eps)
+    def forward(self, x: Tensor, *, inplace: bool = False) -> Tensor:
+        """[..., width]; in x's own memory if `inplace`, where there is no gradient to take."""
+        return rms_norm_silu(x, self.weight, self.eps, inplace=inplace)

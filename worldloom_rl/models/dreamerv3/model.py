@@ -6,6 +6,7 @@ Reference: Hafner et al. 2023 (arXiv:2301.04104) and danijar/dreamerv3, agent.py
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.config import PRESETS, DreamerV3Config
+from worldloom_rl.models.dreamerv3.imagination import can_imagine, imagine
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
 from worldloom_rl.models.dreamerv3.rssm import RSSM, State
 from worldloom_rl.nn.actor_critic import ActorCritic
@@ -167,16 +169,18 @@ class DreamerV3(WorldModel):
         """Features [1 + H, *B, F] and actions [H, *B, A] of `imagine_features`, before any head but the actor's."""
         deterministic, stochastic = start["deterministic"], start["stochastic"]
         batch, width = deterministic.shape[:-1], deterministic.shape[-1]
+        rssm, bounded = self.rssm, self.action_space.bounded
         # All that is kept of a step; the heads and the next step read it where it is.
-        features = deterministic.new_empty(1 + horizon, *batch, width + self.rssm.space.features_width)
+        features = deterministic.new_empty(1 + horizon, *batch, width + rssm.space.features_width)
+        features[0] = self.latent_features(start)
+        if can_imagine(rssm.space, deterministic):
+            return features, imagine(rssm.imagined_step, rssm.core, rssm.prior, rssm.space, features, act, bounded, noise)
         actions: list[Tensor] = []
-        for t, row in enumerate(features):
-            row[..., :width] = deterministic
-            row[..., width:] = self.rssm.space.features(stochastic)
-            if t < horizon:
-                actions.append(act(row, noise))
-                action = self.action_space.bounded(actions[-1])
-                deterministic, stochastic, _ = self.rssm.imagine(deterministic, stochastic, action, noise)
+        for row, after in pairwise(features):
+            actions.append(act(row, noise))
+            deterministic, stochastic, _ = rssm.imagine(deterministic, stochastic, bounded(actions[-1]), noise)
+            after[..., :width] = deterministic
+            after[..., width:] = rssm.space.features(stochastic)
         return features, torch.stack(actions)
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
@@ -207,7 +211,7 @@ class DreamerV3(WorldModel):
     def step_modules(self) -> list[nn.Module]:
         behavior = self.behavior
         heads = [self.reward_head, self.continue_head, behavior.actor, behavior.critic, behavior.slow_critic]
-        return [self.rssm.core, self.rssm.prior, *heads]
+        return [self.rssm.core, self.rssm.prior, self.rssm.imagined_step, *heads]
 
     # ------------------------------------------------------------------ learning
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
+from worldloom_rl.models.dreamerv3.imagination import ImaginedStep
 from worldloom_rl.models.dreamerv3.scan import can_scan, scan
 from worldloom_rl.nn.block_gru import BlockGRU
 from worldloom_rl.nn.mlp import MLP
@@ -50,6 +51,7 @@ class RSSM(nn.Module):
         self.core = BlockGRU(deterministic, space.features_width, action, hidden, blocks)
         self.prior = self._head(deterministic, hidden, prior_layers)
         self.posterior = self._head(deterministic + tokens, hidden, posterior_layers)
+        self.imagined_step = ImaginedStep()
 
     def _head(self, inputs: int, hidden: int, layers: int) -> MLP:
         return MLP(inputs, [hidden] * layers, self.space.parameters_width, activation=None, norm=RMSNormSilu)

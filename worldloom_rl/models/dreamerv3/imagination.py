@@ -1,0 +1,128 @@
+"""Imagination of many rows without a gradient: the steps of `RSSM.imagine`, laid out for a CPU.
+
+The numbers are those of the step within rounding. A class of the stochastic state picks a row of a table instead of
+multiplying a matrix by zeros and a one, layers that read the same memory are one product, and weights are rearranged
+once for all steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldloom_rl.latents import CategoricalLatent
+from worldloom_rl.nn.block_gru import MANY_ROWS, BlockGRU
+from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.noise import Noise
+
+
+def can_imagine(space: object, like: Tensor) -> bool:
+    """Whether `imagine` serves rows [..., D]: there are many on a CPU, and their stochastic state is one-hot."""
+    return (
+        isinstance(space, CategoricalLatent)
+        and space.temperature is None
+        and like.device.type == "cpu"
+        and like.shape[:-1].numel() >= MANY_ROWS
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Layout(NamedTuple):
+    """Weights of the core and the prior as an imagination reads them."""
+
+    memory: Tensor  # [D, 2 · hidden] first layers of core and prior, side by side
+    memory_bias: Tensor  # [2 · hidden]
+    stochastic: Tensor  # [S · K, hidden] a row for each class of each group
+    stochastic_bias: Tensor  # [hidden]
+    shared: Tensor  # [3 · hidden, D] of the mix, what all blocks read
+
+    @classmethod
+    def of(cls, core: BlockGRU, prior: MLP) -> Layout:
+        """A copy of their weights."""
+        first, stochastic = (core.from_deterministic, prior[0]), core.from_stochastic
+        return cls(
+            torch.cat([layer.weight.t() for layer in first], 1),
+            torch.cat([layer.bias for layer in first]),
+            stochastic.weight.t().contiguous(),
+            stochastic.bias,
+            core.mix.shared_weight(),
+        )
+
+
+class ImaginedStep(nn.Module):
+    """One step for N rows; it has no weights of its own, and is a module to be compiled like the others."""
+
+    def forward(
+        self,
+        core: BlockGRU,
+        prior: MLP,
+        layout: Layout,
+        state: Tensor,
+        embedded: Tensor,
+        stochastic: Tensor,
+        action: Tensor,
+        out: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next deterministic state [N, D], its products with `layout.memory`, and the prior's raw parameters.
+
+        Args:
+            state: [N, D]; embedded: [N, 2 · hidden] its products with `layout.memory`.
+            stochastic: [N, hidden] the product of the stochastic state and `layout.stochastic`.
+            action: [N, A] flat.
+            out: [N, D] where the next state goes; when compiled, somewhere else.
+        """
+        width = stochastic.shape[-1]
+        parts = (
+            core.from_deterministic.norm(embedded[:, :width]),
+            core.from_stochastic.norm(stochastic + layout.stochastic_bias),
+            core.embed_action(action),
+        )
+        mixed = core.mix.add_own(torch.addmm(core.mix.bias, torch.cat(parts, -1), layout.shared), state)
+        state = core.update(core.mix_norm(mixed, inplace=True), state, out=out)
+        embedded = torch.addmm(layout.memory_bias, state, layout.memory)
+        first, *others = prior
+        parameters = first.norm(embedded[:, width:])
+        for layer in others:
+            parameters = layer(parameters)
+        return state, embedded, parameters
+
+
+@torch.no_grad()
+def imagine(
+    step: ImaginedStep,
+    core: BlockGRU,
+    prior: MLP,
+    space: CategoricalLatent,
+    features: Tensor,
+    act: Callable[[Tensor, Noise], Tensor],
+    bounded: Callable[[Tensor], Tensor],
+    noise: Noise,
+) -> Tensor:
+    """Fills features [1 + H, *B, D + S · K] from the first row on; gives the actions [H, *B, A].
+
+    Args:
+        act: flat actions from a row of features and noise.
+        bounded: from these the ones that the environment would see.
+    """
+    layout = Layout.of(core, prior)
+    width, batch = features.shape[-1] - space.features_width, features.shape[1:-1]
+    state, one_hot = features[0].flatten(0, -2).split([width, space.features_width], -1)
+    embedded = torch.addmm(layout.memory_bias, state, layout.memory)
+    stochastic = one_hot @ layout.stochastic
+    first_class = torch.arange(0, space.features_width, space.classes)
+    actions = []
+    for row, after in pairwise(features):
+        actions.append(act(row, noise))
+        action, out = bounded(actions[-1]).flatten(0, -2), after.flatten(0, -2)[:, :width]
+        state, embedded, parameters = step(core, prior, layout, state, embedded, stochastic, action, out)
+        if state is not out:
+            out.copy_(state)
+        index = space.draw(parameters.unflatten(0, batch), noise)
+        after[..., width:].zero_().unflatten(-1, space.shape).scatter_(-1, index.unsqueeze(-1), 1.0)
+        stochastic = F.embedding_bag((index + first_class).flatten(0, -2), layout.stochastic, mode="sum")
+    return torch.stack(actions)

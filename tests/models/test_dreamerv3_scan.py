@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
-from worldloom_rl.keys import POLICY_ACTION
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.dreamerv3.config import PRESETS
-from worldloom_rl.noise import GeneratorNoise, ReplayNoise
-from worldloom_rl.objectives import ActorPolicy
-from worldloom_rl.world_model import WorldModel
+from worldloom_rl.noise import ReplayNoise
 
 BATCH, TIME = 3, 5
 
@@ -67,25 +63,3 @@ def test_the_scan_and_single_steps_agree_in_states_and_gradients(classes: int) -
     for scanned, single in zip(gradients(stepwise=False), gradients(stepwise=True), strict=True):
         for ours, expected in zip(scanned, single, strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, check_dtype=False)
-
-
-def test_features_imagined_for_an_actor_critic_are_those_of_imagine() -> None:
-    model = build(4).float()
-    policy = ActorPolicy(model, model.behavior.actor, sample_always=True)
-    latent = {name: torch.randn(300, *leaf.shape) for name, leaf in model.latent_spec.items()}
-
-    def noise() -> GeneratorNoise:
-        return GeneratorNoise(torch.Generator().manual_seed(2))
-
-    ours = model.imagine_features(latent, policy.act_on, 3, noise())
-    generic = WorldModel.imagine_features(model, latent, policy.act_on, 3, noise())
-    with torch.no_grad():
-        start = model.write_latent(TensorDict({}, [300]), latent)
-        expected = model.imagine(start, policy, horizon=3, noise=noise())
-    arrived = expected["next"]
-    for imagined in (ours, generic):
-        assert torch.equal(imagined.features[:-1], model.features(expected).transpose(0, 1))
-        assert torch.equal(imagined.features[-1], model.features(arrived)[:, -1])
-        assert torch.equal(imagined.action, expected[POLICY_ACTION].transpose(0, 1))
-        assert torch.equal(imagined.reward, arrived["reward"].transpose(0, 1))
-        assert torch.equal(imagined.continuation[1:], arrived["continue"].transpose(0, 1))

@@ -12,6 +12,8 @@ from torch import nn
 
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.noise import ModeNoise
 from worldloom_rl.registry import find_preset
 from worldloom_rl.training.compilation import compile_model, compile_modules, missing_compiler
 
@@ -101,19 +103,46 @@ def test_a_traced_model_predicts_and_values_as_before(eager_backend: list[object
     assert eager_backend
 
 
-@pytest.mark.process
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
-@pytest.mark.skipif(missing_compiler() is not None, reason="needs a C++ compiler")
-def test_a_built_dreamer_imagines_many_and_few_rows_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fresh_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := missing_compiler()) is not None:
+        pytest.skip(reason)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("fresh_builds")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_built_dreamer_steps_and_imagines_many_and_few_rows_as_before() -> None:
     model = DreamerV3(find_preset("dreamerv3:tiny")[1], *DreamerV3.default_specs()).eval()  # type: ignore[arg-type]
     plain = copy.deepcopy(model)
-    compile_modules([model.rssm.core])
+    compile_modules([model.rssm.core, model.rssm.imagined_step])
     core, ours = plain.rssm.core, model.rssm.core
-    for rows in (3, 300, 400):  # from 256 on, a dense product serves what the blocks share
+    actions = torch.rand(3, 400, model.action_space.width)
+    for rows in (3, 300, 400):  # many rows have a way of their own
         latent = model.initial_latent(torch.Size([rows]))
         with torch.no_grad():
-            state, flat = torch.randn_like(latent["deterministic"]), latent["stochastic"].flatten(-2)
-            given = (state, flat, core.embed_action(torch.randn(rows, model.action_space.width)))
+            latent["deterministic"] = state = torch.randn_like(latent["deterministic"])
+            given = (state, latent["stochastic"].flatten(-2), core.embed_action(actions[0, :rows]))
             torch.testing.assert_close(ours(*given), core(*given), rtol=1e-4, atol=1e-5)
+        imagined = []
+        for each in (model, plain):
+            given_actions = iter(actions)
+            act = lambda features, noise, given=given_actions: next(given)[: len(features)]  # noqa: E731
+            imagined.append(each.imagine_states(latent, act, 3, ModeNoise())[0])
+        torch.testing.assert_close(*imagined, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("fresh_builds")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_a_built_perceptron_gives_its_values_with_and_without_a_gradient() -> None:
+    plain = MLP(5, [8, 8], 3)
+    built = copy.deepcopy(plain)
+    compile_modules([built])
+    for shape in ((1, 5), (7, 5), (2, 3, 5)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(built(x), plain(x))
+        with torch.no_grad():
+            torch.testing.assert_close(built(x), plain(x))

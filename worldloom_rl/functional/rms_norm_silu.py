@@ -34,10 +34,11 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return root / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(least)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _constants(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """√W and √(W ε): an operation with a tensor starts in half the time of one with a number."""
-    return torch.tensor(math.sqrt(width), dtype=dtype), torch.tensor(math.sqrt(width * eps), dtype=dtype)
+    root, least = math.sqrt(width), math.sqrt(width * eps)
+    return torch.tensor(root, dtype=dtype, device="cpu"), torch.tensor(least, dtype=dtype, device="cpu")
 
 
 def rms_norm_silu_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,7 @@ def two_hot(x: Tensor, low: float, high: float, count: int) -> Tensor:
 def two_hot_mean(logits: Tensor, low: float, high: float) -> Tensor:
     """[..., 1] the number that logits [..., K] stand for: symexp of the expected bin position."""
     bins = torch.linspace(low, high, logits.shape[-1], device=logits.device, dtype=logits.dtype)
-    return symexp((logits.softmax(-1) * bins).sum(-1, keepdim=True))
+    return symexp((logits.softmax(-1) @ bins).unsqueeze(-1))
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.nn.mlp import Activation
+from worldloom_rl.nn.mlp import Activation, affine
 from worldloom_rl.noise import Noise
 
 
@@ -87,7 +87,7 @@ class EnsembleMLP(nn.Module):
             weight, bias = pick(layer.weight), pick(layer.bias)
             if index == 0:  # all members read the same input: one product
                 count, width = weight.shape[:2]
-                hidden = F.linear(hidden, weight.flatten(0, 1), bias.flatten())
+                hidden = affine(hidden, weight.flatten(0, 1), bias.flatten())
                 hidden = torch.unflatten(hidden, -1, (count, width)).transpose(0, 1)
                 if keep is not None:
                     hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,19 @@ from torch import Tensor, nn
 
 from worldloom_rl.latents import CategoricalLatent
 from worldloom_rl.nn.block_gru import MANY_ROWS, BlockGRU
-from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.nn.mlp import MLP, NormedLinear
 from worldloom_rl.noise import Noise
 
+if TYPE_CHECKING:
+    from worldloom_rl.models.dreamerv3.rssm import RSSM
 
-def can_imagine(space: object, like: Tensor) -> bool:
+
+def can_imagine(rssm: RSSM, like: Tensor) -> bool:
     """Whether `imagine` serves rows [..., D]: there are many on a CPU, and their stochastic state is one-hot."""
     return (
-        isinstance(space, CategoricalLatent)
-        and space.temperature is None
+        isinstance(rssm.space, CategoricalLatent)
+        and rssm.space.temperature is None
+        and isinstance(rssm.prior[0], NormedLinear)
         and like.device.type == "cpu"
         and like.shape[:-1].numel() >= MANY_ROWS
         and not torch.is_autocast_enabled("cpu")
@@ -44,10 +48,11 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, core: BlockGRU, prior: MLP) -> Layout:
         """A copy of their weights."""
-        first, stochastic = (core.from_deterministic, prior[0]), core.from_stochastic
+        first, stochastic = prior[0], core.from_stochastic
+        assert isinstance(first, NormedLinear)
         return cls(
-            torch.cat([layer.weight.t() for layer in first], 1),
-            torch.cat([layer.bias for layer in first]),
+            torch.cat([core.from_deterministic.weight.t(), first.weight.t()], 1),
+            torch.cat([core.from_deterministic.bias, first.bias]),
             stochastic.weight.t().contiguous(),
             stochastic.bias,
             core.mix.shared_weight(),
@@ -86,6 +91,7 @@ class ImaginedStep(nn.Module):
         state = core.update(core.mix_norm(mixed, inplace=True), state, out=out)
         embedded = torch.addmm(layout.memory_bias, state, layout.memory)
         first, *others = prior
+        assert isinstance(first, NormedLinear)
         parameters = first.norm(embedded[:, width:])
         for layer in others:
             parameters = layer(parameters)
@@ -94,10 +100,7 @@ class ImaginedStep(nn.Module):
 
 @torch.no_grad()
 def imagine(
-    step: ImaginedStep,
-    core: BlockGRU,
-    prior: MLP,
-    space: CategoricalLatent,
+    rssm: RSSM,
     features: Tensor,
     act: Callable[[Tensor, Noise], Tensor],
     bounded: Callable[[Tensor], Tensor],
@@ -109,6 +112,8 @@ def imagine(
         act: flat actions from a row of features and noise.
         bounded: from these the ones that the environment would see.
     """
+    core, prior, space = rssm.core, rssm.prior, rssm.space
+    assert isinstance(space, CategoricalLatent)
     layout = Layout.of(core, prior)
     width, batch = features.shape[-1] - space.features_width, features.shape[1:-1]
     state, one_hot = features[0].flatten(0, -2).split([width, space.features_width], -1)
@@ -119,7 +124,7 @@ def imagine(
     for row, after in pairwise(features):
         actions.append(act(row, noise))
         action, out = bounded(actions[-1]).flatten(0, -2), after.flatten(0, -2)[:, :width]
-        state, embedded, parameters = step(core, prior, layout, state, embedded, stochastic, action, out)
+        state, embedded, parameters = rssm.imagined_step(core, prior, layout, state, embedded, stochastic, action, out)
         if state is not out:
             out.copy_(state)
         index = space.draw(parameters.unflatten(0, batch), noise)

@@ -173,8 +173,8 @@ class DreamerV3(WorldModel):
         # All that is kept of a step; the heads and the next step read it where it is.
         features = deterministic.new_empty(1 + horizon, *batch, width + rssm.space.features_width)
         features[0] = self.latent_features(start)
-        if can_imagine(rssm.space, deterministic):
-            return features, imagine(rssm.imagined_step, rssm.core, rssm.prior, rssm.space, features, act, bounded, noise)
+        if can_imagine(rssm, deterministic):
+            return features, imagine(rssm, features, act, bounded, noise)
         actions: list[Tensor] = []
         for row, after in pairwise(features):
             actions.append(act(row, noise))

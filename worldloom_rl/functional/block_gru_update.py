@@ -42,7 +42,7 @@ def one_block_update(gates: Tensor, bias: Tensor, state: Tensor, out: Tensor) ->
         candidate = _tanh(torch.sigmoid(reset + reset_bias) * (candidate + candidate_bias))
         return state + torch.sigmoid(update + (update_bias - 1)) * (candidate - state)
     bias = torch.cat([reset_bias, candidate_bias, update_bias - 1])
-    rows = (x.split(_ROWS) for x in (gates, state, out))
+    rows = (torch.split(x, _ROWS) for x in (gates, state, out))
     for gates_, state_, out_ in zip(*rows, strict=True):
         reset, candidate, update = gates_.add_(bias).chunk(3, -1)
         torch.lerp(state_, candidate.mul_(reset.sigmoid_()).tanh_(), update.sigmoid_(), out=out_)

@@ -31,7 +31,8 @@ def rms_norm_silu(x: Tensor, weight: Tensor, eps: float, *, inplace: bool = Fals
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """[..., 1] 1 / √(mean(x²) + ε) = √W / hypot(|x|, √(W ε)), the form of the fewest operations."""
     root, least = _constants(x.shape[-1], eps, x.dtype)
-    return root / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(least)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return root / length.hypot_(least)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """`pytest tests/reference --device cuda`: the official numbers on a GPU, in float32 without TF32.
 
-Everything that a test loads or makes is there then. A GPU adds up in another order, so what a CPU must meet more closely
+Everything that a test loads or makes is there then. A GPU adds up in another order: what a CPU must meet more closely
 is compared within 1e-4, absolute and relative.
 """
 

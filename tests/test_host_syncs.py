@@ -1,27 +1,23 @@
-"""No hot loop waits for the device: nothing on the way reads a number out of a tensor."""
+"""No hot loop waits for the device: nothing on the way reads a number out of a tensor or makes one out of numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
-from tensordict import TensorDict
+from family_work import FAMILIES, ROWS, acting_row, imagined, make_model, make_policy, make_rows, make_update
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from worldloom_rl.models import tdmpc2
-from worldloom_rl.models.dreamerv3 import DreamerV3
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, PolicyPrior
+from worldloom_rl.models import dreamerv3, jepa, tdmpc2
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.objectives import ActorPolicy, WorldModelLoss
-from worldloom_rl.planners import MPPIPlanner
-from worldloom_rl.recipes import dreamerv3 as dreamerv3_recipe
-from worldloom_rl.recipes import tdmpc2 as tdmpc2_recipe
-from worldloom_rl.registry import find_preset
-from worldloom_rl.world_model import WorldModel
 
 Call = Callable[[], object]
 
@@ -39,86 +35,104 @@ class CountReads(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
         masks = name in self.indexing and any(index is not None and index.dtype == torch.bool for index in args[1])
-        if name in self.reading or masks:
+        if masks or (name in self.reading and not _counts_steps()):
             self.reads.append(name)
         return function(*args, **(kwargs or {}))
 
 
-class OneHotOfGPUs(TorchFunctionMode):
-    """F.one_hot as a GPU has it: only on the CPU it looks whether its classes exist."""
+def _counts_steps() -> bool:
+    """Whether an optimiser reads how many steps it made, which it keeps on the CPU wherever the weights are."""
+    return "_get_value" in {frame.name for frame in traceback.extract_stack(limit=8)}
+
+
+class AsOnGPUs(TorchFunctionMode):
+    """F.one_hot as a GPU has it: only on the CPU it looks whether its classes exist. Counts what a GPU is sent."""
+
+    sending = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.nn.functional.one_hot:
             index, classes = args
             return (index.unsqueeze(-1) == torch.arange(classes)).long()
+        sends = function is torch.Tensor.new_tensor or (kwargs or {}).get("device", "cpu") != "cpu"
+        if function in self.sending and sends:
+            self.sent.append(function.__name__)
         return function(*args, **(kwargs or {}))
 
 
-def make_model(family: type[WorldModel]) -> Any:
-    torch.manual_seed(0)
-    _, config = find_preset(f"{family.model_type}:tiny")
-    return family(config, *TDMPC2.default_specs()).eval()  # vectors for both
+def update(family: str, device: str) -> Call:
+    model = make_model(family)
+    batch = make_rows(model, *ROWS[family]).to(device)
+    call = make_update(model.to(device))
+    return lambda: call(batch, None)
 
 
-def rows(model: WorldModel, *shape: int) -> TensorDict:
-    flag = torch.zeros(*shape, 1, dtype=torch.bool)
-    entries = {"observation": torch.randn(*shape, 39), "previous_action": torch.rand(*shape, 6)}
-    entries |= {"reward": torch.randn(*shape, 1), "terminated": flag, "truncated": flag, "is_init": flag}
-    return model.write_latent(TensorDict(entries, batch_size=shape), model.initial_latent(shape))
-
-
-def tdmpc2_update(device: str) -> Call:
-    model = make_model(TDMPC2)
-    batch = rows(model, 8, 4).to(device)
-    model.to(device)
-    losses = WorldModelLoss(model, tdmpc2_recipe.loss_weights(model.config)), PolicyLoss(model)
-    optimizers = tdmpc2_recipe.make_optimizers(model)
-    return lambda: tdmpc2_recipe.update(model, *losses, optimizers, batch)
-
-
-def dreamerv3_update(device: str) -> Call:
-    model = make_model(DreamerV3)
-    batch = rows(model, 2, 9).to(device)
-    model.to(device)
-    losses, optimizer = dreamerv3_recipe.make_losses(model), dreamerv3_recipe.make_optimizer(model)
-    return lambda: dreamerv3_recipe.update(losses, optimizer, batch)
-
-
-def plan(family: type[WorldModel], device: str) -> Call:
+def plan(family: str, device: str) -> Call:
     model = make_model(family).to(device)
-    planner = MPPIPlanner(model, num_samples=16, num_elites=4, iterations=2)
-    if family is TDMPC2:
-        planner = tdmpc2.make_planner(model, num_samples=16, num_elites=4, num_policy_trajectories=2)
-    latent, previous = model.initial_latent((2,)), torch.zeros(2, planner.horizon, 6, device=device)
+    options = {"num_samples": 16, "num_elites": 4, "iterations": 2}
+    makers = {
+        "dreamerv3": partial(dreamerv3.make_planner, horizon=3, num_policy_trajectories=2),
+        "tdmpc2": partial(tdmpc2.make_planner, num_policy_trajectories=2),
+    }
+    planner = makers.get(family, jepa.make_planner)(model, **options)
+    latent, previous = model.initial_latent((2,)), torch.zeros(2, planner.horizon, planner.low.numel(), device=device)
     return lambda: planner.plan(latent, previous, GeneratorNoise(), explore=True)
 
 
-def imagine(family: type[WorldModel], device: str) -> Call:
-    model = make_model(family).to(device)
-    policy = PolicyPrior(model) if family is TDMPC2 else ActorPolicy(model, model.behavior.actor)
-    start = model.write_latent(TensorDict({}, batch_size=[4], device=device), model.initial_latent((4,)))
-    return lambda: model.imagine(start, policy, horizon=3)
+def imagination(family: str, device: str) -> Call:
+    model = make_model(family)
+    start = make_rows(model, 4).select(*model.latent_keys).to(device)
+    model.to(device)
+    return lambda: imagined(model, start)
 
 
-# One number a DreamerV3 update is read: whether all losses are finite.
-WORK = {
-    "TD-MPC2 update": (tdmpc2_update, 0),
-    "DreamerV3 update": (dreamerv3_update, 1),
-    "TD-MPC2 plan": (partial(plan, TDMPC2), 0),
-    "DreamerV3 plan": (partial(plan, DreamerV3), 0),
-    "TD-MPC2 imagination": (partial(imagine, TDMPC2), 0),
-    "DreamerV3 imagination": (partial(imagine, DreamerV3), 0),
+def act(family: str, device: str) -> Call:
+    model = make_model(family)
+    row = acting_row(model, make_policy(model)).to(device)
+    policy = make_policy(model.to(device))
+
+    def call() -> None:
+        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+            policy(row.copy())
+
+    return call
+
+
+MAKERS = {"update": update, "plan": plan, "imagination": imagination, "acting": act}
+PLANNING = ("dreamerv3", "frozen_jepa", "jepa", "tdmpc2")
+READS = {  # on the CPU and elsewhere; none where nothing is said
+    # Whether all losses are finite.
+    ("update", "dreamerv3"): (1, 1),
+    ("update", "jepa"): (1, 1),
+    ("update", "tokens"): (1, 1),
+    # Whether an episode begins, whose goal is to be encoded; a GPU encodes it always.
+    ("acting", "frozen_jepa"): (1, 0),
+    ("acting", "jepa"): (1, 0),
+    ("acting", "vjepa2"): (1, 0),
 }
+WORK = [(work, family) for work in MAKERS for family in (PLANNING if work == "plan" else FAMILIES)]
 
 
-@pytest.mark.parametrize("name", WORK)
-def test_hot_loops_read_no_number_out_of_a_tensor(name: str) -> None:
-    make, expected = WORK[name]
-    call = make("cpu")
+def make(work: str, family: str, device: str) -> Call:
+    if family in ("frozen_jepa", "vjepa2") and find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    if family == "tokens" and find_spec("vector_quantize_pytorch") is None:
+        pytest.skip("vector-quantize-pytorch is not installed")
+    return MAKERS[work](family, device)
+
+
+@pytest.mark.parametrize(("work", "family"), WORK)
+def test_hot_loops_read_no_number_out_of_a_tensor_and_send_none(work: str, family: str) -> None:
+    call = make(work, family, "cpu")
     call()  # optimisers make their state
-    with OneHotOfGPUs(), CountReads() as counter:
+    with AsOnGPUs() as sending, CountReads() as reading:
         call()
-    assert len(counter.reads) == expected, counter.reads
+    assert len(reading.reads) == READS.get((work, family), (0, 0))[0], reading.reads
+    assert sending.sent == []
 
 
 def test_a_read_is_counted() -> None:
@@ -128,14 +142,37 @@ def test_a_read_is_counted() -> None:
     assert counter.reads == ["_local_scalar_dense", "index"]
 
 
+def test_a_number_that_is_sent_is_counted() -> None:
+    with AsOnGPUs() as counter:
+        here = torch.ones(1)
+        here.new_tensor([1.0])
+        torch.tensor([1.0], device=here.device)
+        torch.tensor([1.0])
+    assert counter.sent == ["new_tensor", "tensor"]
+
+
+@contextmanager
+def nothing_waits(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Raises where the host waits for the device, tensordict's own waits included."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the host waits for the device")
+
+    with patch.context() as patched:
+        patched.setattr(torch.cuda, "synchronize", refuse)
+        patched.setattr(torch.cuda.Event, "synchronize", refuse)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", [name for name, (_, reads) in WORK.items() if not reads])
-def test_a_gpu_is_not_waited_for(name: str) -> None:
-    call = WORK[name][0]("cuda")
+@pytest.mark.parametrize(("work", "family"), [each for each in WORK if not READS.get(each, (0, 0))[1]])
+def test_a_gpu_is_not_waited_for(work: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = make(work, family, "cuda")
     call()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits(monkeypatch):
         call()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

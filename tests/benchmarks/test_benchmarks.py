@@ -69,6 +69,31 @@ def test_the_command_prints_a_table_and_a_line_of_json_each(tmp_path: Path, caps
     assert json.loads(printed[-1]) == record
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SystemExit, match="finds no CUDA device"):
+        command.run(("act-12m-1",), device="cuda")
+
+
+def test_times_of_a_gpu_are_named_as_wall_times() -> None:
+    row = measure.Measurement("a", "product", "worldloom", "eager", milliseconds=[2.0, 1.0])
+    assert table.markdown([row], "wall").splitlines()[0].split("|")[3].strip() == "wall ms"
+    assert table.record(row, [row], {}, "wall")["wall_ms"] == {"median": 1.5, "min": 1.0, "max": 2.0}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_is_timed_and_named_and_its_memory_measured(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    command.run(("act-12m-1", "sample-vectors"), rounds=2, device="cuda", against="torchrl", json=file)
+    ours, theirs, *replayed = json.loads(file.read_text())
+    assert ours["device"] == torch.cuda.get_device_name()
+    assert ours["wall_ms"]["min"] > 0
+    assert 0.04 < ours["peak_gb"] < 0.2  # 12 million weights of four bytes, and little beside them
+    assert theirs["ratio"]["min"] > 0
+    assert len(replayed) == 2
+
+
 def test_an_unknown_workload_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="There is no workload 'plann'"):
         catalogue.find("plann")

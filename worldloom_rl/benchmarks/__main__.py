@@ -1,4 +1,4 @@
-"""`python -m worldloom_rl.benchmarks`: CPU time of one thread, beside a matrix product in the same rounds."""
+"""`python -m worldloom_rl.benchmarks`: time of one thread or a GPU, beside a matrix product in the same rounds."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _LIMITS = ("MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA
 def run(
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     rounds: int = 9,
+    device: Literal["cpu", "cuda"] = "cpu",
     compile: bool = False,
     against: Literal["torchrl"] | None = None,
     json: Path | None = None,
@@ -38,25 +39,31 @@ def run(
     ONEDNN_MAX_CPU_ISA=AVX2 in the environment a processor works as one without AVX-512 does, whose products are slower
     and what is not a product weighs less. Medians, least and greatest over the rounds.
 
+    On a GPU times are of the wall, from an idle device to an idle device, and the yardstick is a 4096 x 4096 x 4096
+    float32 product there, without TF32. Replay stays on the CPU, as in a recipe; what it draws is sent.
+
     `python -m worldloom_rl.benchmarks scaling` draws time against samples, horizon, environments and other sizes.
 
     Args:
         names: of workloads; all by default.
         rounds: each times every workload once, in turn.
+        device: where the work is done.
         compile: run our code compiled; its build is not part of the times.
         against: another library that does the same work in the same rounds, where it can.
         json: file for a list of what the lines of JSON hold.
-        memory: measure peak memory too, each in a process of its own.
+        memory: measure peak memory too, on the CPU each in a process of its own.
         seed: of weights and data.
     """
     workloads = [find(name) for name in names or WORKLOADS]
-    if compile and (reason := missing_compiler()):
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("Nothing is measured: PyTorch finds no CUDA device.")
+    if compile and (reason := missing_compiler(device)):
         raise SystemExit(f"Nothing is compiled: {reason}.")
     torch.set_num_threads(1)
-    timed = measure.contestants(workloads, compiled=compile, against=against, seed=seed)
-    measure.measure(timed, rounds)
+    timed = measure.contestants(workloads, compiled=compile, against=against, seed=seed, device=device)
+    measure.measure(timed, rounds, device)
     rows = [contestant.row for contestant in timed]
-    for contestant in timed if memory else ():
+    for contestant in timed if memory and device == "cpu" else ():
         row = contestant.row
         if contestant.call is not None:
             row.peak_gb = measure.peak_gb(row.workload, compiled=row.mode == "compiled", by=row.by, seed=seed)
@@ -66,8 +73,11 @@ def run(
         "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
         **provenance(),
     }
-    records = [table.record(row, rows, about) for row in rows]
-    print(table.markdown(rows), "", *map(json_format.dumps, records), sep="\n")
+    if device == "cuda":
+        about["device"] = torch.cuda.get_device_name()
+    clock = "CPU" if device == "cpu" else "wall"
+    records = [table.record(row, rows, about, clock) for row in rows]
+    print(table.markdown(rows, clock), "", *map(json_format.dumps, records), sep="\n")
     if json is not None:
         json.write_text(json_format.dumps(records, indent=1) + "\n")
     return rows

@@ -1,4 +1,4 @@
-"""Measuring: CPU time in rounds beside a matrix product, operations done, peak memory in a fresh process."""
+"""Measuring: CPU time, or a GPU's, in rounds beside a matrix product, operations done, peak memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldloom_rl.benchmarks.workload import Call, Workload
+from worldloom_rl.benchmarks.workload import Call, Peer, Workload
 from worldloom_rl.training.compilation import built
 
-_SIDE = 1024  # of the square float32 matrices whose product is the yardstick
+_SIDES = {"cpu": 1024, "cuda": 4096}  # of the square float32 matrices whose product is the yardstick: it fills a GPU
 _PRODUCTS = 4  # a calibration
 
 
 @dataclass
 class Measurement:
-    """One row of the table. Times are milliseconds of CPU, one a round."""
+    """One row of the table. Times are milliseconds of CPU, or on a GPU of wall time, one a round."""
 
     workload: str
     claim: str
@@ -57,41 +57,77 @@ class Contestant:
     repeats: int
 
 
+def seconds_of(device: str) -> float:
+    """A clock: the process's CPU time, or for a GPU wall time at which all that it was given is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def calibrate(left: torch.Tensor, right: torch.Tensor) -> float:
-    """GFLOP/s of CPU time of a 1024 x 1024 x 1024 float32 product, now."""
-    begin = time.process_time()
+    """GFLOP/s of the yardstick's product, of two square matrices, now."""
+    device = left.device.type
+    begin = seconds_of(device)
     for _ in range(_PRODUCTS):
         left @ right
-    return _PRODUCTS * 2e-9 * _SIDE**3 / (time.process_time() - begin)
+    return _PRODUCTS * 2e-9 * len(left) ** 3 / (seconds_of(device) - begin)
 
 
-def contestants(workloads: Sequence[Workload], *, compiled: bool, against: str | None, seed: int) -> list[Contestant]:
-    """Builds and warms everything that is to be timed: the work of each workload, and the peer's beside it."""
+def contestants(
+    workloads: Sequence[Workload], *, compiled: bool, against: str | None, seed: int, device: str = "cpu"
+) -> list[Contestant]:
+    """Builds and warms everything that is to be timed: the work of each workload, and the peer's beside it.
+
+    On a GPU the rows' peak memory is measured by the way, above what the others hold there.
+    """
     found = []
     for workload in workloads:
         mode = "compiled" if compiled else "eager"
         row = Measurement(workload.name, workload.claim, "worldloom", mode, reference_gflop=workload.reference_gflop)
         torch.manual_seed(seed)
-        row.done_gflop = done_gflop(workload.make(False))
+        with torch.device(device):
+            call = workload.make(False)
+        row.done_gflop = done_gflop(call)
+        del call
         before = built().seconds if compiled else 0.0
         torch.manual_seed(seed)
-        call = workload.make(compiled)
-        call()
-        call()
+        with _peak_on(device, row):
+            with torch.device(device):
+                call = workload.make(compiled)
+            call()
+            call()
         row.build_seconds = built().seconds - before if compiled else None
         found.append(Contestant(row, call, workload.repeats))
         for peer in workload.peers:
             if peer.name == against:
-                found.append(_peer(workload, peer.name, peer.note, peer.make() if peer.make else None))
+                found.append(_peer(workload, peer, device))
     return found
 
 
-def _peer(workload: Workload, name: str, note: str, call: Call | None) -> Contestant:
-    row = Measurement(workload.name, workload.claim, name, "eager", note, workload.reference_gflop)
-    if call is not None:
+def _peer(workload: Workload, peer: Peer, device: str) -> Contestant:
+    row = Measurement(workload.name, workload.claim, peer.name, "eager", peer.note, workload.reference_gflop)
+    if peer.make is None:
+        return Contestant(row, None, workload.repeats)
+    with _peak_on(device, row):
+        with torch.device(device):
+            call = peer.make()
         row.done_gflop = done_gflop(call)
         call()
     return Contestant(row, call, workload.repeats)
+
+
+@contextmanager
+def _peak_on(device: str, row: Measurement) -> Iterator[None]:
+    """On a GPU, sets the row's peak of memory taken within."""
+    if device == "cpu":
+        yield
+        return
+    gc.collect()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield
+    row.peak_gb = (torch.cuda.max_memory_allocated(device) - before) / 1e9
 
 
 def done_gflop(call: Call) -> float:
@@ -101,9 +137,10 @@ def done_gflop(call: Call) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def measure(timed: Sequence[Contestant], rounds: int) -> None:
+def measure(timed: Sequence[Contestant], rounds: int, device: str = "cpu") -> None:
     """Times every contestant once a round, each between two calibrations; fills in their rows."""
-    left, right = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
+    side = _SIDES[device]
+    left, right = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
     calibrate(left, right)
     with _without_collection():
         for _ in range(rounds):
@@ -111,10 +148,10 @@ def measure(timed: Sequence[Contestant], rounds: int) -> None:
                 if contestant.call is None:
                     continue
                 before = calibrate(left, right)
-                begin = time.process_time()
+                begin = seconds_of(device)
                 for _ in range(contestant.repeats):
                     contestant.call()
-                seconds = (time.process_time() - begin) / contestant.repeats
+                seconds = (seconds_of(device) - begin) / contestant.repeats
                 contestant.row.milliseconds.append(1e3 * seconds)
                 contestant.row.gflop_per_second.append((before + calibrate(left, right)) / 2)
             gc.collect()

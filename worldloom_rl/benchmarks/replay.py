@@ -3,11 +3,15 @@
 TorchRL's SliceSampler holds the same observations, stored once ("no next copy": its buffer has no ("next",
 observation) either), in episodes of 100 rows, and draws windows of the same size inside episodes. It keeps its cached
 values, which only a buffer that is not written to can do.
+
+On a GPU replay stays on the CPU, as in a recipe, and what was drawn is sent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -67,12 +71,21 @@ def sample_slices(observation: Tensor, windows: int, length: int) -> Call:
     return lambda: buffer.sample().reshape(windows, length)
 
 
+def _sent(make: Callable[[], Call]) -> Call:
+    """What `make` builds on the CPU; the results are sent to the default device."""
+    device = torch.empty(0).device
+    with torch.device("cpu"):
+        call: Callable[[], Any] = make()
+    return call if device.type == "cpu" else lambda: call().to(device)
+
+
 def extend(compiled: bool) -> Call:
     """Writes a step of 16 environments."""
-    replay, rows = _written()
-    step = rows[:16].clone()
-    step["stream"] = torch.arange(16) + 1
-    step["is_init"], step["truncated"] = torch.ones(16, 1).bool(), torch.zeros(16, 1).bool()
+    with torch.device("cpu"):
+        replay, rows = _written()
+        step = rows[:16].clone()
+        step["stream"] = torch.arange(16) + 1
+        step["is_init"], step["truncated"] = torch.ones(16, 1).bool(), torch.zeros(16, 1).bool()
 
     def call() -> None:
         replay.extend(step)
@@ -83,8 +96,9 @@ def extend(compiled: bool) -> Call:
 
 def write_back(compiled: bool) -> Call:
     """Replaces the latents of a batch of sampled rows."""
-    replay, _ = _written()
-    batch = replay.sample().select("index", "index_generation", "latent")
+    with torch.device("cpu"):
+        replay, _ = _written()
+        batch = replay.sample().select("index", "index_generation", "latent")
     return lambda: replay.write_back(batch)
 
 
@@ -99,12 +113,12 @@ def _sampling(name: str, claim: str, observation: partial[Tensor], windows: int,
     return Workload(
         name,
         claim,
-        lambda compiled: sample(observation(), windows, length),
+        lambda compiled: _sent(lambda: sample(observation(), windows, length)),
         repeats=5,
         peers=(
             Peer(
                 "torchrl",
-                lambda: sample_slices(observation(), windows, length),
+                lambda: _sent(lambda: sample_slices(observation(), windows, length)),
                 "SliceSampler with cached values over the same rows",
             ),
         ),

@@ -10,23 +10,33 @@ from typing import Any
 from worldloom_rl.benchmarks.measure import Measurement, spread
 
 _COLUMNS = (
-    "workload", "by", "CPU ms", "GFLOP done", "reference GFLOP", "x reference bound", "x worldloom's time", "peak GB",
+    "workload", "by", "{} ms", "GFLOP done", "reference GFLOP", "x reference bound", "x worldloom's time", "peak GB",
     "note",
 )  # fmt: skip
 
 
-def markdown(rows: Sequence[Measurement]) -> str:
-    """A table with median (least–greatest) over the rounds."""
+def markdown(rows: Sequence[Measurement], clock: str = "CPU") -> str:
+    """A table with median (least–greatest) over the rounds.
+
+    Args:
+        clock: whose milliseconds they are, "CPU" or "wall".
+    """
     return "\n".join(
-        [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|", *(_line(row, _own(row, rows)) for row in rows)]
+        [
+            f"| {' | '.join(_COLUMNS).format(clock)} |",
+            "|---" * len(_COLUMNS) + "|",
+            *(_line(row, _own(row, rows)) for row in rows),
+        ]
     )
 
 
-def record(row: Measurement, rows: Sequence[Measurement], about: Mapping[str, Any]) -> dict[str, Any]:
+def record(
+    row: Measurement, rows: Sequence[Measurement], about: Mapping[str, Any], clock: str = "CPU"
+) -> dict[str, Any]:
     """Everything measured of one row, with medians, and what the run tells of itself."""
     values: dict[str, Any] = dataclasses.asdict(row)
     for name, numbers in (
-        ("cpu_ms", row.milliseconds),
+        (f"{clock.lower()}_ms", row.milliseconds),
         ("bound", row.bounds),
         ("ratio", _ratios(row, _own(row, rows))),
     ):

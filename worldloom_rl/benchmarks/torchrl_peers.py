@@ -41,7 +41,8 @@ def plan(make_model: Callable[[], TDMPC2], environments: int) -> Call:
         num_candidates=model.config.num_samples,
         top_k=model.config.num_elites,
     )
-    observation = TensorDict({"observation": torch.randn(environments, OBSERVED)}, batch_size=[environments])
+    seen = torch.randn(environments, OBSERVED)
+    observation = TensorDict({"observation": seen}, batch_size=[environments], device=seen.device)
 
     def call() -> None:
         with torch.no_grad():

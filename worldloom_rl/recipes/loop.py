@@ -562,7 +562,7 @@ def load_state(recipe: Recipe, config: RunConfig, directory: Path) -> Any:
     What follows is bit for bit what would have followed there: on a CPU, with the same libraries and number of threads,
     if the environments' state could be kept (see `envs.snapshot`); else their episodes begin anew.
     """
-    learning = torch.load(directory / "learning.pt", weights_only=True)
+    learning = torch.load(directory / "learning.pt", map_location="cpu", weights_only=True)
     state = recipe.make_state(config)
     saved = type(state.model).from_pretrained(directory / "model")
     if saved.config != state.model.config:

@@ -183,7 +183,7 @@ class FrozenJEPA(WindowedJEPA):
         return torch.cat([latent["tokens"].mean(-2), latent["goal"].mean(-2)], -1)
 
     def discount(self, latent: Latent) -> Tensor:
-        return latent["tokens"].new_tensor([self.config.discount])
+        return latent["tokens"].new_full((1,), self.config.discount)
 
     # ------------------------------------------------------------------ learning
 

@@ -112,7 +112,7 @@ class JEPA(WindowedJEPA):
         return torch.cat([latent["tokens"].flatten(-2), latent["goal"].flatten(-2)], -1)
 
     def discount(self, latent: Latent) -> Tensor:
-        return latent["tokens"].new_tensor([self.config.discount])
+        return latent["tokens"].new_full((1,), self.config.discount)
 
     # ------------------------------------------------------------------ learning
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -95,9 +95,7 @@ class WindowedJEPA(WorldModel):
         tokens = self.embed({key: observation[key] for key in self.frame_keys})
         # A carry of zeros, as after a random prefill, has seen nothing: it begins here, whatever is_init says.
         begins = is_init.squeeze(-1) | (previous["length"] == 0)
-        goal = previous["goal"]
-        if begins.any():
-            goal = torch.where(begins[..., None, None], self.embed_goal(observation), goal)
+        goal = renewed_goal(previous["goal"], begins, lambda: self.embed_goal(observation))
         window = window_of(previous).leaving(previous_action).arriving(tokens)
         fresh = first_frame(tokens, self.history, self.action_space.width)
         return latent_of(choose(begins, fresh, window), tokens, goal)
@@ -121,6 +119,16 @@ def latent_of(window: Window, tokens: Tensor, goal: Tensor) -> Latent:
         "tokens": tokens, "window": window.frames, "action_window": window.actions, "length": window.length,
         "goal": goal,
     }  # fmt: skip
+
+
+def renewed_goal(goal: Tensor, begins: Tensor, embed: Callable[[], Tensor]) -> Tensor:
+    """[..., N, D] the goal kept, and encoded anew where an episode begins.
+
+    A CPU encodes only if one begins. Elsewhere that question would wait for the device, so it is not asked.
+    """
+    if begins.device.type == "cpu" and not begins.any():
+        return goal
+    return torch.where(begins[..., None, None], embed(), goal)
 
 
 def loss_values(model: WorldModel, batch: TensorDictBase) -> dict[NestedKey, Tensor]:

@@ -246,7 +246,7 @@ class PolicyLoss(LossModule):
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.model = model
-        self.scale = RunningScale(model.config.tau)
+        self.scale = RunningScale(model.config.tau).to(model.action_space.center.device)
         self.in_keys = list(model.latent_keys)
         self.out_keys = ["loss_policy", "policy_entropy", "policy_scaled_entropy", "policy_scale"]
 

@@ -19,7 +19,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.functional.goal_reward import GoalReward, mean_absolute_distance
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.models.jepa.window import Window, choose, first_frame, sequence_windows
-from worldloom_rl.models.jepa.windowed import goal_key, loss_values
+from worldloom_rl.models.jepa.windowed import goal_key, loss_values, renewed_goal
 from worldloom_rl.models.vjepa2.config import PRESETS, VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
 from worldloom_rl.models.vjepa2.pose import POSE, next_pose
@@ -183,9 +183,7 @@ class VJEPA2AC(WorldModel):
         tokens = self.embed(observation[self.keys_read.pixels])
         # A carry of zeros, as after a random prefill, has seen nothing: it begins here, whatever is_init says.
         begins = is_init.squeeze(-1) | (previous["length"] == 0)
-        goal = previous["goal"]
-        if begins.any():
-            goal = torch.where(begins[..., None, None], self.embed(observation[self.keys_read.goal]), goal)
+        goal = renewed_goal(previous["goal"], begins, lambda: self.embed(observation[self.keys_read.goal]))
         fresh = first_frame(tokens, self.config.history, 2 * POSE)
         window = fresh
         if self.config.context > 1:
@@ -213,7 +211,7 @@ class VJEPA2AC(WorldModel):
         return torch.cat([latent["tokens"].mean(-2), latent["goal"].mean(-2), latent["proprio"]], -1)
 
     def discount(self, latent: Latent) -> Tensor:
-        return latent["tokens"].new_tensor([self.config.discount])
+        return latent["tokens"].new_full((1,), self.config.discount)
 
     # ------------------------------------------------------------------ learning
 

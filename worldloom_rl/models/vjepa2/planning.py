@@ -66,9 +66,9 @@ def make_planner(
     config = model.config
     assert isinstance(config, VJEPA2ACConfig)
     space = model.action_space
-    reach = torch.tensor([config.max_translation] * 3 + [0.0] * 3 + [config.max_gripper])
-    deviation = torch.tensor([config.max_translation] * 3 + [0.0] * 3 + [1.0])
     center, half_range = space.center.cpu(), space.half_range.cpu()
+    reach = center.new_tensor([config.max_translation] * 3 + [0.0] * 3 + [config.max_gripper])
+    deviation = center.new_tensor([config.max_translation] * 3 + [0.0] * 3 + [1.0])
     low, high = (-reach - center) / half_range, (reach - center) / half_range
     if bool((low < -1 - 1e-6).any() or (high > 1 + 1e-6).any()):
         raise ValueError(

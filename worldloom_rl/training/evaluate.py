@@ -73,7 +73,8 @@ def evaluate(
         check: called at every step; what it raises ends the evaluation.
     """
     weights = policy.parameters() if isinstance(policy, nn.Module) else iter(())
-    device = next((weight.device for weight in weights), env.device)
+    home = env.device or torch.device("cpu")  # an environment that names no device computes on the CPU
+    device = next((weight.device for weight in weights), home)
     env.set_seed(seed)
     td = env.reset()
     running = torch.ones(max(1, env.batch_size.numel()), dtype=torch.bool)
@@ -84,7 +85,7 @@ def evaluate(
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         while running.any():
             check()
-            arrived, td = env.step_and_maybe_reset(policy(td.to(device)).to(env.device))
+            arrived, td = env.step_and_maybe_reset(policy(td.to(device)).to(home))
             reward, done = (arrived["next", key].reshape(len(running)).cpu() for key in ("reward", "done"))
             returns += torch.where(running, reward, torch.zeros_like(reward)).double()
             lengths += running.long()

@@ -19,10 +19,12 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from worldloom_rl import AutoWorldModel, GeneratorNoise
+from worldloom_rl import AutoWorldModel, GeneratorNoise, ModeNoise, WorldModelLoss
 from worldloom_rl.data import Replay
+from worldloom_rl.models.tdmpc2 import PolicyLoss
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.training.compilation import compile_model
+from worldloom_rl.training.cuda_graphs import RecordedPolicy
 from worldloom_rl.training.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -167,6 +169,50 @@ def test_a_compiled_model_learns_as_an_eager_one(family: str) -> None:
     assert_same(found, expected.cpu(), LATER)
 
 
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+def test_a_recorded_update_learns_as_one_that_is_not(family: str) -> None:
+    _, plain = pair(family)
+    recorded = copy.deepcopy(plain)
+    plain.noise, recorded.noise = ModeNoise(), ModeNoise()
+    update = make_update(plain)
+    if family == "dreamerv3":
+        losses, optimizer = dreamerv3.make_losses(recorded), dreamerv3.make_optimizer(recorded)
+        dreamerv3.record_gradients(losses, optimizer)
+
+        def replay(batch: TensorDict) -> TensorDict:
+            return TensorDict(dreamerv3.update(losses, optimizer, batch)[0])
+
+    else:
+        parts = WorldModelLoss(recorded, tdmpc2.loss_weights(recorded.config)), PolicyLoss(recorded)
+        replay = tdmpc2.record_update(recorded, *parts, tdmpc2.make_optimizers(recorded, capturable=True))
+    for _ in range(7):  # from the fourth on it is a graph
+        rows = make_rows(plain, *ROWS[family]).to("cuda")
+        expected = TensorDict(update(rows, None))
+        assert_same(replay(rows), expected.cpu(), LATER)
+    moved = torch.stack([(p - q).norm() for p, q in zip(plain.parameters(), recorded.parameters(), strict=True)])
+    assert moved.max() < 1e-3
+
+
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+def test_a_recorded_policy_acts_as_it_would_in_every_exploration_type_and_batch(family: str) -> None:
+    _, model = pair(family)
+    model.noise = ModeNoise()
+    policy = make_policy(model)
+    recorded = RecordedPolicy(policy)
+    with torch.no_grad():
+        for _ in range(6):
+            for count in (1, 3):
+                for kind in (ExplorationType.RANDOM, ExplorationType.DETERMINISTIC):
+                    row = acting_row(pair(family)[0], policy, count).to("cuda")
+                    with set_exploration_type(kind):
+                        assert_same(recorded(row.copy()), policy(row.copy()).cpu(), STEP)
+        model.noise = GeneratorNoise()
+        drawing = RecordedPolicy(make_policy(model))
+        with set_exploration_type(ExplorationType.RANDOM):
+            actions = [drawing(row.copy())["action"] for _ in range(8)]
+    assert len({tuple(action.flatten().tolist()) for action in actions}) == 8, "a graph repeats its draws"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_cuda_saved_the_cpu_loads_and_back(family: str, tmp_path: Path) -> None:
     model, on_cuda = pair(family)
@@ -216,12 +262,14 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("recipe", [dreamerv3.RECIPE, tdmpc2.RECIPE], ids=lambda recipe: recipe.name)
-def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: loop.Recipe, tmp_path: Path) -> None:
+def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: loop.Recipe, cuda_graphs: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"seed_steps": 60} if recipe.name == "tdmpc2" else {}
     config = recipe.config_class(
         env="Pendulum-v1", time_limit=15, steps=80, capacity=500, eval_every=50, eval_episodes=2, final_eval_episodes=2,
-        device="cuda", overrides=SMALL[recipe.name], run_directory=str(tmp_path / "run"), **options,
+        device="cuda", cuda_graphs=cuda_graphs, overrides=SMALL[recipe.name], run_directory=str(tmp_path / "run"),
+        **options,
     )  # fmt: skip
     state = recipe.make_state(config)
     own = next(state.model.parameters())
@@ -233,7 +281,10 @@ def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: loop.Recipe, tmp_p
     first = json.loads((run.path / "result.json").read_text())
     assert first["updates"] > 0
     settings = (run.path / "config.json").read_text().replace('"steps": 80', '"steps": 95')
-    (run.path / "config.json").write_text(settings.replace('"device": "cuda"', '"device": "cpu"'))
+    settings = settings.replace('"device": "cuda"', '"device": "cpu"').replace(
+        '"cuda_graphs": true', '"cuda_graphs": false'
+    )
+    (run.path / "config.json").write_text(settings)
     second = json.loads((loop.resume(recipe, RunDirectory(run.path)).path / "result.json").read_text())
     assert second["config"]["device"] == "cpu"
     assert second["agent_steps"] == 95

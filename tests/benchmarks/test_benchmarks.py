@@ -21,7 +21,7 @@ def threads() -> object:
     torch.set_num_threads(before)
 
 
-def multiply(compiled: bool) -> object:
+def multiply(mode: str) -> object:
     left, right = torch.randn(1024, 1024), torch.randn(1024, 512)
     return lambda: left @ right
 
@@ -29,7 +29,7 @@ def multiply(compiled: bool) -> object:
 def test_half_the_yardsticks_product_takes_about_half_its_time() -> None:
     half = Workload("half", "half a yardstick", multiply, 2e-9 * 1024 * 1024 * 512, repeats=4)  # type: ignore[arg-type]
     torch.set_num_threads(1)
-    timed = measure.contestants([half], compiled=False, against=None, seed=0)
+    timed = measure.contestants([half], mode="eager", against=None, seed=0)
     measure.measure(timed, rounds=3)
     row = timed[0].row
     assert row.done_gflop == pytest.approx(row.reference_gflop)
@@ -41,7 +41,7 @@ def test_a_peers_row_stands_beside_ours_with_the_ratio_or_the_reason(capsys: pyt
     peers = (Peer("torchrl", partial(multiply, False), "the same"),)  # type: ignore[arg-type]
     works = Workload("a", "product", multiply, 1.07, peers=peers)  # type: ignore[arg-type]
     refused = Workload("b", "product", multiply, 1.07, peers=(Peer("torchrl", None, "it cannot"),))  # type: ignore[arg-type]
-    timed = measure.contestants([works, refused], compiled=False, against="torchrl", seed=0)
+    timed = measure.contestants([works, refused], mode="eager", against="torchrl", seed=0)
     measure.measure(timed, rounds=2)
     rows = [contestant.row for contestant in timed]
     lines = table.markdown(rows).splitlines()

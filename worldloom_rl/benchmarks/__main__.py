@@ -15,6 +15,7 @@ import tyro
 
 from worldloom_rl.benchmarks import measure, scaling, table
 from worldloom_rl.benchmarks.catalogue import WORKLOADS, find
+from worldloom_rl.benchmarks.workload import Mode
 from worldloom_rl.training.compilation import missing_compiler
 from worldloom_rl.training.run_directory import provenance
 
@@ -26,6 +27,7 @@ def run(
     rounds: int = 9,
     device: Literal["cpu", "cuda"] = "cpu",
     compile: bool = False,
+    cuda_graphs: bool = False,
     against: Literal["torchrl"] | None = None,
     json: Path | None = None,
     memory: bool = True,
@@ -49,6 +51,7 @@ def run(
         rounds: each times every workload once, in turn.
         device: where the work is done.
         compile: run our code compiled; its build is not part of the times.
+        cuda_graphs: run our code as CUDA graphs, on a GPU.
         against: another library that does the same work in the same rounds, where it can.
         json: file for a list of what the lines of JSON hold.
         memory: measure peak memory too, on the CPU each in a process of its own.
@@ -59,14 +62,17 @@ def run(
         raise SystemExit("Nothing is measured: PyTorch finds no CUDA device.")
     if compile and (reason := missing_compiler(device)):
         raise SystemExit(f"Nothing is compiled: {reason}.")
+    if cuda_graphs and (compile or device != "cuda"):
+        raise SystemExit("cuda_graphs needs --device cuda, and is measured without --compile.")
+    mode: Mode = "compiled" if compile else "recorded" if cuda_graphs else "eager"
     torch.set_num_threads(1)
-    timed = measure.contestants(workloads, compiled=compile, against=against, seed=seed, device=device)
+    timed = measure.contestants(workloads, mode=mode, against=against, seed=seed, device=device)
     measure.measure(timed, rounds, device)
     rows = [contestant.row for contestant in timed]
     for contestant in timed if memory and device == "cpu" else ():
         row = contestant.row
         if contestant.call is not None:
-            row.peak_gb = measure.peak_gb(row.workload, compiled=row.mode == "compiled", by=row.by, seed=seed)
+            row.peak_gb = measure.peak_gb(row.workload, mode=row.mode, by=row.by, seed=seed)
     limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
     about = {
         "command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]],

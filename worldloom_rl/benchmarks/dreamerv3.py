@@ -5,16 +5,18 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.benchmarks.torchrl_peers import NO_UPDATE, acting_peer, imagining_peer
-from worldloom_rl.benchmarks.workload import Call, Workload
+from worldloom_rl.benchmarks.workload import Call, Mode, Workload
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
-from worldloom_rl.recipes.dreamerv3 import make_losses, make_optimizer, update
+from worldloom_rl.recipes.dreamerv3 import make_losses, make_optimizer, record_gradients, update
 from worldloom_rl.registry import find_preset
 from worldloom_rl.training.compilation import compile_modules
+from worldloom_rl.training.cuda_graphs import RecordedPolicy, record
 
 OBSERVED, ACTIONS = 24, 6
 
@@ -53,29 +55,39 @@ def make_rows(model: DreamerV3, *shape: int) -> TensorDict:
     return model.write_latent(rows, model.initial_latent(shape))
 
 
-def learn(size: str, batch: int, length: int, pixels: bool, compiled: bool) -> Call:
+def learn(size: str, batch: int, length: int, pixels: bool, mode: Mode) -> Call:
     """One update of everything; behaviour learns from 15 imagined steps from every row."""
-    model = make_model(size, pixels=pixels, compiled=compiled)
+    model = make_model(size, pixels=pixels, compiled=mode == "compiled")
     losses, optimizer = make_losses(model), make_optimizer(model)
     rows = make_rows(model, batch, length + model.config.replay_context)
+    if mode == "recorded":
+        record_gradients(losses, optimizer)
     return lambda: update(losses, optimizer, rows)
 
 
-def imagine(starts: int, horizon: int, compiled: bool) -> Call:
+def imagine(starts: int, horizon: int, mode: Mode) -> Call:
     """A rollout of the actor in imagination, without gradient and without heads, as the update begins with."""
-    model = make_model("size12m", compiled=compiled)
+    model = make_model("size12m", compiled=mode == "compiled")
     act = ActorPolicy(model, model.behavior.actor, sample_always=True).act_on
     latent = model.initial_latent((starts,))
     latent["deterministic"] = torch.randn_like(latent["deterministic"]).tanh()
     classes = torch.randint(model.config.classes, (starts, model.config.groups))
     latent["stochastic"] = torch.nn.functional.one_hot(classes, model.config.classes).to(torch.float32)
-    return lambda: model.imagine_states(latent, act, horizon, model.noise)
+
+    def call(start: TensorDictBase) -> TensorDictBase:
+        features, action = model.imagine_states(model.read_latent(start), act, horizon, model.noise)
+        return TensorDict({"features": features, "action": action})
+
+    start = model.write_latent(TensorDict(batch_size=[starts]), latent)
+    return partial(record(call) if mode == "recorded" else call, start)
 
 
-def act(environments: int, compiled: bool) -> Call:
+def act(environments: int, mode: Mode) -> Call:
     """One action in each environment: encode, filter, actor."""
-    model = make_model("size12m", compiled=compiled)
-    policy = make_policy(model)
+    model = make_model("size12m", compiled=mode == "compiled")
+    policy: TensorDictModuleBase = make_policy(model)
+    if mode == "recorded":
+        policy = RecordedPolicy(policy)
     row = make_rows(model, environments)
 
     def call() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldloom_rl.benchmarks.workload import Call, Peer, Workload
+from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
 from worldloom_rl.training.compilation import built
 
 _SIDES = {"cpu": 1024, "cuda": 4096}  # of the square float32 matrices whose product is the yardstick: it fills a GPU
@@ -30,7 +30,7 @@ class Measurement:
     workload: str
     claim: str
     by: str  # "worldloom", or the peer's name
-    mode: str  # "eager" or "compiled"
+    mode: Mode
     note: str = ""
     reference_gflop: float | None = None
     done_gflop: float | None = None
@@ -75,7 +75,7 @@ def calibrate(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def contestants(
-    workloads: Sequence[Workload], *, compiled: bool, against: str | None, seed: int, device: str = "cpu"
+    workloads: Sequence[Workload], *, mode: Mode, against: str | None, seed: int, device: str = "cpu"
 ) -> list[Contestant]:
     """Builds and warms everything that is to be timed: the work of each workload, and the peer's beside it.
 
@@ -83,21 +83,20 @@ def contestants(
     """
     found = []
     for workload in workloads:
-        mode = "compiled" if compiled else "eager"
         row = Measurement(workload.name, workload.claim, "worldloom", mode, reference_gflop=workload.reference_gflop)
         torch.manual_seed(seed)
         with torch.device(device):
-            call = workload.make(False)
+            call = workload.make("eager")
         row.done_gflop = done_gflop(call)
         del call
-        before = built().seconds if compiled else 0.0
+        before = built().seconds if mode == "compiled" else 0.0
         torch.manual_seed(seed)
         with _peak_on(device, row):
             with torch.device(device):
-                call = workload.make(compiled)
-            call()
-            call()
-        row.build_seconds = built().seconds - before if compiled else None
+                call = workload.make(mode)
+            for _ in range(4 if mode == "recorded" else 2):
+                call()
+        row.build_seconds = built().seconds - before if mode == "compiled" else None
         found.append(Contestant(row, call, workload.repeats))
         for peer in workload.peers:
             if peer.name == against:
@@ -167,9 +166,9 @@ def _without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def peak_gb(name: str, *, compiled: bool, by: str, seed: int) -> float | None:
+def peak_gb(name: str, *, mode: Mode, by: str, seed: int) -> float | None:
     """Peak of resident memory above the imports, in 10⁹ bytes, of a fresh process that does the work three times."""
-    command = [sys.executable, "-m", "worldloom_rl.benchmarks.memory", name, str(int(compiled)), by, str(seed)]
+    command = [sys.executable, "-m", "worldloom_rl.benchmarks.memory", name, mode, by, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Measuring the memory of {name} failed:\n{done.stderr}")

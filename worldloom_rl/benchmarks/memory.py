@@ -9,16 +9,17 @@ import torch
 
 from worldloom_rl.benchmarks.catalogue import find
 from worldloom_rl.benchmarks.measure import resident_bytes
+from worldloom_rl.benchmarks.workload import Mode
 
 
-def main(name: str, compiled: str, by: str, seed: str) -> None:
+def main(name: str, mode: Mode, by: str, seed: str) -> None:
     """Prints 10⁹ bytes, or null where the system doesn't tell."""
     torch.set_num_threads(1)
     torch.manual_seed(int(seed))
     workload = find(name)
     make = next((peer.make for peer in workload.peers if peer.name == by), None)
     before = resident_bytes()
-    call = workload.make(bool(int(compiled))) if by == "worldloom" else make() if make else None
+    call = workload.make(mode) if by == "worldloom" else make() if make else None
     if call is not None:
         for _ in range(3):
             call()
@@ -27,4 +28,4 @@ def main(name: str, compiled: str, by: str, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:])  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
-from worldloom_rl.benchmarks.workload import Call, Peer, Workload
+from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
 from worldloom_rl.data import Replay
 
 EPISODE = 100  # rows
@@ -79,7 +79,7 @@ def _sent(make: Callable[[], Call]) -> Call:
     return call if device.type == "cpu" else lambda: call().to(device)
 
 
-def extend(compiled: bool) -> Call:
+def extend(mode: Mode) -> Call:
     """Writes a step of 16 environments."""
     with torch.device("cpu"):
         replay, rows = _written()
@@ -94,7 +94,7 @@ def extend(compiled: bool) -> Call:
     return call
 
 
-def write_back(compiled: bool) -> Call:
+def write_back(mode: Mode) -> Call:
     """Replaces the latents of a batch of sampled rows."""
     with torch.device("cpu"):
         replay, _ = _written()
@@ -113,7 +113,7 @@ def _sampling(name: str, claim: str, observation: partial[Tensor], windows: int,
     return Workload(
         name,
         claim,
-        lambda compiled: _sent(lambda: sample(observation(), windows, length)),
+        lambda mode: _sent(lambda: sample(observation(), windows, length)),
         repeats=5,
         peers=(
             Peer(

@@ -32,20 +32,20 @@ class Curve:
 
 
 def _plan(name: str, size: int) -> Call:
-    return tdmpc2.plan(1, False, **{name: size})
+    return tdmpc2.plan(1, "eager", **{name: size})
 
 
 CURVES = (
     Curve("TD-MPC2 plan", "samples", (128, 256, 512, 1024), partial(_plan, "num_samples")),
     Curve("TD-MPC2 plan", "horizon", (1, 2, 3, 4, 6), partial(_plan, "horizon")),
-    Curve("TD-MPC2 plan", "environments", (1, 2, 4), lambda size: tdmpc2.plan(size, False)),
-    Curve("TD-MPC2 update", "batch", (64, 128, 256, 512), lambda size: tdmpc2.learn(False, batch_size=size)),
-    Curve("TD-MPC2 update", "Q members", (2, 5, 8, 12), lambda size: tdmpc2.learn(False, num_q=size)),
+    Curve("TD-MPC2 plan", "environments", (1, 2, 4), lambda size: tdmpc2.plan(size, "eager")),
+    Curve("TD-MPC2 update", "batch", (64, 128, 256, 512), lambda size: tdmpc2.learn("eager", batch_size=size)),
+    Curve("TD-MPC2 update", "Q members", (2, 5, 8, 12), lambda size: tdmpc2.learn("eager", num_q=size)),
     Curve(
         "DreamerV3 imagination",
         "starts",
         (64, 256, 512, 1024),
-        lambda size: dreamerv3.imagine(size, 15, False),
+        lambda size: dreamerv3.imagine(size, 15, "eager"),
     ),
 )
 

@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.benchmarks.torchrl_peers import planner_peer
-from worldloom_rl.benchmarks.workload import Call, Workload
+from worldloom_rl.benchmarks.workload import Call, Mode, Workload
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, make_policy, update
+from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, make_policy, record_update, update
 from worldloom_rl.registry import find_preset
 from worldloom_rl.training.compilation import compile_modules
+from worldloom_rl.training.cuda_graphs import RecordedPolicy
 
 OBSERVED, ACTIONS = 24, 6
 
@@ -35,10 +37,12 @@ def make_model(*, compiled: bool = False, **numbers: Any) -> TDMPC2:
     return model
 
 
-def plan(environments: int, compiled: bool, **numbers: Any) -> Call:
+def plan(environments: int, mode: Mode, **numbers: Any) -> Call:
     """One planned, exploring action in each environment: encode, then MPPI."""
-    model = make_model(compiled=compiled, **numbers)
-    policy = make_policy(model)
+    model = make_model(compiled=mode == "compiled", **numbers)
+    policy: TensorDictModuleBase = make_policy(model)
+    if mode == "recorded":
+        policy = RecordedPolicy(policy)
     horizon = model.config.horizon
     state = TensorDict(
         {
@@ -56,11 +60,11 @@ def plan(environments: int, compiled: bool, **numbers: Any) -> Call:
     return call
 
 
-def learn(compiled: bool, **numbers: Any) -> Call:
+def learn(mode: Mode, **numbers: Any) -> Call:
     """One update from windows of H + 1 rows: model, policy, targets."""
-    model = make_model(compiled=compiled, **numbers)
+    model = make_model(compiled=mode == "compiled", **numbers)
     losses = WorldModelLoss(model, loss_weights(model.config)), PolicyLoss(model)
-    optimizers = make_optimizers(model)
+    optimizers = make_optimizers(model, capturable=mode == "recorded")
     shape = (model.config.batch_size, model.config.horizon + 1)
     batch = TensorDict(
         {
@@ -72,6 +76,8 @@ def learn(compiled: bool, **numbers: Any) -> Call:
         },
         batch_size=shape,
     )
+    if mode == "recorded":
+        return partial(record_update(model, *losses, optimizers), batch)
     return lambda: update(model, *losses, optimizers, batch)
 
 

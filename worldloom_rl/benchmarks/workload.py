@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 Call = Callable[[], object]
+Mode = Literal["eager", "compiled", "recorded"]  # the last as a CUDA graph
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Workload:
 
     Args:
         claim: one line: what is done.
-        make: (compiled) → the call that does the work once. Seeds are set before.
+        make: (mode) → the call that does the work once. Seeds are set before.
         reference_gflop: floating-point operations of the reference algorithm's matrix products, two a multiply-add,
             in 10⁹; None where the work is not made of products.
         repeats: calls a round, whose mean is one measurement; for work of a few milliseconds.
@@ -38,7 +40,7 @@ class Workload:
 
     name: str
     claim: str
-    make: Callable[[bool], Call]
+    make: Callable[[Mode], Call]
     reference_gflop: float | None = None
     repeats: int = 1
     peers: tuple[Peer, ...] = ()

@@ -6,11 +6,13 @@ Reference: danijar/dreamerv3, agent.py and embodied/run/train.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
@@ -21,6 +23,7 @@ from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, Wo
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device, record
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.optim import LaProp
 from worldloom_rl.training.run_directory import RunDirectory
@@ -31,6 +34,12 @@ class Config(loop.RunConfig):
     """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
 
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
+    cuda_graphs: bool = False  # on a GPU, start acting and the gradients of an update by one call each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs:
+            check_device(self.device)
 
     @property
     def model_config(self) -> DreamerV3Config:
@@ -50,6 +59,7 @@ class Losses:
     world_model: WorldModelLoss
     actor_critic: ImaginedActorCriticLoss
     replay_value: ReplayValueLoss
+    recorded: Callable[[TensorDictBase], TensorDictBase] | None = None  # `differentiate`, as a CUDA graph
 
 
 def make_losses(model: DreamerV3) -> Losses:
@@ -127,18 +137,44 @@ def update(
 
     Raises FloatingPointError, with the weights as they were, if a loss is not finite.
     """
+    if losses.recorded is None:
+        found = differentiate(losses, batch, noise, bfloat16=bfloat16)
+    else:
+        found = losses.recorded(batch)
+    metrics = found["metrics"].to_dict()
+    try:
+        check_finite({name: value for name, value in metrics.items() if name.startswith("loss_")}, batch)
+        optimizer.step()
+    finally:
+        if losses.recorded is None:  # a graph's gradients stay where it writes them
+            optimizer.zero_grad()
+    losses.world_model.model.behavior.update_slow()
+    return metrics, found["posterior"]
+
+
+def differentiate(
+    losses: Losses, batch: TensorDictBase, noise: Noise | None = None, *, bfloat16: bool = False
+) -> TensorDict:
+    """One pass forward and back: adds to the gradients, and gives "metrics" and the "posterior" latents [B, T]."""
     model = losses.world_model.model
     model.train()
     with torch.autocast(model.discounts.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         terms, metrics, posterior = compute_losses(losses, batch, noise)
     total = torch.stack(list(terms.values())).sum()
-    check_finite(terms, batch)
     total.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    model.behavior.update_slow()
     model.eval()
-    return {**metrics, "loss": total.detach()}, posterior.detach()
+    return TensorDict({"metrics": {**metrics, "loss": total.detach()}, "posterior": posterior.detach()})
+
+
+def record_gradients(losses: Losses, optimizer: LaProp, *, bfloat16: bool = False) -> None:
+    """From its fourth call on `update` gets its gradients by a CUDA graph; batches keep their shape, noise is the
+    model's."""
+
+    def gradients(batch: TensorDictBase) -> TensorDict:
+        optimizer.zero_grad()
+        return differentiate(losses, batch, bfloat16=bfloat16)
+
+    losses.recorded = record(gradients)
 
 
 # ------------------------------------------------------------------ the run
@@ -161,14 +197,19 @@ def make_state(config: Config) -> State:
     env = config.make_env(config.num_envs, config.seed)
     model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
     numbers = model.config
-    collector = loop.make_collector(config, env, make_policy(model))
+    losses, optimizer = make_losses(model), make_optimizer(model)
+    policy: TensorDictModuleBase = make_policy(model)
+    if config.cuda_graphs:
+        policy = RecordedPolicy(policy)
+        record_gradients(losses, optimizer, bfloat16=config.bfloat16)
+    collector = loop.make_collector(config, env, policy)
     window = numbers.batch_length + numbers.replay_context
     arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
     return State(
         config=config,
         model=model,
-        losses=make_losses(model),
-        optimizer=make_optimizer(model),
+        losses=losses,
+        optimizer=optimizer,
         replay=loop.make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online"),
         arrivals=arrivals,
         collector=collector,

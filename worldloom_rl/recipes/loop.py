@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictSequential
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import Composite
@@ -118,7 +118,7 @@ class RunConfig:
 
 
 def make_collector(
-    config: RunConfig, env: EnvBase, policy: TensorDictSequential, *, init_random_frames: int | None = None
+    config: RunConfig, env: EnvBase, policy: TensorDictModuleBase, *, init_random_frames: int | None = None
 ) -> Collector:
     """One agent step in every environment a batch, without end, kept on the CPU.
 

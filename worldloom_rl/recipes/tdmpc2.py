@@ -6,12 +6,14 @@ Reference: nicklashansen/tdmpc2, trainer/online_trainer.py and tdmpc2.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictSequential
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
@@ -24,6 +26,7 @@ from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device, record
 from worldloom_rl.training.run_directory import RunDirectory
 
 
@@ -33,6 +36,12 @@ class Config(loop.RunConfig):
 
     episodic: bool = False  # the environment can terminate: learn a termination head
     seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
+    cuda_graphs: bool = False  # on a GPU, start a plan and an update by one call each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs:
+            check_device(self.device)
 
     @property
     def frame_stack(self) -> int:
@@ -58,16 +67,21 @@ class Optimizers:
     policy: torch.optim.Adam
 
 
-def make_optimizers(model: TDMPC2) -> Optimizers:
-    """Adam for the world model and the Qs, with a slower encoder; Adam with a larger ε for the policy prior."""
+def make_optimizers(model: TDMPC2, *, capturable: bool = False) -> Optimizers:
+    """Adam for the world model and the Qs, with a slower encoder; Adam with a larger ε for the policy prior.
+
+    Args:
+        capturable: on a GPU, let `update` be recorded as a CUDA graph.
+    """
+    adam = partial(torch.optim.Adam, lr=model.config.learning_rate, fused=True, capturable=capturable)
     config = model.config
     parts = [model.dynamics, model.reward_head, model.termination_head, model.behavior.q_ensemble, model.task_embedding]
     encoder_rate = config.learning_rate * config.encoder_learning_rate_scale
     groups = [{"params": list(model.encoder.parameters()), "lr": encoder_rate}]
     groups += [{"params": list(part.parameters())} for part in parts if part is not None]
     return Optimizers(
-        model=torch.optim.Adam(groups, lr=config.learning_rate, fused=True),
-        policy=torch.optim.Adam(model.behavior.policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True),
+        model=adam(groups),
+        policy=adam(model.behavior.policy.parameters(), eps=1e-5),
     )
 
 
@@ -104,6 +118,18 @@ def update(
     return {name: value.detach() for name, value in {**metrics, **policy.to_dict()}.items()}
 
 
+def record_update(
+    model: TDMPC2, world_model_loss: WorldModelLoss, policy_loss: PolicyLoss, optimizers: Optimizers
+) -> Callable[[TensorDictBase], TensorDictBase]:
+    """`update` of a batch as a CUDA graph from the fourth call on, for a model of one task and capturable optimisers.
+
+    Batches keep their shape, noise is the model's.
+    """
+    if model.task_embedding is not None:
+        raise ValueError("A CUDA graph cannot carry the task embedding's gradient from one update to the next.")
+    return record(lambda batch: TensorDict(update(model, world_model_loss, policy_loss, optimizers, batch)))
+
+
 def loss_weights(config: TDMPC2Config) -> dict[str, float]:
     """The weights of the model's loss terms."""
     weights = {"consistency": config.consistency_coef, "reward": config.reward_coef, "value": config.value_coef}
@@ -126,6 +152,7 @@ class State(loop.RunState):
     world_model_loss: WorldModelLoss
     policy_loss: PolicyLoss
     optimizers: Optimizers
+    recorded: Callable[[TensorDictBase], TensorDictBase] | None  # `update`, as a CUDA graph
 
 
 def make_state(config: Config) -> State:
@@ -138,14 +165,22 @@ def make_state(config: Config) -> State:
     model = TDMPC2(model_config, *specs_of(env)).to(config.device).eval()
     default = max(model_config.min_seed_steps, 5 * length * config.num_envs)
     seed_steps = default if config.seed_steps is None else config.seed_steps
-    collector = loop.make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
+    world_model_loss, policy_loss = WorldModelLoss(model, loss_weights(model_config)), PolicyLoss(model)
+    optimizers = make_optimizers(model, capturable=config.cuda_graphs)
+    policy: TensorDictModuleBase = make_policy(model)
+    recorded = None
+    if config.cuda_graphs:
+        policy = RecordedPolicy(policy)
+        recorded = record_update(model, world_model_loss, policy_loss, optimizers)
+    collector = loop.make_collector(config, env, policy, init_random_frames=seed_steps)
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     return State(
         config=config,
         model=model,
-        world_model_loss=WorldModelLoss(model, loss_weights(model_config)),
-        policy_loss=PolicyLoss(model),
-        optimizers=make_optimizers(model),
+        world_model_loss=world_model_loss,
+        policy_loss=policy_loss,
+        optimizers=optimizers,
+        recorded=recorded,
         replay=loop.make_replay(
             config,
             model,
@@ -169,6 +204,8 @@ def make_policy(model: TDMPC2) -> TensorDictSequential:
 
 def _update(state: State) -> dict[str, Tensor]:
     batch = state.replay.sample().to(state.config.device)
+    if state.recorded is not None:
+        return state.recorded(batch).to_dict()  # type: ignore[no-any-return]
     return update(state.model, state.world_model_loss, state.policy_loss, state.optimizers, batch)
 
 
@@ -189,8 +226,13 @@ def _save(state: State) -> dict[str, Any]:
 
 
 def _load(state: State, learning: dict[str, Any]) -> None:
-    state.optimizers.model.load_state_dict(learning["model_optimizer"])
-    state.optimizers.policy.load_state_dict(learning["policy_optimizer"])
+    for optimizer, saved in (
+        (state.optimizers.model, learning["model_optimizer"]),
+        (state.optimizers.policy, learning["policy_optimizer"]),
+    ):
+        for group in saved["param_groups"]:  # of this run and this device, whatever wrote the checkpoint
+            group["capturable"] = state.config.cuda_graphs
+        optimizer.load_state_dict(saved)
     state.policy_loss.scale.load_state_dict(learning["policy_scale"])
     if state.model.task_embedding is not None:
         state.model.task_embedding.weight.grad = learning["task_gradient"]

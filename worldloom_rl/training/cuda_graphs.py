@@ -56,4 +56,4 @@ class RecordedPolicy(TensorDictModuleBase):  # type: ignore[misc]
         if kind not in self._graphs:
             self._graphs[kind] = _module(self.policy)
         acted = self._graphs[kind](tensordict.select(*self.in_keys))
-        return tensordict.update(acted.select(*self.out_keys))
+        return tensordict.update(acted.select(*self.out_keys), clone=True)  # the next call writes over the graph's own

@@ -113,6 +113,12 @@ def numbers(config: dict[str, Any]) -> list[str]:
     return [name for name, value in config.items() if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
+def test_a_field_that_stands_twice_is_refused(saved):
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"format_version"', '"format_version": 0, "format_version"', 1))
+    assert "'format_version' occurs twice" in refusal(saved, "config.json")
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_no_number_of_a_configuration_may_be_nan_or_infinite(saved, value):
     config = json.loads((saved / "config.json").read_text())["config"]
@@ -213,6 +219,17 @@ def test_truncated_weights_are_refused_with_the_remedy(saved, kept):
     message = refusal(saved, "model.safetensors")
     assert "is not a readable safetensors file" in message
     assert REMEDY in message
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    weights = load_world_model(saved).state_dict()
+    name, tensor = next((name, tensor) for name, tensor in weights.items() if tensor.dim() == 2)
+    tensor[-1, -1] = value
+    save_file(weights, saved / "model.safetensors")
+    message = refusal(saved, "model.safetensors")
+    assert f"{name!r} holds values that are not finite" in message
+    assert "earlier checkpoint" in message
 
 
 @pytest.mark.parametrize("wrong", ["missing", "extra", "mis-shaped"])

@@ -126,7 +126,14 @@ def load_world_model(directory: str | Path, encoder: nn.Module | None = None) ->
         raise ValueError(f"{folder / CONFIG_FILE} describes no model: {error} {_REMEDY}") from error
     _check_weights(folder / WEIGHTS_FILE, expected)
     model = family.model_class(*arguments, **parts)
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    weights = load_file(folder / WEIGHTS_FILE)
+    model.load_state_dict(weights, strict=True)
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE}: tensor {name!r} holds values that are not finite. Training had diverged "
+                "when it was saved, or the file is damaged; take an earlier checkpoint or another copy."
+            )
     return model
 
 
@@ -191,9 +198,19 @@ def _read_json(path: Path) -> Json:
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(f"{path} is larger than {_LARGEST_CONFIG} bytes; this is no world model configuration.")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number may have too many digits
         raise ValueError(f"{path} is not JSON: {error}. {_REMEDY}") from error
+
+
+def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """The object of the pairs. Raises ValueError if a name occurs twice: readers differ in which of them counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} occurs twice in one object")
+    return found
 
 
 def _read_config(path: Path) -> dict[str, Json]:

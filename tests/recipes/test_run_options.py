@@ -152,3 +152,9 @@ def test_logs_beyond_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     table = (tmp_path / "metrics.csv").read_text().split()
     assert table == ["agent_steps,collection/return,update/loss", "10,1.0,1.0", "20,1.0,2.0", "30,,9.0"]
     assert len(list(tmp_path.rglob("events.out.tfevents*"))) == 1
+
+
+@pytest.mark.parametrize("recipe", [dreamerv3, tdmpc2])
+def test_cuda_graphs_are_refused_where_the_device_records_none(recipe: Any) -> None:
+    with pytest.raises(ValueError, match="cuda_graphs needs a CUDA device, got 'cpu'"):
+        recipe.Config(env="CartPole-v1", cuda_graphs=True)

@@ -108,6 +108,16 @@ class ModelTerms(NamedTuple):
     losses: dict[str, Tensor]  # each [H, B], ρ^t included
 
 
+class PredictedStep(nn.Module):
+    """The reward and the next state, one function to compile; it has no weights of its own."""
+
+    def forward(
+        self, reward_head: MLP, dynamics: MLP, inputs: Tensor, shared: Tensor | None, low: float, high: float
+    ) -> tuple[Tensor, Tensor]:
+        """[..., 1] and [..., D]; inputs and shared as in `MLP.forward`, low and high the ends of the reward's bins."""
+        return two_hot_mean(reward_head(inputs, shared), low, high), dynamics(inputs, shared)
+
+
 @register_world_model("tdmpc2", TDMPC2Config, PRESETS)
 class TDMPC2(WorldModel):
     """TD-MPC2 for vectors, images or both, continuous or (as an extension) discrete actions, one or several tasks.
@@ -156,6 +166,7 @@ class TDMPC2(WorldModel):
         self.termination_head = (
             MLP(config.latent_dim + task, hidden, 1, activation=config.activation) if config.episodic else None
         )
+        self.predicted_step = PredictedStep()
         self.behavior = Behavior(config, self.action_space, config.latent_dim + task)
         self.task_embedding = nn.Embedding(config.num_tasks, task, max_norm=1.0) if config.num_tasks else None
         if config.num_tasks:
@@ -241,8 +252,9 @@ class TDMPC2(WorldModel):
         return self._predict(repeat_latent(latent, action.shape[-2]), action, self.latent_features(latent))
 
     def _predict(self, latent: Latent, inputs: Tensor, shared: Tensor | None) -> Prediction:
-        reward = self.reward_from(self.reward_head(inputs, shared))
-        arrived = {**latent, "deterministic": self.dynamics(inputs, shared)}
+        config = self.config
+        reward, state = self.predicted_step(self.reward_head, self.dynamics, inputs, shared, config.vmin, config.vmax)
+        arrived = {**latent, "deterministic": state}
         return Prediction(arrived, reward, self._continuation(arrived))
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
@@ -253,13 +265,10 @@ class TDMPC2(WorldModel):
             return torch.ones_like(latent["deterministic"][..., :1])
         return torch.sigmoid(-self.termination_head(self.latent_features(latent)))
 
-    def reward_from(self, logits: Tensor) -> Tensor:
-        """[..., 1] the number that reward or Q logits [..., K] stand for."""
-        return two_hot_mean(logits, self.config.vmin, self.config.vmax)
-
     def step_modules(self) -> list[nn.Module]:
         behavior = self.behavior
-        parts = [self.encoder.state, self.dynamics, self.reward_head, self.termination_head, behavior.policy]
+        model = [self.dynamics, self.reward_head, self.predicted_step]
+        parts = [self.encoder.state, *model, self.termination_head, behavior.policy]
         return [*(part for part in parts if part is not None), behavior.q_ensemble, behavior.target_q_ensemble]
 
     # ------------------------------------------------------------------ learning

@@ -21,9 +21,7 @@ _CALLS_BEFORE = 3  # as usual, among them whatever torch.compile builds
 def check_device(device: torch.device | str) -> None:
     """Raise ValueError if this device records no CUDA graphs."""
     if torch.device(device).type != "cuda":
-        raise ValueError(
-            f"cuda_graphs needs a CUDA device, got device {str(device)!r}. Leave it out, or set the device."
-        )
+        raise ValueError(f"cuda_graphs needs a CUDA device, got {str(device)!r}. Leave it out, or set the device.")
 
 
 def record(function: Callable[[TensorDictBase], TensorDictBase]) -> Callable[[TensorDictBase], TensorDictBase]:

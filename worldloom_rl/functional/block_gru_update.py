@@ -45,7 +45,8 @@ def one_block_update(gates: Tensor, bias: Tensor, state: Tensor, out: Tensor) ->
     rows = (torch.split(x, _ROWS) for x in (gates, state, out))
     for gates_, state_, out_ in zip(*rows, strict=True):
         reset, candidate, update = gates_.add_(bias).chunk(3, -1)
-        torch.lerp(state_, candidate.mul_(reset.sigmoid_()).tanh_(), update.sigmoid_(), out=out_)
+        candidate, update = candidate.mul_(reset.sigmoid_()).tanh_(), update.sigmoid_()
+        torch.lerp(state_, candidate.to(state.dtype), update.to(state.dtype), out=out_)
     return out
 
 

@@ -92,7 +92,10 @@ class EnsembleMLP(nn.Module):
                 if keep is not None:
                     hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))
             else:
-                hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
+                if torch.compiler.is_compiling() and not torch.is_grad_enabled():  # as in `affine`
+                    hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias.unsqueeze(1)
+                else:
+                    hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
             if layer.norm_weight is not None and layer.norm_bias is not None:
                 norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
                 normed = F.layer_norm(hidden, hidden.shape[-1:])

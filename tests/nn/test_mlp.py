@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from worldloom_rl.nn.mlp import MLP, NormedLinear
+from worldloom_rl.nn.mlp import MLP, Affine, NormedLinear
 
 
 def test_a_normed_linear_layer_is_linear_then_layer_norm_then_its_activation():
@@ -26,7 +25,7 @@ def test_without_activation_a_normed_layer_has_zero_mean_and_unit_variance():
 def test_a_perceptron_ends_in_a_plain_linear_layer_unless_its_output_is_normed():
     torch.manual_seed(0)
     plain, normed, x = MLP(5, [8, 6], 4), MLP(5, [8, 6], 4, norm_output=True), torch.randn(3, 5)
-    assert [type(layer) for layer in plain] == [NormedLinear, NormedLinear, nn.Linear]
+    assert [type(layer) for layer in plain] == [NormedLinear, NormedLinear, Affine]
     hidden = plain[1](plain[0](x))
     torch.testing.assert_close(plain(x), F.linear(hidden, plain[2].weight, plain[2].bias))
     assert [type(layer) for layer in normed] == [NormedLinear] * 3

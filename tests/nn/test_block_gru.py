@@ -39,6 +39,6 @@ def test_the_next_states_are_written_where_they_are_wanted() -> None:
         shared = torch.cat([core.from_deterministic(state), core.from_stochastic(stochastic), action], -1)
         place = torch.zeros(ROWS, 40)
         mixed = core.mix_norm(core.mix(state, shared))
-        assert core.update(mixed, state, out=place[:, :32]).data_ptr() == place.data_ptr()
+        assert core.next_state(mixed, state, out=place[:, :32]).data_ptr() == place.data_ptr()
     torch.testing.assert_close(place[:, :32], expected)
     assert (place[:, 32:] == 0).all()

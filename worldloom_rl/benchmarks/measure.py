@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
 from worldloom_rl.training.compilation import built
+from worldloom_rl.training.cuda_graphs import CALLS_BEFORE
 
 _SIDES = {"cpu": 1024, "cuda": 4096}  # of the square float32 matrices whose product is the yardstick: it fills a GPU
 _PRODUCTS = 4  # a calibration
@@ -94,7 +95,7 @@ def contestants(
         with _peak_on(device, row):
             with torch.device(device):
                 call = workload.make(mode)
-            for _ in range(4 if mode == "recorded" else 2):
+            for _ in range(1 + CALLS_BEFORE if mode == "recorded" else 2):
                 call()
         row.build_seconds = built().seconds - before if mode == "compiled" else None
         found.append(Contestant(row, call, workload.repeats))

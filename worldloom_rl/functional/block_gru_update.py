@@ -11,6 +11,16 @@ from torch.autograd.function import once_differentiable
 _ROWS = 256  # whose gates of one block fit a core's cache
 
 
+def by_block(x: Tensor, blocks: int) -> Tensor:
+    """[G, N, D / G], a view of [N, D]."""
+    return torch.unflatten(x, -1, (blocks, -1)).transpose(0, 1)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """[N, D] of [G, N, D / G], the other way."""
+    return x.transpose(0, 1).flatten(1)
+
+
 def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
     """[N, D] the next state h' = h + u (c − h),  c = tanh(σ(r) · candidate),  u = σ(update − 1).
 
@@ -21,10 +31,10 @@ def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():
         reset, candidate, update = gates.chunk(3, -1)
-        before = _by_block(state, gates.shape[0])
+        before = by_block(state, gates.shape[0])
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         after = torch.lerp(before, candidate.to(before.dtype), torch.sigmoid(update - 1).to(before.dtype))
-        return after.transpose(0, 1).reshape(state.shape)
+        return side_by_side(after)
     if torch.is_grad_enabled() and (gates.requires_grad or state.requires_grad):
         return _BlockGRUUpdate.apply(gates, state)  # type: ignore[no-any-return, no-untyped-call]
     return block_gru_update_forward(gates, state)[0]
@@ -55,11 +65,6 @@ def _tanh(x: Tensor) -> Tensor:
     return 2 * torch.sigmoid(2 * x) - 1
 
 
-def _by_block(state: Tensor, blocks: int) -> Tensor:
-    """[G, N, D / G], a view of [N, D]."""
-    return torch.unflatten(state, -1, (blocks, -1)).transpose(0, 1)
-
-
 def block_gru_update_forward(gates: Tensor, state: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The next state, and what its gradient needs: σ(r), the raw candidate, c, u and the state."""
     raw_reset, raw, raw_update = gates.chunk(3, -1)
@@ -68,7 +73,7 @@ def block_gru_update_forward(gates: Tensor, state: Tensor) -> tuple[Tensor, tupl
     candidate = (reset * raw).tanh_()
     after = torch.empty_like(state, memory_format=torch.contiguous_format)
     blocks, dtype = gates.shape[0], state.dtype  # under autocast the gates have fewer digits than the state
-    torch.lerp(_by_block(state, blocks), candidate.to(dtype), update.to(dtype), out=_by_block(after, blocks))
+    torch.lerp(by_block(state, blocks), candidate.to(dtype), update.to(dtype), out=by_block(after, blocks))
     return after, (reset, raw, candidate, update, state)
 
 
@@ -77,11 +82,11 @@ def block_gru_update_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients by the gates and by the state."""
     number, dtype = reset.shape[0], reset.dtype
-    gradient = _by_block(gradient, number)
+    gradient = by_block(gradient, number)
     by_candidate = gradient * update
     by_state = torch.empty_like(state, memory_format=torch.contiguous_format)
-    torch.sub(gradient, by_candidate, out=_by_block(by_state, number))
-    by_update = torch.sub(candidate, _by_block(state, number)).mul_(gradient)
+    torch.sub(gradient, by_candidate, out=by_block(by_state, number))
+    by_update = torch.sub(candidate, by_block(state, number)).mul_(gradient)
     product = torch.ops.aten.tanh_backward(by_candidate.to(dtype), candidate)
     by_reset = torch.ops.aten.sigmoid_backward(product * raw, reset)
     by_update = torch.ops.aten.sigmoid_backward(by_update.to(dtype), update)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.functional.block_gru_update import block_gru_update, one_block_update
+from worldloom_rl.functional.block_gru_update import block_gru_update, by_block, one_block_update, side_by_side
 from worldloom_rl.nn.mlp import NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 
@@ -35,34 +35,38 @@ class BlockLinear(nn.Module):
         """How many numbers enter all blocks together, a shared one once a block."""
         return self.weight.shape[0] * self.weight.shape[1]
 
-    def forward(self, x: Tensor, shared: Tensor | None = None, *, joined: bool = True) -> Tensor:
+    def forward(
+        self, x: Tensor, shared: Tensor | None = None, *, joined: bool = True, wide: Tensor | None = None
+    ) -> Tensor:
         """[..., outputs] from x [..., inputs] and, if there is one, the shared input [..., shared].
 
         Args:
             joined: False gives [G, N, outputs / G] with N rows in all, as the product leaves it.
+            wide: `shared_weight`, where the caller keeps it for many rows.
         """
         lead = x.shape[:-1]
         x = x.reshape(-1, x.shape[-1])
-        blocks = torch.unflatten(x, -1, (self.blocks, self.own)).transpose(0, 1)
+        blocks = by_block(x, self.blocks)
         if shared is not None:
             shared = shared.reshape(-1, shared.shape[-1])
-            if joined and x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled():
-                return self.add_own(torch.addmm(self.bias, shared, self.shared_weight()), x).reshape(*lead, -1)
+            if wide is None and joined and x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled():
+                wide = self.shared_weight()
+            if wide is not None:
+                return self._add_own(torch.addmm(self.bias, shared, wide), blocks).reshape(*lead, -1)
             blocks = torch.cat([blocks, shared.expand(self.blocks, -1, -1)], -1)
         y = torch.baddbmm(self.bias.view(self.blocks, 1, -1), blocks, self.weight)
-        return y.transpose(0, 1).reshape(*lead, -1) if joined else y
+        return side_by_side(y).reshape(*lead, -1) if joined else y
 
     def shared_weight(self) -> Tensor:
         """[shared, outputs] a copy of the weights of the shared input, for one wide product with many rows of it."""
         return self.weight[:, self.own :].transpose(0, 1).reshape(-1, self.bias.shape[0])
 
-    def add_own(self, y: Tensor, x: Tensor) -> Tensor:
-        """y [N, outputs] and what each block makes of its own share of x [N, inputs]; y may be written over."""
-        by_block, own = (torch.unflatten(z, -1, (self.blocks, -1)).transpose(0, 1) for z in (y, x.to(y.dtype)))
-        weight = self.weight[:, : self.own].to(y.dtype)
+    def _add_own(self, y: Tensor, blocks: Tensor) -> Tensor:
+        """y [N, outputs], which may be written over, and what each block makes of its share [G, N, inputs / G]."""
+        own, weight = blocks.to(y.dtype), self.weight[:, : self.own].to(y.dtype)
         if torch.compiler.is_compiling():  # it cannot write through the view
-            return torch.baddbmm(by_block, own, weight).transpose(0, 1).flatten(1)
-        by_block.baddbmm_(own, weight)
+            return side_by_side(torch.baddbmm(by_block(y, self.blocks), own, weight))
+        by_block(y, self.blocks).baddbmm_(own, weight)
         return y
 
 
@@ -97,9 +101,9 @@ class BlockGRU(nn.Module):
         deterministic, stochastic, action = (x.reshape(-1, x.shape[-1]) for x in (deterministic, stochastic, action))
         shared = torch.cat([self.from_deterministic(deterministic), self.from_stochastic(stochastic), action], -1)
         mixed = self.mix_norm(self.mix(deterministic, shared))
-        return self.update(mixed, deterministic).reshape(*lead, -1)
+        return self.next_state(mixed, deterministic).reshape(*lead, -1)
 
-    def update(self, mixed: Tensor, before: Tensor, *, out: Tensor | None = None) -> Tensor:
+    def next_state(self, mixed: Tensor, before: Tensor, *, out: Tensor | None = None) -> Tensor:
         """[N, D] the next state from the normed mix [N, D] and the state [N, D] before.
 
         Args:

@@ -13,13 +13,19 @@ Activation = Callable[[Tensor], Tensor]
 Norm = Callable[[int], nn.Module]  # a norm over the last axis, built for its width
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[..., outputs] W x + b.
+def adds_bias_later(x: Tensor) -> bool:
+    """Whether a product of rows x leaves its bias to what follows, which torch.compile joins to it.
 
-    Compiled for a CPU and without a gradient, the bias joins what follows the product; torch.compile would make one
-    call of the two, which first copies the bias to every row.
+    It does so compiled for a CPU, without a gradient. By itself torch.compile makes one call of product and bias, which
+    first copies the bias to every row.
     """
-    if not torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu" or x[..., 0].numel() < 2:
+    rows = x[..., 0].numel()
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.device.type == "cpu" and rows > 1
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[..., outputs] W x + b."""
+    if not adds_bias_later(x):
         return F.linear(x, weight, bias)
     outputs = weight.shape[0]
     if outputs % 8:  # a product of 101 columns takes longer than one of 104

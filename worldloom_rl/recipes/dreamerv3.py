@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
@@ -23,23 +21,17 @@ from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, Wo
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
-from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device, record
+from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.optim import LaProp
 from worldloom_rl.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
+class Config(loop.RecordedRunConfig):
     """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
 
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
-    cuda_graphs: bool = False  # on a GPU, start acting and the gradients of an update by one call each
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cuda_graphs:
-            check_device(self.device)
 
     @property
     def model_config(self) -> DreamerV3Config:
@@ -198,11 +190,9 @@ def make_state(config: Config) -> State:
     model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
     numbers = model.config
     losses, optimizer = make_losses(model), make_optimizer(model)
-    policy: TensorDictModuleBase = make_policy(model)
     if config.cuda_graphs:
-        policy = RecordedPolicy(policy)
         record_gradients(losses, optimizer, bfloat16=config.bfloat16)
-    collector = loop.make_collector(config, env, policy)
+    collector = loop.make_collector(config, env, make_policy(model))
     window = numbers.batch_length + numbers.replay_context
     arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
     return State(
@@ -230,14 +220,6 @@ def _update(state: State) -> dict[str, Tensor]:
     return metrics
 
 
-def _save(state: State) -> dict[str, Any]:
-    return {"optimizer": state.optimizer.state_dict()}
-
-
-def _load(state: State, learning: dict[str, Any]) -> None:
-    state.optimizer.load_state_dict(learning["optimizer"])
-
-
 def _describe(state: State) -> str:
     numbers = state.model.config
     ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
@@ -251,8 +233,8 @@ RECIPE = loop.Recipe(
     make_state=make_state,
     make_policy=make_policy,
     update=_update,
-    save=_save,
-    load=_load,
+    save=loop.save_optimizer,
+    load=loop.load_optimizer,
     describe=_describe,
     burst=False,
     shown={"loss": "loss", "entropy": "policy_entropy"},

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import Composite
@@ -34,6 +34,7 @@ from worldloom_rl.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve, draw_statistics
 from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.compilation import built, compile_model
+from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.interruption import Interrupted, Interruption
 from worldloom_rl.training.profile import Profile, profile_text
@@ -117,17 +118,30 @@ class RunConfig:
         return min(self.capacity, 2 * self.steps + 1000)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordedRunConfig(RunConfig):
+    """What a run can be told whose policy and update can be CUDA graphs."""
+
+    cuda_graphs: bool = False  # on a GPU, start acting and an update's passes by one call each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs:
+            check_device(self.device)
+
+
 def make_collector(
-    config: RunConfig, env: EnvBase, policy: TensorDictModuleBase, *, init_random_frames: int | None = None
+    config: RunConfig, env: EnvBase, policy: TensorDictSequential, *, init_random_frames: int | None = None
 ) -> Collector:
     """One agent step in every environment a batch, without end, kept on the CPU.
 
     Args:
         init_random_frames: agent steps whose actions are drawn at random before the policy acts.
     """
+    recorded = isinstance(config, RecordedRunConfig) and config.cuda_graphs
     return Collector(
         env,
-        policy,
+        RecordedPolicy(policy) if recorded else policy,
         frames_per_batch=config.num_envs,
         total_frames=-1,
         init_random_frames=init_random_frames,
@@ -240,6 +254,16 @@ class Recipe:
     new_rows: Callable[[Any, Any, int, int], TensorDictBase] | None = None  # config, model, seed, most rows → arrival
     # rows [T] of an episode that was not learned from; by default of the policy in an environment of its own
     warn: Callable[[Any], str] = lambda state: ""  # what a person should be told of a state, once each
+
+
+def save_optimizer(state: Any) -> dict[str, Any]:
+    """`Recipe.save` of a state whose one optimiser is all that learning goes on from."""
+    return {"optimizer": state.optimizer.state_dict()}
+
+
+def load_optimizer(state: Any, learning: dict[str, Any]) -> None:
+    """Puts back what `save_optimizer` gave."""
+    state.optimizer.load_state_dict(learning["optimizer"])
 
 
 # ------------------------------------------------------------------ one step

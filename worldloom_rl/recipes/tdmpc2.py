@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
@@ -26,22 +26,16 @@ from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
-from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device, record
+from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
+class Config(loop.RecordedRunConfig):
     """What `worldloom train tdmpc2` can be told. Steps are agent steps, summed over environments: one action each."""
 
     episodic: bool = False  # the environment can terminate: learn a termination head
     seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
-    cuda_graphs: bool = False  # on a GPU, start a plan and an update by one call each
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cuda_graphs:
-            check_device(self.device)
 
     @property
     def frame_stack(self) -> int:
@@ -167,12 +161,8 @@ def make_state(config: Config) -> State:
     seed_steps = default if config.seed_steps is None else config.seed_steps
     world_model_loss, policy_loss = WorldModelLoss(model, loss_weights(model_config)), PolicyLoss(model)
     optimizers = make_optimizers(model, capturable=config.cuda_graphs)
-    policy: TensorDictModuleBase = make_policy(model)
-    recorded = None
-    if config.cuda_graphs:
-        policy = RecordedPolicy(policy)
-        recorded = record_update(model, world_model_loss, policy_loss, optimizers)
-    collector = loop.make_collector(config, env, policy, init_random_frames=seed_steps)
+    learning = model, world_model_loss, policy_loss, optimizers
+    collector = loop.make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     return State(
         config=config,
@@ -180,7 +170,7 @@ def make_state(config: Config) -> State:
         world_model_loss=world_model_loss,
         policy_loss=policy_loss,
         optimizers=optimizers,
-        recorded=recorded,
+        recorded=record_update(*learning) if config.cuda_graphs else None,
         replay=loop.make_replay(
             config,
             model,

@@ -6,7 +6,6 @@ Read `update` for one gradient update, and `loop.step` for the walk of one agent
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -183,14 +182,6 @@ def _update(state: State) -> dict[str, Tensor]:
     return update(state.losses, state.optimizer, state.replay.sample().to(state.config.device), state.updates)
 
 
-def _save(state: State) -> dict[str, Any]:
-    return {"optimizer": state.optimizer.state_dict()}
-
-
-def _load(state: State, learning: dict[str, Any]) -> None:
-    state.optimizer.load_state_dict(learning["optimizer"])
-
-
 def _describe(state: State) -> str:
     space = state.model.space
     return f"{space.count} tokens a frame of {space.vocabulary} codes"
@@ -203,8 +194,8 @@ RECIPE = loop.Recipe(
     make_state=make_state,
     make_policy=make_policy,
     update=_update,
-    save=_save,
-    load=_load,
+    save=loop.save_optimizer,
+    load=loop.load_optimizer,
     describe=_describe,
     burst=False,
     shown={"loss": "loss", "entropy": "policy_entropy"},

@@ -15,7 +15,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import CudaGraphModule, TensorDictModuleBase
 from torchrl.envs.utils import exploration_type
 
-_CALLS_BEFORE = 3  # as usual, among them whatever torch.compile builds
+CALLS_BEFORE = 3  # as usual, among them whatever torch.compile builds
 
 
 def check_device(device: torch.device | str) -> None:
@@ -37,7 +37,7 @@ def _module(function: Callable[..., Any], **keys: Any) -> CudaGraphModule:
     with warnings.catch_warnings():
         # It takes tensordicts out of torch's pytrees, which nothing here relies on.
         warnings.filterwarnings("ignore", "Tensordict is registered in PyTree", UserWarning)
-        return CudaGraphModule(function, warmup=_CALLS_BEFORE, **keys)
+        return CudaGraphModule(function, warmup=CALLS_BEFORE, **keys)
 
 
 class RecordedPolicy(TensorDictModuleBase):  # type: ignore[misc]

@@ -87,8 +87,8 @@ class ImaginedStep(nn.Module):
             core.from_stochastic.norm(stochastic + layout.stochastic_bias),
             core.embed_action(action),
         )
-        mixed = core.mix.add_own(torch.addmm(core.mix.bias, torch.cat(parts, -1), layout.shared), state)
-        state = core.update(core.mix_norm(mixed, inplace=True), state, out=out)
+        mixed = core.mix(state, torch.cat(parts, -1), wide=layout.shared)
+        state = core.next_state(core.mix_norm(mixed, inplace=True), state, out=out)
         embedded = torch.addmm(layout.memory_bias, state, layout.memory)
         first, *others = prior
         assert isinstance(first, NormedLinear)

@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from worldloom_rl.functional.block_gru_update import block_gru_update_backward, block_gru_update_forward
+from worldloom_rl.functional.block_gru_update import (
+    block_gru_update_backward,
+    block_gru_update_forward,
+    by_block,
+    side_by_side,
+)
 from worldloom_rl.functional.grouped_softmax import grouped_softmax
 from worldloom_rl.functional.rms_norm_silu import rms_norm_silu_backward, rms_norm_silu_forward
 from worldloom_rl.latents import CategoricalLatent
@@ -71,16 +76,6 @@ def scan(
     return _Scan.apply(space, noise, eps, *carry, action, embedded, keep, *weights)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _blocks(x: Tensor, number: int) -> Tensor:
-    """[G, N, D / G], a view of [N, D]."""
-    return x.unflatten(-1, (number, -1)).transpose(0, 1)
-
-
-def _joined(x: Tensor) -> Tensor:
-    """[N, D] of [G, N, D / G]."""
-    return x.transpose(0, 1).flatten(1)
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -107,9 +102,9 @@ class _Scan(torch.autograd.Function):
             by_state = rms_norm_silu_forward(torch.addmm(state_b, state, state_w), state_n, eps)
             by_flat = rms_norm_silu_forward(torch.addmm(flat_b, flat, flat_w), flat_n, eps)
             shared = torch.cat([by_state[0], by_flat[0], action_t], -1)
-            inputs = torch.cat([_blocks(state, number), shared.expand(number, -1, -1)], -1)
-            mixed = rms_norm_silu_forward(_joined(torch.baddbmm(mix_b, inputs, mix_w)), mix_n, eps)
-            gates = torch.baddbmm(gates_b, _blocks(mixed[0], number), gates_w)
+            inputs = torch.cat([by_block(state, number), shared.expand(number, -1, -1)], -1)
+            mixed = rms_norm_silu_forward(side_by_side(torch.baddbmm(mix_b, inputs, mix_w)), mix_n, eps)
+            gates = torch.baddbmm(gates_b, by_block(mixed[0], number), gates_w)
             after, gated = block_gru_update_forward(gates, state)
             hidden = rms_norm_silu_forward(torch.addmm(embedded_t, after, post_w), post_n, eps)
             parameters = torch.addmm(out_b, hidden[0], out_w)
@@ -140,25 +135,25 @@ class _Scan(torch.autograd.Function):
             by_hidden, post_n_rows = rms_norm_silu_backward(by_output @ out_w, post_n, *hidden[1:])
             by_state = torch.addmm(by_states[t] + by_state, by_hidden, post_w)
             by_gates, by_state = block_gru_update_backward(by_state, *gated)
-            by_mixed = _joined(torch.bmm(by_gates, gates_w))
+            by_mixed = side_by_side(torch.bmm(by_gates, gates_w))
             by_mixed, mix_n_rows = rms_norm_silu_backward(by_mixed, mix_n, *mixed[1:])
-            by_inputs = torch.bmm(_blocks(by_mixed, number), mix_w)
+            by_inputs = torch.bmm(by_block(by_mixed, number), mix_w)
             by_shared = by_inputs[..., own:].sum(0)
             from_state, from_flat, by_action = by_shared.chunk(3, -1)
             from_state, state_n_rows = rms_norm_silu_backward(from_state, state_n, *state_norm)
             from_flat, flat_n_rows = rms_norm_silu_backward(from_flat, flat_n, *flat_norm)
-            by_state = by_state.add_(_joined(by_inputs[..., :own])).addmm_(from_state, state_w).mul_(keep[t])
+            by_state = by_state.add_(side_by_side(by_inputs[..., :own])).addmm_(from_state, state_w).mul_(keep[t])
             by_flat = (from_flat @ flat_w).mul_(keep[t])
-            found.append((from_state, state_n_rows, from_flat, flat_n_rows, by_mixed, mix_n_rows, _joined(by_gates),
-                          by_hidden, post_n_rows, by_output, by_action))  # fmt: skip
+            found.append((from_state, state_n_rows, from_flat, flat_n_rows, by_mixed, mix_n_rows,
+                          side_by_side(by_gates), by_hidden, post_n_rows, by_output, by_action))  # fmt: skip
 
         (from_state, state_n_rows, from_flat, flat_n_rows, by_mixed, mix_n_rows, by_gates, by_hidden, post_n_rows,
          by_output, by_action) = (torch.cat(parts[::-1]) for parts in zip(*found, strict=True))  # fmt: skip
         before, flat, shared = (torch.cat([row[i] for row in ctx.rows]) for i in range(3))
         mixed, hidden = (torch.cat([row[i][0] for row in ctx.rows]) for i in (5, 7))
-        mixed_blocks = _blocks(by_mixed, number)
-        by_own = torch.bmm(_blocks(before, number).transpose(1, 2), mixed_blocks)
-        by_dense = _blocks(shared.t() @ by_mixed, number)
+        mixed_blocks = by_block(by_mixed, number)
+        by_own = torch.bmm(by_block(before, number).transpose(1, 2), mixed_blocks)
+        by_dense = by_block(shared.t() @ by_mixed, number)
         time = states.shape[:2]
         return (
             None, None, None, by_state, by_flat,
@@ -166,7 +161,7 @@ class _Scan(torch.autograd.Function):
             from_state.t() @ before, from_state.sum(0), state_n_rows.sum(0),
             from_flat.t() @ flat, from_flat.sum(0), flat_n_rows.sum(0),
             torch.cat([by_own, by_dense], 1), by_mixed.sum(0), mix_n_rows.sum(0),
-            torch.bmm(_blocks(mixed, number).transpose(1, 2), _blocks(by_gates, number)), by_gates.sum(0),
+            torch.bmm(by_block(mixed, number).transpose(1, 2), by_block(by_gates, number)), by_gates.sum(0),
             by_hidden.t() @ states.flatten(0, 1), post_n_rows.sum(0),
             by_output.t() @ hidden, by_output.sum(0),
         )  # fmt: skip

@@ -11,14 +11,14 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
-from worldloom_rl.models import dreamerv3, jepa, tdmpc2, tokens, vjepa2
+from worldloom_rl.models import dreamerv3, frozen_jepa, jepa, tdmpc2, tokens, vjepa2
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy, WorldModelLoss
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3 as dreamerv3_recipe
 from worldloom_rl.recipes import jepa as jepa_recipe
 from worldloom_rl.recipes import tdmpc2 as tdmpc2_recipe
 from worldloom_rl.recipes import tokens as tokens_recipe
-from worldloom_rl.registry import find_preset
 from worldloom_rl.world_model import WorldModel
 
 Metrics = dict[str, Tensor]
@@ -61,7 +61,7 @@ def make_policy(model: Any) -> TensorDictSequential:
     if isinstance(model, tdmpc2.TDMPC2):
         planner = tdmpc2.make_planner(model, num_samples=16, num_elites=4, num_policy_trajectories=2)
         return TensorDictSequential(model.encode, planner)
-    if isinstance(model, jepa.JEPA | jepa.FrozenJEPA):
+    if isinstance(model, jepa.JEPA | frozen_jepa.FrozenJEPA):
         return jepa.make_policy(model, execute=1, num_samples=16, num_elites=4, iterations=2)
     if isinstance(model, vjepa2.VJEPA2AC):
         return vjepa2.make_policy(model)

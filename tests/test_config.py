@@ -20,8 +20,9 @@ from torchrl.data import (
     Unbounded,
 )
 
-from worldloom_rl.config import WorldModelConfig, added_field, check_range, did_you_mean, spec_from_json, spec_to_json
+from worldloom_rl.config import WorldModelConfig, added_field, check_range, did_you_mean
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config, discount_for
+from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
 
 @dataclass(frozen=True)

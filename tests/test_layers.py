@@ -13,19 +13,20 @@ ROOT = Path(worldloom_rl.__file__).parent
 
 # Module or folder → level. Those of one level do not import each other, except in the order of ORDERED.
 LEVELS = {
-    **dict.fromkeys(("keys", "noise", "functional"), 0),
-    **dict.fromkeys(("nn", "latents", "actions", "spaces"), 1),
-    **dict.fromkeys(("config", "registry", "hub", "pretrained", "world_model"), 2),
-    **dict.fromkeys(("envs", "planners", "objectives", "data"), 3),
+    **dict.fromkeys(("keys", "noise", "config", "extras", "functional", "kernels"), 0),
+    **dict.fromkeys(("nn", "latents", "specs"), 1),
+    **dict.fromkeys(("pretrained", "world_model"), 2),
+    **dict.fromkeys(("auto", "envs", "planners", "objectives", "data"), 3),
     **dict.fromkeys(("models", "training"), 4),
-    **dict.fromkeys(("recipes", "report", "benchmarks", "testing", "cli", "__main__"), 5),
+    **dict.fromkeys(("recipes", "report", "benchmarks", "testing", "commands", "cli", "__main__"), 5),
 }
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
-    ("keys", "noise", "functional"),
-    ("actions", "spaces", "nn", "latents"),
-    ("config", "registry", "hub", "pretrained", "world_model"),
-    ("testing", "report", "recipes", "benchmarks", "cli", "__main__"),
+    ("keys", "noise", "config", "extras", "functional", "kernels"),
+    ("specs", "nn", "latents"),
+    ("pretrained", "world_model"),
+    ("envs", "planners", "objectives", "data", "auto"),
+    ("testing", "report", "recipes", "commands", "benchmarks", "cli", "__main__"),
 )
 
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -105,5 +106,5 @@ def test_levels_and_orders_are_told_apart() -> None:
     assert may_import("cli", "recipes")
     assert not may_import("config", "world_model")
     assert not may_import("keys", "data")
-    assert not may_import("data", "planners")
+    assert not may_import("planners", "data")
     assert not may_import("recipes", "cli")

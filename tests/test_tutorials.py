@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from worldloom_rl import registry
+from worldloom_rl.pretrained import registry
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("0*.py"))

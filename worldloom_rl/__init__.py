@@ -1,6 +1,5 @@
 """Latent world models for TorchRL: one key contract, imagination as an environment, planners as policies."""
 
-from worldloom_rl.envs import ImaginationEnv as ImaginationEnv
 from worldloom_rl.functional.goal_reward import GoalReward as GoalReward
 from worldloom_rl.noise import GeneratorNoise as GeneratorNoise
 from worldloom_rl.noise import ModeNoise as ModeNoise
@@ -11,8 +10,9 @@ from worldloom_rl.objectives import ReplayValueLoss as ReplayValueLoss
 from worldloom_rl.objectives import WorldModelLoss as WorldModelLoss
 from worldloom_rl.planners import CEMPlanner as CEMPlanner
 from worldloom_rl.planners import MPPIPlanner as MPPIPlanner
-from worldloom_rl.pretrained import AutoWorldModel as AutoWorldModel
-from worldloom_rl.registry import list_world_models as list_world_models
-from worldloom_rl.registry import register_world_model as register_world_model
+from worldloom_rl.pretrained.files import AutoWorldModel as AutoWorldModel
+from worldloom_rl.pretrained.registry import list_world_models as list_world_models
+from worldloom_rl.pretrained.registry import register_world_model as register_world_model
 from worldloom_rl.world_model import LatentPolicy as LatentPolicy
 from worldloom_rl.world_model import WorldModel as WorldModel
+from worldloom_rl.world_model.env import ImaginationEnv as ImaginationEnv

@@ -16,8 +16,8 @@ from worldloom_rl.models.dreamerv3 import importer as dreamerv3_importer
 from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
 from worldloom_rl.models.vjepa2 import VJEPA2Encoder
 from worldloom_rl.models.vjepa2 import importer as vjepa2_importer
+from worldloom_rl.pretrained.registry import list_world_models
 from worldloom_rl.recipes import dreamerv3, jepa, loop, run_commands, tdmpc2, tokens
-from worldloom_rl.registry import list_world_models
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory

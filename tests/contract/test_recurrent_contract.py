@@ -7,7 +7,7 @@ import torch
 from recurrent_model import Recurrent, RecurrentConfig
 from torch import nn
 
-from worldloom_rl import registry
+from worldloom_rl.pretrained import registry
 from worldloom_rl.testing import check_world_model
 from worldloom_rl.world_model import Prediction
 

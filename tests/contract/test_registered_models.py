@@ -13,7 +13,7 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 
 from worldloom_rl import WorldModel, list_world_models
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.testing import check_world_model
 from worldloom_rl.world_model import Latent, Prediction
 

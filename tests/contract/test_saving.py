@@ -28,7 +28,7 @@ from torchrl.data import (
 )
 
 from worldloom_rl import AutoWorldModel, GeneratorNoise, WorldModel, list_world_models
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

@@ -22,7 +22,7 @@ from torchrl.modules import RandomPolicy
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.recording import fill
 from worldloom_rl.envs import make_env
-from worldloom_rl.spaces import resize_image
+from worldloom_rl.specs.spaces import resize_image
 
 torch.set_num_threads(1)
 

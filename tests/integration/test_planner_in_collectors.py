@@ -21,8 +21,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl import GeneratorNoise, MPPIPlanner
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained import specs_of
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.pretrained.registry import find_preset
 
 STEPS = 16  # of each environment
 NAMES = pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])

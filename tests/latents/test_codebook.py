@@ -153,7 +153,7 @@ warnings.simplefilter("ignore")
 import worldloom_rl
 import worldloom_rl.cli
 assert "tokens:tiny" in worldloom_rl.list_world_models()
-from worldloom_rl.registry import find_family
+from worldloom_rl.pretrained.registry import find_family
 family = find_family("tokens")
 try:
     family.model_class(family.presets["tiny"], *family.model_class.default_specs())

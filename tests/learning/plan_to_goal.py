@@ -29,8 +29,8 @@ from worldloom_rl.functional.goal_reward import GoalReward
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.pretrained import specs_of
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.training.evaluate import evaluate, with_primers
 from worldloom_rl.training.run_directory import provenance, write_json
 

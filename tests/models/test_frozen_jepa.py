@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchrl.data import Composite, Unbounded
 
 from worldloom_rl import AutoWorldModel
-from worldloom_rl.models.jepa import FrozenJEPA, FrozenJEPAConfig, make_planner
-from worldloom_rl.models.jepa.frozen_config import KINDS, PRESETS, build_transformers
+from worldloom_rl.models.frozen_jepa import FrozenJEPA, FrozenJEPAConfig, make_planner
+from worldloom_rl.models.frozen_jepa.config import KINDS, PRESETS, build_transformers
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.testing import check_world_model
 

@@ -10,7 +10,7 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.nn.mlp import MLP
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.world_model import repeat_latent
 
 

@@ -13,8 +13,8 @@ from worldloom_rl import ImaginedActorCriticLoss, ModeNoise, ReplayValueLoss, Wo
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.objectives import ActorPolicy
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes.dreamerv3 import compute_losses, make_losses
-from worldloom_rl.registry import find_preset
 
 ACTIONS: dict[str, TensorSpec] = {"continuous": Bounded(-2.0, 1.0, (3,)), "discrete": Categorical(4)}
 

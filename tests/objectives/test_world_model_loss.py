@@ -8,7 +8,7 @@ from tensordict import TensorDict
 
 from worldloom_rl import WorldModelLoss
 from worldloom_rl.models.tdmpc2 import TDMPC2
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 
 WEIGHTS = {"consistency": 20.0, "reward": 0.1, "value": 0.1}
 

@@ -17,7 +17,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl import CEMPlanner, GeneratorNoise, ModeNoise, MPPIPlanner, ReplayNoise
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 
 PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner])
 BOX = Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32)

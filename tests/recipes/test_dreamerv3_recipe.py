@@ -12,9 +12,9 @@ from tensordict import TensorDict
 
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.dreamerv3 import DreamerV3
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3, loop
 from worldloom_rl.recipes.dreamerv3 import Config, make_losses, make_optimizer, update
-from worldloom_rl.registry import find_preset
 
 SMALL = (
     "deterministic=16", "hidden=8", "groups=2", "classes=4", "blocks=2", "units=8", "num_bins=21", "batch_size=4",

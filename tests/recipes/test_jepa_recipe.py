@@ -23,9 +23,9 @@ from torchrl.envs import EnvBase
 
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import jepa, loop
 from worldloom_rl.recipes.jepa import Config
-from worldloom_rl.registry import find_preset
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.world_model import Latent, Prediction
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl import ReplayNoise, WorldModelLoss
-from worldloom_rl.envs import ImaginationEnv
 from worldloom_rl.functional.goal_reward import GoalReward
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.world_model import Latent
+from worldloom_rl.world_model.env import ImaginationEnv
 
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", Path(__file__).parent / "data")) / "jepa"
 FILE = ROOT / "lewm_tiny.safetensors"

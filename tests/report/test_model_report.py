@@ -22,9 +22,9 @@ from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
-from worldloom_rl.pretrained import specs_of
+from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
-from worldloom_rl.registry import find_preset
 from worldloom_rl.report.model_findings import (
     Finding,
     area_under_curve,

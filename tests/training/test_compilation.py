@@ -14,7 +14,7 @@ from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import ModeNoise
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.training.compilation import compile_model, compile_modules, missing_compiler
 
 

@@ -13,8 +13,8 @@ from worldloom_rl.benchmarks.torchrl_peers import NO_UPDATE, acting_peer, imagin
 from worldloom_rl.benchmarks.workload import Call, Mode, Workload
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes.dreamerv3 import make_losses, make_optimizer, record_gradients, update
-from worldloom_rl.registry import find_preset
 from worldloom_rl.training.compilation import compile_modules
 from worldloom_rl.training.cuda_graphs import RecordedPolicy, record
 

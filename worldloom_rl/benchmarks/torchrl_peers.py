@@ -14,10 +14,10 @@ from torchrl.modules import MPPIPlanner as TorchRLPlanner
 from torchrl.objectives.value import TDLambdaEstimator
 
 from worldloom_rl.benchmarks.workload import Call, Peer
-from worldloom_rl.envs import ImaginationEnv
 from worldloom_rl.keys import LATENT
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.noise import ModeNoise
+from worldloom_rl.world_model.env import ImaginationEnv
 
 OBSERVED, ACTIONS = 24, 6
 UNITS, DETERMINISTIC, GROUPS, CLASSES, BINS = 256, 2048, 32, 16, 255  # size12m

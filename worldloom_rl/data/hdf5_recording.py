@@ -14,7 +14,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.keys import ACTION
-from worldloom_rl.spaces import resize_image
+from worldloom_rl.specs.spaces import resize_image
 
 PIXELS, ACTIONS, PROPRIO = "pixels", "actions", "proprio"
 _SUFFIXES = (".h5", ".hdf5")

@@ -16,7 +16,7 @@ from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.keys import ACTION, as_tuple
-from worldloom_rl.spaces import action_space_of, convert_episode, observation_space_of, resize_image
+from worldloom_rl.specs.spaces import action_space_of, convert_episode, observation_space_of, resize_image
 
 _OBSERVATION = "observation"
 

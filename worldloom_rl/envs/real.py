@@ -25,7 +25,7 @@ from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEn
 
 from worldloom_rl import keys
 from worldloom_rl.envs import atari, crafter
-from worldloom_rl.spaces import (
+from worldloom_rl.specs.spaces import (
     action_block_space,
     action_space_of,
     convert_observation,

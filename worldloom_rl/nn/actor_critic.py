@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import nn
 
-from worldloom_rl.actions import ActionSpace
 from worldloom_rl.nn.heads import Actor, TwoHotHead
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.nn.normalizers import PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
+from worldloom_rl.specs.actions import ActionSpace
 
 
 class ActorCritic(nn.Module):

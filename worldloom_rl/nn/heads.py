@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.actions import ActionSpace
 from worldloom_rl.functional.symexp_two_hot import (
     sparse_cross_entropy,
     symexp_bins,
@@ -20,6 +19,7 @@ from worldloom_rl.functional.symexp_two_hot import (
 from worldloom_rl.nn.mlp import MLP, NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import Noise
+from worldloom_rl.specs.actions import ActionSpace
 
 
 def silu_layers(inputs: int, units: int, layers: int) -> nn.Sequential:

@@ -31,7 +31,7 @@ from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.pretrained import specs_of
+from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
 from worldloom_rl.training.evaluate import Evaluation, with_primers

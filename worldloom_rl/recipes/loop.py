@@ -30,7 +30,7 @@ from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve, draw_statistics
 from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.compilation import built, compile_model

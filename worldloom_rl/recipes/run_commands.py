@@ -19,11 +19,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
-from worldloom_rl.hub import model_card
 from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
+from worldloom_rl.pretrained.hub import model_card
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import loop
-from worldloom_rl.registry import find_preset
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
 from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report

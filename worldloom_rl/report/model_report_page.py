@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from worldloom_rl.pretrained import new_directory
+from worldloom_rl.pretrained.files import new_directory
 from worldloom_rl.report.model_findings import Finding, by_step, imagined_returns, reliability, verdict_text
 from worldloom_rl.report.model_report import ByHorizon, Evidence, Pairs
 

@@ -22,12 +22,12 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, TensorSpec, Unbounded
 
-from worldloom_rl.actions import ActionSpace
 from worldloom_rl.config import Json
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.models.dreamerv3.config import DreamerV3Config
 from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.nn.heads import ActionHead
+from worldloom_rl.specs.actions import ActionSpace
 
 
 @dataclass(frozen=True)

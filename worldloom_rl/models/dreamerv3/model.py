@@ -24,7 +24,7 @@ from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import register_world_model
+from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Imagined, Latent, Observation, Prediction, WorldModel
 
 

@@ -17,14 +17,14 @@ from worldloom_rl.functional.goal_reward import squared_distance
 from worldloom_rl.functional.sigreg import sigreg
 from worldloom_rl.functional.straightening import straightening
 from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, temporal_distance, variance_hinge
+from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.jepa.config import PRESETS, JEPAConfig
 from worldloom_rl.models.jepa.encoders import ActionEncoder, ObservationEncoder, Projector
-from worldloom_rl.models.jepa.window import sequence_windows
-from worldloom_rl.models.jepa.windowed import WindowedJEPA, latent_of, loss_values
 from worldloom_rl.nn.transformer import ConditionedPredictor, dropout, keep_all
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import register_world_model
+from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent
+from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
 
 Z_STD = "z_std"
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.objectives import LossModule
 
-from worldloom_rl.actions import ActionSpace
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
     gaussian_log_probability,
@@ -32,6 +31,7 @@ from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.mppi import MPPIPlanner
 from worldloom_rl.planners.termination import sticky_cut
+from worldloom_rl.specs.actions import ActionSpace
 from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
 
 _MOST_ENUMERATED = 64  # actions whose expectation is taken exactly when learning

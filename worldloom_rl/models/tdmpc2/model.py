@@ -23,7 +23,7 @@ from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
 from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import register_world_model
+from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel, repeat_latent
 
 _PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them

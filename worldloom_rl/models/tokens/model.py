@@ -26,7 +26,7 @@ from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import register_world_model
+from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 
 

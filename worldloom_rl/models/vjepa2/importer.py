@@ -20,7 +20,7 @@ from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder, require_transforme
 from worldloom_rl.models.vjepa2.model import ACTION_LIMITS, VJEPA2AC
 from worldloom_rl.models.vjepa2.official_names import encoder_tensors, masked_predictor_tensors
 from worldloom_rl.models.vjepa2.pose import POSE
-from worldloom_rl.pretrained import new_directory, read_tensor_file
+from worldloom_rl.pretrained.files import new_directory, read_tensor_file
 
 _HEADS = {1024: 16, 1280: 16, 1408: 22, 384: 12}  # of the released encoders and predictors, by their width
 _FRAMES = 64  # of a clip in pre-training; transformers keeps the number and does not use it

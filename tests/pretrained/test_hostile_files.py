@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 
 from worldloom_rl import AutoWorldModel, list_world_models
-from worldloom_rl.pretrained import load_world_model
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.files import load_world_model
+from worldloom_rl.pretrained.registry import find_preset
 
 FAMILIES = ("dreamerv3", "tdmpc2")
 REMEDY = "copy them again or save the model anew"

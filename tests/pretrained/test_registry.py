@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from worldloom_rl import list_world_models, register_world_model, registry
+from worldloom_rl import list_world_models, register_world_model
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
-from worldloom_rl.registry import find_family, find_preset
+from worldloom_rl.pretrained import registry
+from worldloom_rl.pretrained.registry import find_family, find_preset
 
 
 def test_the_presets_of_tdmpc2_are_those_of_the_design():
@@ -84,7 +85,7 @@ class Loomed:
 ASK = """
 import sys
 from worldloom_rl import list_world_models
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 assert "loomed_package" not in sys.modules
 family, config = find_preset("loomed:wide")
 assert family.model_class.__module__ == "loomed_package" and config.width == 9, family

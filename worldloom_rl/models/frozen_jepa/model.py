@@ -15,13 +15,13 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.models.jepa.frozen_config import PRESETS, FrozenJEPAConfig, build_transformers, tokens_of
-from worldloom_rl.models.jepa.window import sequence_windows
-from worldloom_rl.models.jepa.windowed import WindowedJEPA, latent_of, loss_values
+from worldloom_rl.latents.window import sequence_windows
+from worldloom_rl.models.frozen_jepa.config import PRESETS, FrozenJEPAConfig, build_transformers, tokens_of
 from worldloom_rl.nn.transformer import Drop, TransformerBlock, dropout, frame_causal_mask, keep_all
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import register_world_model
+from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent
+from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
 
 
 class PatchPredictor(nn.Module):

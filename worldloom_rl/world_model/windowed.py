@@ -13,7 +13,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.functional.goal_reward import Distance, GoalReward
 from worldloom_rl.keys import GOAL, as_tuple
-from worldloom_rl.models.jepa.window import Window, choose, first_frame
+from worldloom_rl.latents.window import Window, choose, first_frame
 from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 

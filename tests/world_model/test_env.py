@@ -17,7 +17,7 @@ from torchrl.envs.utils import check_env_specs
 
 from worldloom_rl import GeneratorNoise, ImaginationEnv, LatentPolicy, WorldModel
 from worldloom_rl.noise import Noise
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.world_model import Latent
 
 BATCHES = [(), (5,), (3, 4)]

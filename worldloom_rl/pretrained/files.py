@@ -26,9 +26,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
-from worldloom_rl import hub
-from worldloom_rl.config import Json, did_you_mean, spec_from_json, spec_to_json
-from worldloom_rl.registry import find_family, find_preset, list_world_models
+from worldloom_rl.config import Json, did_you_mean
+from worldloom_rl.pretrained import hub
+from worldloom_rl.pretrained.registry import find_family, find_preset, list_world_models
+from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"

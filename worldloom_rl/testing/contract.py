@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torchrl.envs.utils import check_env_specs
 from torchrl.modules import set_recurrent_mode
 
-from worldloom_rl.envs import ImaginationEnv
 from worldloom_rl.keys import DONE, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, ModeNoise, Noise
-from worldloom_rl.registry import find_family
+from worldloom_rl.pretrained.registry import find_family
 from worldloom_rl.world_model import Latent, LatentPolicy, Verb, WorldModel
+from worldloom_rl.world_model.env import ImaginationEnv
 
 _BATCHES = ((), (5,), (3, 4))
 _STEPS = 5  # of sequences and imagined rollouts

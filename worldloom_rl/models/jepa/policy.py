@@ -7,14 +7,13 @@ from typing import Any
 from tensordict.nn import TensorDictSequential
 
 from worldloom_rl.functional.goal_reward import GoalReward
-from worldloom_rl.models.jepa.frozen import FrozenJEPA
-from worldloom_rl.models.jepa.model import JEPA
 from worldloom_rl.planners import CEMPlanner, MPPIPlanner
 from worldloom_rl.planners.base import SamplingPlanner
+from worldloom_rl.world_model.windowed import WindowedJEPA
 
 
 def make_planner(
-    model: JEPA | FrozenJEPA, planner: type[CEMPlanner] | type[MPPIPlanner] = CEMPlanner, **overrides: Any
+    model: WindowedJEPA, planner: type[CEMPlanner] | type[MPPIPlanner] = CEMPlanner, **overrides: Any
 ) -> SamplingPlanner:
     """A planner to the goal in the latent, with the configuration's numbers, which keywords replace.
 
@@ -39,7 +38,7 @@ def make_planner(
 
 
 def make_policy(
-    model: JEPA | FrozenJEPA, planner: type[CEMPlanner] | type[MPPIPlanner] = CEMPlanner, **overrides: Any
+    model: WindowedJEPA, planner: type[CEMPlanner] | type[MPPIPlanner] = CEMPlanner, **overrides: Any
 ) -> TensorDictSequential:
     """A TorchRL policy that observes, plans and acts; see `make_planner` for the arguments.
 

@@ -18,7 +18,7 @@ from torchrl.data import (
     Unbounded,
 )
 
-from worldloom_rl.actions import ActionSpace
+from worldloom_rl.specs.actions import ActionSpace
 
 
 def space(**leaves: TensorSpec) -> ActionSpace:

@@ -16,10 +16,11 @@ from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, MultiOneHot, OneHot, Unbounded
 from torchrl.envs import Compose, GymEnv, InitTracker, SerialEnv, StepCounter, TransformedEnv
 
-from worldloom_rl import AutoWorldModel, ModeNoise, WorldModel, pretrained
+from worldloom_rl import AutoWorldModel, ModeNoise, WorldModel
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
-from worldloom_rl.pretrained import load_world_model, new_directory, specs_of
-from worldloom_rl.registry import find_preset
+from worldloom_rl.pretrained import files as pretrained
+from worldloom_rl.pretrained.files import load_world_model, new_directory, specs_of
+from worldloom_rl.pretrained.registry import find_preset
 
 TINY = find_preset("tdmpc2:tiny")[1]
 

@@ -18,11 +18,11 @@ from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
 
-from worldloom_rl import pretrained
-from worldloom_rl.actions import ActionSpace
 from worldloom_rl.config import Json, WorldModelConfig
 from worldloom_rl.keys import DONE, POLICY_ACTION, TERMINATED, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, Noise
+from worldloom_rl.pretrained import files as pretrained
+from worldloom_rl.specs.actions import ActionSpace
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
 Observation = dict[NestedKey, Tensor]

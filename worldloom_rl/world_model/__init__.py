@@ -1,0 +1,11 @@
+"""The contract: what a family writes, the verbs over tensordicts, imagination, and policies over the latent."""
+
+from worldloom_rl.world_model.core import Imagined as Imagined
+from worldloom_rl.world_model.core import Latent as Latent
+from worldloom_rl.world_model.core import LatentPolicy as LatentPolicy
+from worldloom_rl.world_model.core import Observation as Observation
+from worldloom_rl.world_model.core import Prediction as Prediction
+from worldloom_rl.world_model.core import RewardFunction as RewardFunction
+from worldloom_rl.world_model.core import Verb as Verb
+from worldloom_rl.world_model.core import WorldModel as WorldModel
+from worldloom_rl.world_model.core import repeat_latent as repeat_latent

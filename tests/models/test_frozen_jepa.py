@@ -214,8 +214,9 @@ def test_distance_is_the_sum_of_the_means_of_image_and_vectors() -> None:
 
 def test_planner_has_the_configuration_s_numbers() -> None:
     planner = make_planner(own(Patches(), num_samples=7, num_elites=3, iterations=2, horizon=4, execute=4))
-    assert (planner.num_samples, planner.num_elites, planner.num_iterations, planner.horizon) == (7, 3, 2, 4)
-    assert planner.reward.terminal
+    options = planner.options
+    assert (options.num_samples, options.num_elites, options.iterations, options.horizon) == (7, 3, 2, 4)
+    assert options.reward.terminal
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,8 @@ def test_its_reward_is_the_goal_s_and_nothing_can_be_decoded() -> None:
 
 @pytest.mark.parametrize(("execute", "terminal"), [(1, False), (4, False), (5, True)])
 def test_the_reward_s_kind_follows_from_what_is_executed(execute: int, terminal: bool) -> None:
-    planner = make_planner(build(), execute=execute)
-    assert (planner.reward.terminal, planner.reward.distance) == (terminal, build().distance)
+    reward = make_planner(build(), execute=execute).options.reward
+    assert (reward.terminal, reward.distance) == (terminal, build().distance)
 
 
 def test_presets_are_registered_and_a_saved_one_comes_back(tmp_path) -> None:

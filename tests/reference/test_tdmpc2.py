@@ -42,6 +42,7 @@ from worldloom_rl.models.tdmpc2.config import discount_for
 from worldloom_rl.models.tdmpc2.importer import ImportSettings, model_from_state_dict, official_name
 from worldloom_rl.nn.normalizers import RunningScale, percentile
 from worldloom_rl.planners import sticky_cut
+from worldloom_rl.planners.plan import trajectory_value
 from worldloom_rl.world_model import Latent
 
 with warnings.catch_warnings():
@@ -454,11 +455,10 @@ def test_trajectory_value(section: Section) -> None:
         cut.append((alive == 0).sum().float())
         return alive
 
-    planner = make_planner(model, termination=recording)
+    options = make_planner(model, termination=recording).options
     noise = ReplayNoise({"policy": [section["rng_eps"].unsqueeze(0)], "pair": [section["rng_perm"]]})
-    value = planner.trajectory_value(
-        latent_of(section["z"], section.get("task")), section["actions"].unsqueeze(1), noise
-    )
+    latent = latent_of(section["z"], section.get("task"))
+    value = trajectory_value(model, latent, section["actions"].unsqueeze(1), options, noise)
     close(value[0].unsqueeze(-1), section["out"], PLANNED_VALUE)
     if "terminated_count" in section:
         assert torch.equal(torch.stack(cut), section["terminated_count"])
@@ -487,15 +487,15 @@ def test_plan(section: Section) -> None:
     td = model.encode(observed(model, section["obs"].unsqueeze(0), section.get("task")))
     close(td["latent", "deterministic"], section["z"])
     previous = torch.zeros_like(section["prev_mean_in"]) if section["t0"] else section["prev_mean_in"]
-    close(planner.warm_start(previous.unsqueeze(0)).squeeze(1), section["init_mean"], ROUNDED)
-    assert torch.all(section["init_std"] == planner.max_std)
+    close(planner.distribution.warm_start(previous.unsqueeze(0)).squeeze(1), section["init_mean"], ROUNDED)
+    assert torch.all(section["init_std"] == planner.options.max_std)
 
     noise = ReplayNoise(plan_draws(section))
     plan = planner.plan(model.read_latent(td), previous.unsqueeze(0), noise, explore=explore)
     assert not noise.unused()
     assert len(plan.iterations) == section.golden.effective_iterations
     if "pi_actions" in section:
-        policy_trajectories = plan.iterations[0].actions[:, 0, : planner.num_policy_trajectories]
+        policy_trajectories = plan.iterations[0].actions[:, 0, : planner.options.num_policy_trajectories]
         close(policy_trajectories, section["pi_actions"], ROUNDED)
     for k, iteration in enumerate(plan.iterations):
         close(iteration.actions.squeeze(1), section[f"iter{k}_actions"], ROUNDED)

@@ -2,5 +2,8 @@
 
 from worldloom_rl.planners.cem import CEMPlanner as CEMPlanner
 from worldloom_rl.planners.mppi import MPPIPlanner as MPPIPlanner
+from worldloom_rl.planners.options import PlanOptions as PlanOptions
+from worldloom_rl.planners.policy import Planner as Planner
+from worldloom_rl.planners.predictive_sampling import PredictiveSamplingPlanner as PredictiveSamplingPlanner
 from worldloom_rl.planners.termination import soft_continue as soft_continue
 from worldloom_rl.planners.termination import sticky_cut as sticky_cut

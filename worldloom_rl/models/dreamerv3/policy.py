@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
@@ -12,8 +12,11 @@ from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy
-from worldloom_rl.planners.mppi import MPPIPlanner
+from worldloom_rl.planners.mppi import MPPIKeywords, MPPIPlanner
 from worldloom_rl.world_model import Latent, WorldModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def make_policy(model: DreamerV3, *, sample_always: bool = False) -> TensorDictSequential:
@@ -26,20 +29,22 @@ def make_policy(model: DreamerV3, *, sample_always: bool = False) -> TensorDictS
     return TensorDictSequential(model.observe, actor, model.carry_action)
 
 
-def make_planner(model: WorldModel, behavior: ActorCritic | None = None, **settings: Any) -> MPPIPlanner:
+def make_planner(
+    model: WorldModel, behavior: ActorCritic | None = None, **options: Unpack[MPPIKeywords]
+) -> MPPIPlanner:
     """MPPI through a model, with an actor as policy prior and its critic as terminal value.
 
     Args:
         behavior: actor and critic over the model's features; by default the model's own.
-        settings: keywords of `MPPIPlanner`.
+        options: keywords of `MPPIPlanner`.
     """
     behavior = model.behavior if behavior is None else behavior
-    return MPPIPlanner(
-        model,
-        policy_prior=partial(_policy_prior, model, behavior),
-        terminal_value=partial(_terminal_value, model, behavior),
-        **settings,
-    )
+    settings: MPPIKeywords = {
+        "policy_prior": partial(_policy_prior, model, behavior),
+        "terminal_value": partial(_terminal_value, model, behavior),
+    }
+    settings.update(options)
+    return MPPIPlanner(model, **settings)
 
 
 def _policy_prior(model: WorldModel, behavior: ActorCritic, latent: Latent, noise: Noise) -> Tensor:

@@ -1,4 +1,4 @@
-"""TD-MPC2's behaviour: the policy prior, the Q ensemble with its slow copy, and the policy loss.
+"""TD-MPC2's behaviour: the policy prior, and the Q ensemble with its slow copy.
 
 Discrete actions are an extension: a categorical prior, and exact expectations over up to 64 actions where the reference
 samples one.
@@ -7,15 +7,11 @@ samples one.
 from __future__ import annotations
 
 import copy
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-from torchrl.envs.utils import ExplorationType, exploration_type
-from torchrl.objectives import LossModule
 
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
@@ -26,13 +22,9 @@ from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
-from worldloom_rl.nn.normalizers import RunningScale
 from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.noise import Noise
-from worldloom_rl.planners.mppi import MPPIPlanner
-from worldloom_rl.planners.termination import sticky_cut
 from worldloom_rl.specs.actions import ActionSpace
-from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
 
 _MOST_ENUMERATED = 64  # actions whose expectation is taken exactly when learning
 _MOST_ENUMERATED_IN_PLANS = 8  # and at the end of every sampled sequence, where each costs a pass through the Qs
@@ -216,101 +208,6 @@ class Behavior(nn.Module):
             return prior, self.q_pair(_join(features, prior.action), noise, detach=True, dropout=dropout).mean(0)
         values = self.q_pair(self._every_action(features), noise, detach=True, dropout=dropout).mean(0)
         return prior, self._expectation(values, prior)
-
-
-class PolicyPrior(LatentPolicy):
-    """Acts by the policy prior alone: a sample when exploring, its mode under ExplorationType.DETERMINISTIC or MODE."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__(model)
-        self.deterministic = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
-
-    def act(self, latent: Latent, noise: Noise) -> Tensor:
-        behavior = self.model.behavior
-        prior = behavior.sample(self.model.latent_features(latent), self.model.action_mask(latent), noise)
-        return prior.mode if exploration_type() in self.deterministic else prior.action
-
-
-class PolicyLoss(LossModule):
-    """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
-
-    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]; one-hot groups add an
-    entropy bonus of their own. Gradients reach the policy and, as in the official code, the task embedding. Each call
-    in training mode updates the running scale first.
-    Reference: tdmpc2.py, update_pi.
-    """
-
-    model: WorldModel
-    scale: RunningScale
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
-        self.scale = RunningScale(model.config.tau).to(model.action_space.center.device)
-        self.in_keys = list(model.latent_keys)
-        self.out_keys = ["loss_policy", "policy_entropy", "policy_scaled_entropy", "policy_scale"]
-
-    def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> TensorDictBase:
-        """Losses and metrics, all without batch dimensions, from the latents [B, T, …]."""
-        latent = {name: value.detach().transpose(0, 1) for name, value in self.model.read_latent(tensordict).items()}
-        metrics, _, _ = self.terms(latent, noise or self.model.noise)
-        return TensorDict(metrics, batch_size=[])
-
-    def terms(self, latent: Latent, noise: Noise) -> tuple[dict[str, Tensor], PolicySample, Tensor]:
-        """The metrics, the prior's sample and the unscaled values [T, B, 1] of latents [T, B, …], time first."""
-        config = self.model.config
-        features = self.model.latent_features(latent)
-        if not config.carry_task_gradient:
-            features = features.detach()
-        dropout = noise if self.training else None
-        prior, value = self.model.behavior.policy_value(features, self.model.action_mask(latent), noise, dropout)
-        if self.training:
-            self.scale.update(value[0])
-        steps = torch.arange(len(value), device=value.device, dtype=value.dtype)
-        entropy_bonus = config.entropy_coef * prior.scaled_entropy
-        if not self.model.action_space.is_continuous:
-            entropy_bonus = entropy_bonus + config.categorical_entropy_coef * prior.categorical_entropy
-        objective = (entropy_bonus + self.scale(value)).mean((1, 2))
-        metrics = {
-            "loss_policy": -(config.rho**steps * objective).mean(),
-            "policy_entropy": (prior.entropy + prior.categorical_entropy).detach().mean(),
-            "policy_scaled_entropy": prior.scaled_entropy.detach().mean(),
-            "policy_scale": self.scale.value.clone(),
-        }
-        return metrics, prior, value
-
-
-def make_planner(model: WorldModel, **overrides: Any) -> MPPIPlanner:
-    """The official planner on a TD-MPC2 model, as a policy that reads the latent; keywords replace its numbers.
-
-    Two iterations are added for 20 and more action dimensions, as the official agent does.
-    """
-    config = model.config
-    settings: dict[str, Any] = {
-        "horizon": config.horizon,
-        "iterations": config.iterations + 2 * (model.action_space.width >= 20),
-        "num_samples": config.num_samples,
-        "num_elites": config.num_elites,
-        "num_policy_trajectories": config.num_policy_trajectories,
-        "min_std": config.min_std,
-        "max_std": config.max_std,
-        "temperature": config.temperature,
-        "termination": sticky_cut,
-    }
-    settings.update(overrides)
-
-    # Partials of module-level functions reach collector processes and are copied with their model; closures do not.
-    return MPPIPlanner(
-        model, policy_prior=partial(_policy_prior, model), terminal_value=partial(_terminal_value, model), **settings
-    )
-
-
-def _policy_prior(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
-    return model.behavior.sample(model.latent_features(latent), model.action_mask(latent), noise).action
-
-
-def _terminal_value(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
-    return model.behavior.value(model.latent_features(latent), model.action_mask(latent), noise)
 
 
 def _join(features: Tensor, action: Tensor) -> Tensor:

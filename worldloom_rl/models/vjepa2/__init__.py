@@ -3,7 +3,6 @@
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig as VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder as VJEPA2Encoder
 from worldloom_rl.models.vjepa2.model import VJEPA2AC as VJEPA2AC
-from worldloom_rl.models.vjepa2.policy import ACPlanner as ACPlanner
 from worldloom_rl.models.vjepa2.policy import make_planner as make_planner
 from worldloom_rl.models.vjepa2.policy import make_policy as make_policy
 from worldloom_rl.models.vjepa2.pose import next_pose as next_pose

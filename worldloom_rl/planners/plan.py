@@ -1,0 +1,147 @@
+"""A plan: sample action sequences, value them in imagination, refit their distribution to the best, choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldloom_rl.noise import Noise
+from worldloom_rl.planners.distribution import SequenceDistribution
+from worldloom_rl.planners.options import PlanOptions
+from worldloom_rl.specs.actions import ActionSpace
+from worldloom_rl.world_model import Latent, WorldModel, repeat_latent
+
+# [B, K] weights of the elites, summing to 1, from their values, best first.
+Score = Callable[[Tensor], Tensor]
+# [H, B, A] the actions to execute, from the mean [H, B, A], elite sequences [H, B, K, A] and their weights [B, K].
+Choose = Callable[[ActionSpace, Tensor, Tensor, Tensor, Noise], Tensor]
+
+
+class Iteration(NamedTuple):
+    """One round of sampling and refitting; H horizon, B environments, N samples, K elites."""
+
+    actions: Tensor  # [H, B, N, A]
+    value: Tensor  # [B, N]
+    elite_index: Tensor  # [B, K] into the samples, best first
+    score: Tensor  # [B, K], sums to 1
+    mean: Tensor  # [H, B, A], of categoricals the probabilities
+    std: Tensor  # [H, B, A]
+
+
+class Plan(NamedTuple):
+    """The result of planning for B environments."""
+
+    action: Tensor  # [B, A] flat, to be executed now
+    mean: Tensor  # [B, H, A], warm start of the next plan
+    iterations: list[Iteration]
+    sequence: Tensor  # [B, E, A] flat, to be executed before the next plan; `action` is its first
+
+
+def plan(
+    model: WorldModel,
+    latent: Latent,
+    previous_mean: Tensor,
+    distribution: SequenceDistribution,
+    noise: Noise,
+    *,
+    explore: bool,
+    score: Score,
+    choose: Choose,
+) -> Plan:
+    """The plan for B environments at once.
+
+    Args:
+        latent: leaves [B, …].
+        previous_mean: [B, H, A] warm start, `init_mean` (zeros unless given) for none.
+        distribution: with the options of the plan.
+        explore: add action noise to the actions that will be executed.
+        score: how much each elite weighs; choose: what is executed. The two make a planner.
+    Draws, in order: the policy trajectories step by step, then per iteration the samples, the last latent's action
+    and what the terminal value draws, then the choice among the elites and the exploration noise.
+    """
+    options = distribution.options
+    mask = model.action_mask(latent)  # [B, A], of the actions that a task has
+    followed = policy_trajectories(model, latent, options, noise)
+    mean = distribution.warm_start(previous_mean)
+    std = distribution.init_std.expand_as(mean)
+    beside = followed  # sequences that are not drawn
+    iterations: list[Iteration] = []
+    for _ in range(options.iterations):
+        count = options.num_samples - sum(part.shape[2] for part in beside)
+        actions = torch.cat([*beside, distribution.sample(mean, std, count, noise)], 2)
+        if mask is not None:
+            actions = actions * mask.unsqueeze(-2)
+        value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0)
+        elite_value, elite_index = value.topk(options.num_elites, -1)
+        elites = actions.take_along_dim(elite_index[None, :, :, None], 2)
+        weight = score(elite_value)
+        mean, std = refit(distribution, elites, weight, mean, std)
+        if mask is not None:
+            mean, std = mean * mask, std * mask
+        if options.keep_elites:
+            beside = [*followed, elites[:, :, : options.keep_elites]]
+        iterations.append(Iteration(actions, value, elite_index, weight, mean, std))
+    chosen = choose(model.action_space, mean, elites, weight, noise)[: options.execute]
+    if explore:
+        chosen = distribution.explore(chosen, mean, std, noise)
+    return Plan(chosen[0], mean.transpose(0, 1), iterations, chosen.transpose(0, 1))
+
+
+def policy_trajectories(model: WorldModel, latent: Latent, options: PlanOptions, noise: Noise) -> list[Tensor]:
+    """[H, B, P, A] actions of the policy prior followed in imagination, in a list that is empty without any."""
+    if not options.num_policy_trajectories or options.policy_prior is None:
+        return []
+    actions = [options.policy_prior(repeat_latent(latent, options.num_policy_trajectories), noise)]
+    predict, state = model.predict_branches, latent
+    for _ in range(options.horizon - 1):
+        state = predict(state, actions[-1], noise).latent
+        predict = model.predict_latent
+        actions.append(options.policy_prior(state, noise))
+    return [torch.stack(actions)]
+
+
+def trajectory_value(model: WorldModel, latent: Latent, actions: Tensor, options: PlanOptions, noise: Noise) -> Tensor:
+    """[B, N] discounted reward, and value at the end, of action sequences [H, B, N, A] from latents [B, …]."""
+    before = repeat_latent(latent, actions.shape[2])
+    discount = model.discount(before)
+    predict, state = model.predict_branches, latent  # of the first step, where all samples stand at one latent
+    total = actions.new_zeros(*actions.shape[1:3], 1)
+    alive = torch.ones_like(total)
+    factor: Tensor | float = 1.0
+    for action in actions:
+        arrived, reward, continuation = predict(state, action, noise)
+        if options.reward is not None:
+            reward = options.reward(before, arrived)
+        predict, state, before = model.predict_latent, arrived, arrived
+        total = total + factor * alive * reward
+        factor = factor * discount
+        alive = options.termination(alive, continuation)
+    if options.terminal_value is not None:
+        total = total + factor * alive * options.terminal_value(state, noise)
+    return total.squeeze(-1)
+
+
+def refit(
+    distribution: SequenceDistribution, elites: Tensor, weight: Tensor, mean: Tensor, std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [H, B, A] of elite sequences [H, B, K, A] of weights [B, K]; momentum keeps a share
+    of the old ones."""
+    options = distribution.options
+    share = weight[None, :, :, None]
+    total = share.sum(2) + 1e-9
+    new_mean = (share * elites).sum(2) / total
+    variance = (share * (elites - new_mean.unsqueeze(2)).square()).sum(2) / total
+    if options.unbiased_std:
+        variance = variance * (options.num_elites / (options.num_elites - 1))
+    new_std = variance.sqrt().clamp(options.min_std, options.max_std)
+    if distribution.has_fixed:
+        new_std = new_std * (distribution.init_std > 0)
+    for start, stop in distribution.space.groups:
+        group = new_mean[..., start:stop]
+        new_mean[..., start:stop] = (1 - options.floor) * group + options.floor / (stop - start)
+    if not distribution.has_momentum:
+        return new_mean, new_std
+    return torch.lerp(new_mean, mean, distribution.momentum), torch.lerp(new_std, std, distribution.momentum_std)

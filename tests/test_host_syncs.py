@@ -79,10 +79,8 @@ def plan(family: str, device: str) -> Call:
         "tdmpc2": partial(tdmpc2.make_planner, num_policy_trajectories=2),
     }
     planner = makers.get(family, jepa.make_planner)(model, **options)
-    latent, previous = (
-        model.initial_latent((2,)),
-        torch.zeros(2, planner.horizon, model.action_space.width, device=device),
-    )
+    latent = model.initial_latent((2,))
+    previous = torch.zeros(2, planner.horizon, model.action_space.width, device=device)
     return lambda: planner.plan(latent, previous, GeneratorNoise(), explore=True)
 
 

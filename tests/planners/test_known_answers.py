@@ -1,8 +1,10 @@
-"""MPPI and CEM on problems whose best action is known or solved by scipy."""
+"""Planners on problems whose best action is known or solved by scipy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,19 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, MultiOneHot, OneHot
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from worldloom_rl import CEMPlanner, MPPIPlanner
+from worldloom_rl.planners import (
+    CEMPlanner,
+    MPPIPlanner,
+    PlanOptions,
+    PredictiveSamplingPlanner,
+    soft_continue,
+    sticky_cut,
+)
+from worldloom_rl.planners.plan import trajectory_value
 
-PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner])
+# Predictive sampling makes one round a step, and its steps close in on the best plan: here all at one state.
+CLOSING_IN = partial(PredictiveSamplingPlanner, iterations=40, min_std=0.05)
+PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner, CLOSING_IN], ids=["mppi", "cem", "predictive"])
 RANGE = 2.0  # of a flat action, from −1 to 1
 
 
@@ -153,13 +165,13 @@ def residuals(start: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(rows), np.concatenate(offsets)
 
 
-SETTINGS: dict[type, dict[str, float]] = {MPPIPlanner: {"temperature": 20.0}, CEMPlanner: {}}
+SETTINGS: dict[Any, dict[str, float]] = {MPPIPlanner: {"temperature": 20.0}, CLOSING_IN: {"iterations": 100}}
 
 
 @PLANNERS
 def test_the_double_integrator_is_driven_within_5_percent_of_the_quadratic_programs_cost(kind):
     horizon = 8
-    planner = kind(integrator(), horizon=horizon, iterations=12, num_samples=1024, **SETTINGS[kind])
+    planner = kind(integrator(), horizon=horizon, **{"iterations": 12, "num_samples": 1024, **SETTINGS.get(kind, {})})
     plan = plan_from(planner, torch.tensor(STARTS), seeded())
     for row, start in enumerate(STARTS):
         matrix, offset = residuals(np.array(start), horizon)
@@ -181,9 +193,8 @@ def test_a_short_plan_with_the_exact_terminal_value_takes_the_infinite_horizon_a
         return -((state @ matrix) * state).sum(-1, keepdim=True)
 
     states = torch.tensor([[0.2, 0.0], [-0.2, 0.1], [0.1, -0.3]])
-    planner = kind(
-        integrator(), horizon=3, iterations=10, num_samples=1024, terminal_value=terminal_value, **SETTINGS[kind]
-    )
+    settings = {"iterations": 10, "num_samples": 1024, **SETTINGS.get(kind, {})}
+    planner = kind(integrator(), horizon=3, terminal_value=terminal_value, **settings)
     action = plan_from(planner, states, seeded()).action
     expected = -states.double().numpy() @ feedback.T
     assert np.abs(expected).max() < 0.8  # the bounds play no part
@@ -222,30 +233,26 @@ def counting(continuation: list[float], gamma: float) -> Analytic:
 
 
 def value_of(
-    continuation: list[float], rule: Callable[[Tensor, Tensor], Tensor] | None, terminal: float = 0.0
+    continuation: list[float], rule: Callable[[Tensor, Tensor], Tensor] = soft_continue, terminal: float = 0.0
 ) -> float:
-    options = {} if rule is None else {"termination": rule}
 
     def terminal_value(latent: dict[str, Tensor], noise: object) -> Tensor:
         return torch.full_like(latent["deterministic"], terminal)
 
-    planner = MPPIPlanner(
-        counting(continuation, 0.5), horizon=3, num_samples=4, num_elites=2, terminal_value=terminal_value, **options
-    )
-    value = planner.trajectory_value({"deterministic": torch.zeros(2, 1)}, torch.zeros(3, 2, 4, 1), seeded())
+    options = PlanOptions(terminal_value=terminal_value, termination=rule)
+    latent, actions = {"deterministic": torch.zeros(2, 1)}, torch.zeros(3, 2, 4, 1)
+    value = trajectory_value(counting(continuation, 0.5), latent, actions, options, seeded())
     assert value.shape == (2, 4)
     assert (value == value[0, 0]).all()
     return value[0, 0].item()
 
 
 def test_without_termination_the_value_is_the_discounted_sum_of_the_hand_computed_table():
-    assert value_of([1.0, 1.0, 1.0], None) == 1 + 0.5 * 2 + 0.25 * 4
-    assert value_of([1.0, 1.0, 1.0], None, terminal=8.0) == 3.0 + 0.125 * 8
+    assert value_of([1.0, 1.0, 1.0]) == 1 + 0.5 * 2 + 0.25 * 4
+    assert value_of([1.0, 1.0, 1.0], terminal=8.0) == 3.0 + 0.125 * 8
 
 
 def test_the_sticky_cut_counts_the_terminating_steps_reward_and_nothing_after_it():
-    from worldloom_rl.planners import sticky_cut
-
     assert value_of([1.0, 0.4, 0.9], sticky_cut, terminal=8.0) == 1 + 0.5 * 2
     assert value_of([0.1, 1.0, 1.0], sticky_cut, terminal=8.0) == 1.0
     assert value_of([1.0, 1.0, 0.4], sticky_cut, terminal=8.0) == 3.0  # all rewards, no terminal value
@@ -254,4 +261,4 @@ def test_the_sticky_cut_counts_the_terminating_steps_reward_and_nothing_after_it
 
 def test_the_soft_product_weighs_later_steps_by_the_probability_of_getting_there():
     expected = 1 + 0.5 * 0.8 * 2 + 0.25 * 0.8 * 0.5 * 4 + 0.125 * 0.8 * 0.5 * 0.25 * 8
-    assert value_of([0.8, 0.5, 0.25], None, terminal=8.0) == pytest.approx(expected, rel=1e-6)
+    assert value_of([0.8, 0.5, 0.25], terminal=8.0) == pytest.approx(expected, rel=1e-6)

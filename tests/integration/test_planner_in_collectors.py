@@ -18,9 +18,10 @@ from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.envs import EnvBase, GymEnv, ParallelEnv, SerialEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from worldloom_rl import GeneratorNoise, MPPIPlanner
+from worldloom_rl import GeneratorNoise
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
 from worldloom_rl.noise import Noise
+from worldloom_rl.planners import Planner, PredictiveSamplingPlanner
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
 
@@ -79,7 +80,7 @@ class RowNoise(Noise):
         return GeneratorNoise(torch.Generator().manual_seed(number)).permutation(name, count, like)
 
 
-def make_policy(name: str) -> tuple[TDMPC2, MPPIPlanner, TensorDictSequential]:
+def make_policy(name: str) -> tuple[TDMPC2, Planner, TensorDictSequential]:
     """A tiny TD-MPC2 with non-zero reward and Q layers, and its planner behind the encoder."""
     torch.manual_seed(0)
     model = TDMPC2(find_preset("tdmpc2:tiny")[1], *specs_of(GymEnv(name)))
@@ -116,7 +117,7 @@ def collect(
     return torch.cat(batches, 1)
 
 
-def with_noise(env: EnvBase, planner: MPPIPlanner, policy: TensorDictSequential, rows: Sequence[int]) -> TensorDictBase:
+def with_noise(env: EnvBase, planner: Planner, policy: TensorDictSequential, rows: Sequence[int]) -> TensorDictBase:
     noise = RowNoise(rows)
     planner.noise = noise
     return collect(env, policy, ready=noise.calls.clear)  # a collector tries the policy out when it is built
@@ -141,7 +142,7 @@ def assert_rows_equal_single_runs(name: str, kind: type[SerialEnv] | type[Parall
             assert difference < 1e-4, (key, row, difference)
 
 
-def replanned(planner: MPPIPlanner, rows: TensorDictBase, noise: Callable[[], Noise]) -> TensorDict:
+def replanned(planner: Planner, rows: TensorDictBase, noise: Callable[[], Noise]) -> TensorDict:
     """[T] what the planner writes when it is given each row's latent and the previous row's mean, zeros at a start."""
     previous = torch.zeros_like(rows["planner", "mean"])
     previous[1:] = rows["planner", "mean"][:-1]
@@ -154,7 +155,7 @@ def replanned(planner: MPPIPlanner, rows: TensorDictBase, noise: Callable[[], No
     return torch.stack(steps)
 
 
-def assert_warm_start_is_carried(planner: MPPIPlanner, rows: TensorDictBase) -> None:
+def assert_warm_start_is_carried(planner: Planner, rows: TensorDictBase) -> None:
     """Of [T] rows collected under `RowNoise([0], repeat=True)`."""
     with set_exploration_type(ExplorationType.RANDOM):
         expected = replanned(planner, rows, lambda: RowNoise([0], repeat=True))
@@ -231,6 +232,15 @@ def test_deterministic_collection_repeats_under_a_seed_and_differs_from_explorat
     first = run(0, ExplorationType.DETERMINISTIC)
     assert torch.equal(run(0, ExplorationType.DETERMINISTIC), first)
     assert not torch.equal(run(0, ExplorationType.RANDOM), first)
+
+
+@NAMES
+def test_predictive_sampling_carries_its_best_sequence_through_a_collector(name):
+    model, _, _ = make_policy(name)
+    planner = PredictiveSamplingPlanner(model, horizon=3, num_samples=64, noise=RowNoise([0], repeat=True))
+    rows = collect(makers(name)[0](), TensorDictSequential(model.encode, planner))[0]
+    assert rows["is_init"].flatten().nonzero().flatten().tolist() == [0, 7, 14]
+    assert_warm_start_is_carried(planner, rows)
 
 
 # ---------------------------------------------------------------------- two environments

@@ -5,13 +5,17 @@
 
 # %%
 import os
+from functools import partial
 
 import torch
 from tensordict.nn import TensorDictSequential
 
 from worldloom_rl.models.dreamerv3 import make_planner, make_policy
+from worldloom_rl.models.tdmpc2 import make_policy as make_tdmpc2_policy
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
+from worldloom_rl.planners import Planner, PlanOptions
+from worldloom_rl.planners.plan import plan
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.training.evaluate import evaluate, with_primers
 
@@ -44,6 +48,27 @@ print(f"DreamerV3's actor: return {returns(dreamer_config, make_policy(model)):.
 print(f"MPPI through the same model: return {returns(dreamer_config, planning):.0f}")
 
 # %% [markdown]
+# ## A planner of your own
+# A planner is two functions: how much each of the best sequences weighs, and what is executed. The numbers are fields
+# of `PlanOptions`. Here all of the best weigh by their rank, and the best of them is executed.
+
+
+# %%
+def score(elite_value: torch.Tensor) -> torch.Tensor:
+    weight = torch.arange(elite_value.shape[-1], 0, -1, device=elite_value.device).expand_as(elite_value)
+    return weight / weight.sum(-1, keepdim=True)
+
+
+def choose(space, mean, elites, weight, noise):
+    return elites[:, :, 0]
+
+
+options = PlanOptions(horizon=5, iterations=4, num_samples=128, num_elites=16)
+ranking = Planner(model, options, partial(plan, score=score, choose=choose))
+returns_of_ranking = returns(dreamer_config, TensorDictSequential(model.observe, ranking, model.carry_action))
+print(f"A planner of our own through the same model: return {returns_of_ranking:.0f}")
+
+# %% [markdown]
 # ## An actor in TD-MPC2's imagination
 # `ImaginedActorCriticLoss` asks a model only to imagine. The actor-critic is new, over this model's features; the
 # start latents are those of replayed rows.
@@ -69,5 +94,5 @@ for _ in range(STEPS // 2):
     behavior.update_slow()
 
 acting = TensorDictSequential(model.encode, ActorPolicy(model, behavior.actor))
-print(f"TD-MPC2's planner: return {returns(tdmpc2_config, tdmpc2.make_policy(model)):.0f}")
+print(f"TD-MPC2's planner: return {returns(tdmpc2_config, make_tdmpc2_policy(model)):.0f}")
 print(f"an actor that learned in its imagination: return {returns(tdmpc2_config, acting):.0f}")

@@ -12,6 +12,7 @@ from torchrl.modules import RandomPolicy
 
 from worldloom_rl import AutoWorldModel
 from worldloom_rl.envs import make_env
+from worldloom_rl.models.tdmpc2 import make_policy
 from worldloom_rl.recipes import dreamerv3, tdmpc2
 from worldloom_rl.report.environment_check import check_environment
 from worldloom_rl.training.evaluate import evaluate, with_primers
@@ -57,7 +58,7 @@ run = tdmpc2.train(config)
 
 # %%
 model = AutoWorldModel.from_pretrained(run.path).eval()
-policy = tdmpc2.make_policy(model)
+policy = make_policy(model)
 learned = evaluate(with_primers(make_env(ENV, num_envs=EPISODES, seed=7), policy), policy, STEPS, seed=7)
 print(f"trained: return {learned.mean_return:.1f}, single episodes {[round(value, 1) for value in learned.returns]}")
 print(f"curve, logs and checkpoints: {run.path}")

@@ -17,6 +17,7 @@ from test_learning import RESULTS, random_returns
 from torch import nn
 
 from worldloom_rl.models.dreamerv3 import make_planner, make_policy
+from worldloom_rl.models.tdmpc2 import make_policy as make_tdmpc2_policy
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
@@ -86,7 +87,7 @@ def cross(family: str, run: RunDirectory) -> Path:
         wrong_model = shuffled(model, "reward_head")
         wrong = plan_in_dreamerv3(wrong_model)
     else:
-        name, own = "actor-in-tdmpc2", tdmpc2.make_policy(model)
+        name, own = "actor-in-tdmpc2", make_tdmpc2_policy(model)
         crossing = act_in_tdmpc2(model, state)
         wrong_model = shuffled(model, "reward_head")
         wrong = act_in_tdmpc2(wrong_model, state)

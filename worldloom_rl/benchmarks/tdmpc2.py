@@ -15,10 +15,10 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.benchmarks.torchrl_peers import planner_peer
 from worldloom_rl.benchmarks.workload import Call, Mode, Workload
 from worldloom_rl.keys import PLANNER_MEAN
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config
+from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_policy
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, make_policy, record_update, update
+from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, record_update, update
 from worldloom_rl.training.compilation import compile_modules
 from worldloom_rl.training.cuda_graphs import RecordedPolicy
 

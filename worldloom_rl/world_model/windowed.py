@@ -15,7 +15,8 @@ from worldloom_rl.functional.goal_reward import Distance, GoalReward
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.latents.window import Window, choose, first_frame
 from worldloom_rl.noise import Noise
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model.core import Latent, Observation, Prediction
+from worldloom_rl.world_model.model import WorldModel
 
 
 class WindowedJEPA(WorldModel):

@@ -10,11 +10,12 @@ uncertain, a drawn frame can be a mixture of several. No code or weights of IRIS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
@@ -26,8 +27,10 @@ from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
+from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.specs.observations import is_byte_image, leaves_of
+from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel
 
 
 class Outlook(NamedTuple):
@@ -103,7 +106,6 @@ class TokenWorldModel(WorldModel):
     "commitment" [B, R] of the last R rows, `tokenizer_rows`. The behaviour learns by `ImaginedActorCriticLoss`.
     """
 
-    model_type = "tokens"
     config: TokensConfig
     discounts: Tensor
 
@@ -115,7 +117,6 @@ class TokenWorldModel(WorldModel):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
         self.image_key, (channels, height, width) = _only_image(observation_spec)
         rows, columns = Tokenizer.grid(height, width, config.halvings)
         space = CodebookLatent(
@@ -254,6 +255,10 @@ class TokenWorldModel(WorldModel):
         reward = self.dynamics.reward_head.mean(outlook.reward_logits)
         return Prediction(self._append(taken, indices, tokens), reward, torch.sigmoid(outlook.continue_logits))
 
+    @property
+    def decoded_keys(self) -> tuple[NestedKey, ...]:
+        return (self.image_key,)
+
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         return {self.image_key: 255 * self.tokenizer.decode(latent["tokens"])}
 
@@ -272,7 +277,38 @@ class TokenWorldModel(WorldModel):
     def discount(self, latent: Latent) -> Tensor:
         return self.discounts
 
-    # ------------------------------------------------------------------ learning
+    def terminal_value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] the critic's value."""
+        return self.behavior.critic.mean(self.behavior.critic(self.latent_features(latent)))
+
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_actor(self) -> LatentPolicy:
+        """The model's actor as a policy over latents; see `ActorPolicy`."""
+        return ActorPolicy(self, self.behavior.actor)
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observation → latent → action, for any collector; the options are those of `policy.make_policy`."""
+        from worldloom_rl.models.tokens.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The configuration's coefficients."""
+        config = self.config
+        quantizer = {
+            "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
+            "vq-ema": {"commitment": config.commitment_coef},
+            "fsq": {},
+        }[config.quantizer]
+        return {
+            "reconstruction": config.reconstruction_coef,
+            **quantizer,
+            "dynamics": config.dynamics_coef,
+            "reward": config.reward_coef,
+            "continue": config.continue_coef,
+        }
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -316,14 +352,14 @@ class TokenWorldModel(WorldModel):
         stretch = begin * len(time) + since // self.config.context
         mask = stretch_causal_mask(stretch, self.space.count + 1).unsqueeze(1)
         outlook = self.dynamics(tokens[:, :-1], action[:, 1:], since % self.config.context, mask)
-        goes_on = 1 - terminated[:, 1:].to(outlook.continue_logits.dtype)
+        continuation = 1 - terminated[:, 1:].to(outlook.continue_logits.dtype)
         dynamics = F.cross_entropy(outlook.token_logits.movedim(-1, 1), indices[:, 1:], reduction="none").mean(-1)
         terms = {
             "dynamics": dynamics,
             "reward": self.dynamics.reward_head.loss(outlook.reward_logits, reward[:, 1:]),
-            "continue": F.binary_cross_entropy_with_logits(outlook.continue_logits, goes_on, reduction="none").squeeze(
-                -1
-            ),
+            "continue": F.binary_cross_entropy_with_logits(
+                outlook.continue_logits, continuation, reduction="none"
+            ).squeeze(-1),
         }
         counts = (~is_init[:, 1:, 0]).to(dynamics.dtype)
         return {name: term * counts for name, term in terms.items()}
@@ -336,8 +372,8 @@ def _beside(flag: Tensor, value: Tensor) -> Tensor:
 
 def _only_image(spec: Composite) -> tuple[NestedKey, tuple[int, int, int]]:
     """Key and shape of the one image of an observation spec. Raises ValueError for anything else."""
-    leaves = dict(spec.items(include_nested=True, leaves_only=True))
-    images = {key: tuple(leaf.shape) for key, leaf in leaves.items() if leaf.dtype == torch.uint8 and leaf.ndim == 3}
+    leaves = leaves_of(spec)
+    images = {key: tuple(leaf.shape) for key, leaf in leaves.items() if is_byte_image(leaf)}
     if len(leaves) != 1 or len(images) != 1:
         given = {key: (tuple(leaf.shape), leaf.dtype) for key, leaf in leaves.items()}
         raise ValueError(

@@ -109,14 +109,15 @@ class TensorCore(TensorDictModuleBase, ABC):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ what a family may say, or say faster
 
-    @property
-    def decoded_keys(self) -> tuple[NestedKey, ...]:
-        """What `decode_latent` gives, in its order."""
-        return ()
-
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         """What is a function of the latent alone, by the key it is written to: observations, reward, continue."""
         return {}
+
+    @property
+    def decoded_keys(self) -> tuple[NestedKey, ...]:
+        """What `decode_latent` gives, in its order: tried out, unless the family says so. One with images does."""
+        with torch.no_grad():
+            return tuple(self.decode_latent(self.initial_latent()))
 
     @property
     def recurrent(self) -> bool:

@@ -45,6 +45,7 @@ class DreamerV3(WorldModel):
     [B, T]. The behaviour learns by `ImaginedActorCriticLoss` and `ReplayValueLoss`.
     """
 
+    model_type = "dreamerv3"
     config: DreamerV3Config
     discounts: Tensor
 

@@ -90,6 +90,7 @@ class FrozenJEPA(WindowedJEPA):
     `compute_loss` gives "prediction".
     """
 
+    model_type = "frozen_jepa"
     config: FrozenJEPAConfig
     pixel_mean: Tensor
     pixel_std: Tensor

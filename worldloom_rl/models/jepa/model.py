@@ -54,6 +54,7 @@ class JEPA(WindowedJEPA):
     `compute_loss` gives "prediction" and what `config.loss_weights` names beside it.
     """
 
+    model_type = "jepa"
     config: JEPAConfig
 
     def __init__(

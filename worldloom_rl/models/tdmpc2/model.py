@@ -17,7 +17,7 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
 from worldloom_rl.latents import SimNormLatent
-from worldloom_rl.models.tdmpc2.behavior import Behavior, PolicyPrior
+from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
 from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
 from worldloom_rl.nn.ensemble import EnsembleLinear
@@ -63,6 +63,7 @@ class TDMPC2(WorldModel):
     weight.
     """
 
+    model_type = "tdmpc2"
     config: TDMPC2Config
 
     def __init__(
@@ -212,6 +213,8 @@ class TDMPC2(WorldModel):
 
     def make_actor(self) -> LatentPolicy:
         """The policy prior, which acts without a plan."""
+        from worldloom_rl.models.tdmpc2 import PolicyPrior
+
         return PolicyPrior(self)
 
     def make_policy(self, **options: Any) -> TensorDictSequential:

@@ -106,6 +106,7 @@ class TokenWorldModel(WorldModel):
     "commitment" [B, R] of the last R rows, `tokenizer_rows`. The behaviour learns by `ImaginedActorCriticLoss`.
     """
 
+    model_type = "tokens"
     config: TokensConfig
     discounts: Tensor
 

@@ -71,6 +71,7 @@ class VJEPA2AC(WorldModel):
     `compute_loss` gives "teacher_forcing" and "rollout".
     """
 
+    model_type = "vjepa2"
     config: VJEPA2ACConfig
 
     def __init__(

@@ -55,7 +55,7 @@ class VJEPA2AC(WorldModel):
 
     The goal is observed, under ("goal", the image's key); it is added to the observation spec if it is not there.
     Acting needs it, learning does not. The latent has the leaves "tokens" [N, E] of this frame, layer-normed; "window",
-    "action_window" and "length" (see `jepa.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7];
+    "action_window" and "length" (see `latents.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7];
     "goal" [N, E], encoded where an episode begins and kept until it ends; and "extrinsics" [6] with `use_extrinsics`.
     A prediction moves the pose as the action says (`next_pose`).
 

@@ -187,7 +187,7 @@ class Decoder(nn.Module):
     @property
     def keys(self) -> list[NestedKey]:
         """The predicted observation keys, in the order of `forward`."""
-        return [leaf.key for leaf in (*self.leaves, *self.images)]
+        return [*(leaf.key for leaf in self.leaves), *(image.key for image in self.images)]
 
     def forward(self, deterministic: Tensor, stochastic: Tensor) -> dict[NestedKey, Tensor]:
         """From [..., D] and the flat stochastic state, by key in the order vectors, images."""

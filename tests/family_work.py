@@ -11,9 +11,9 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
-from worldloom_rl.models import dreamerv3, frozen_jepa, jepa, tdmpc2, tokens, vjepa2
+from worldloom_rl.models.tdmpc2 import PolicyLoss
 from worldloom_rl.noise import Noise
-from worldloom_rl.objectives import ActorPolicy, WorldModelLoss
+from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3 as dreamerv3_recipe
 from worldloom_rl.recipes import jepa as jepa_recipe
@@ -28,6 +28,12 @@ ROWS = {
     "dreamerv3": (2, 9), "frozen_jepa": (2, 5), "jepa": (4, 5), "tdmpc2": (8, 4), "tokens": (2, 9), "vjepa2": (2, 4),
 }  # fmt: skip
 FAMILIES = tuple(ROWS)
+JEPA_FEW = {"execute": 1, "num_samples": 16, "num_elites": 4, "iterations": 2}
+FEW_SAMPLES = {
+    "tdmpc2": {"num_samples": 16, "num_elites": 4, "num_policy_trajectories": 2},
+    "jepa": JEPA_FEW,
+    "frozen_jepa": JEPA_FEW,
+}
 
 
 def make_model(family: str) -> Any:
@@ -57,15 +63,8 @@ def make_rows(model: WorldModel, *shape: int) -> TensorDict:
 
 
 def make_policy(model: Any) -> TensorDictSequential:
-    """How the family acts; planners plan at every step."""
-    if isinstance(model, tdmpc2.TDMPC2):
-        planner = tdmpc2.make_planner(model, num_samples=16, num_elites=4, num_policy_trajectories=2)
-        return TensorDictSequential(model.encode, planner)
-    if isinstance(model, jepa.JEPA | frozen_jepa.FrozenJEPA):
-        return jepa.make_policy(model, execute=1, num_samples=16, num_elites=4, iterations=2)
-    if isinstance(model, vjepa2.VJEPA2AC):
-        return vjepa2.make_policy(model)
-    return dreamerv3.make_policy(model) if isinstance(model, dreamerv3.DreamerV3) else tokens.make_policy(model)
+    """How the family acts; planners plan at every step, from few samples."""
+    return model.make_policy(**FEW_SAMPLES.get(model.model_type, {}))
 
 
 def acting_row(model: WorldModel, policy: TensorDictSequential, count: int = 3) -> TensorDict:
@@ -82,10 +81,8 @@ def acting_row(model: WorldModel, policy: TensorDictSequential, count: int = 3) 
 
 def imagined(model: Any, start: TensorDict, noise: Noise | None = None, horizon: int = 3) -> TensorDict:
     """Steps from latents, as the model's own actor would go where it has one, else of given actions."""
-    if hasattr(model, "behavior"):
-        prior = isinstance(model, tdmpc2.TDMPC2)
-        policy = tdmpc2.PolicyPrior(model) if prior else ActorPolicy(model, model.behavior.actor)
-        return model.imagine(start, policy, horizon=horizon, noise=noise)
+    if hasattr(model, "make_actor"):
+        return model.imagine(start, model.make_actor(), horizon=horizon, noise=noise)
     actions = torch.linspace(-1, 1, horizon, device=model.action_space.center.device)
     actions = actions.unsqueeze(-1).expand(*start.batch_size, horizon, model.action_space.width)
     return model.imagine(start, actions=actions, noise=noise)
@@ -93,20 +90,36 @@ def imagined(model: Any, start: TensorDict, noise: Noise | None = None, horizon:
 
 def make_update(model: Any) -> Update:
     """The recipe's update; where the family has no recipe, a step of Adam on the sum of its terms."""
-    if isinstance(model, tdmpc2.TDMPC2):
-        pair = WorldModelLoss(model, tdmpc2_recipe.loss_weights(model.config)), tdmpc2.PolicyLoss(model)
-        return partial(tdmpc2_recipe.update, model, *pair, tdmpc2_recipe.make_optimizers(model))
-    if isinstance(model, dreamerv3.DreamerV3):
-        learning = dreamerv3_recipe.make_losses(model), dreamerv3_recipe.make_optimizer(model)
-        return lambda batch, noise: dreamerv3_recipe.update(*learning, batch, noise)[0]
-    if isinstance(model, tokens.TokenWorldModel):
-        parts = tokens_recipe.make_losses(model), tokens_recipe.make_optimizer(model)
-        late = max(model.config.tokenizer_updates, model.config.behavior_start)
-        return lambda batch, noise: tokens_recipe.update(*parts, batch, late, noise)
-    if isinstance(model, jepa.JEPA):
-        return partial(jepa_recipe.update, jepa_recipe.make_learning(model, 10))
+    return UPDATES.get(model.model_type, adam_update)(model)
+
+
+def dreamerv3_update(model: Any) -> Update:
+    learning = dreamerv3_recipe.make_losses(model), dreamerv3_recipe.make_optimizer(model)
+    return lambda batch, noise: dreamerv3_recipe.update(*learning, batch, noise)[0]
+
+
+def tdmpc2_update(model: Any) -> Update:
+    losses = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
+    return partial(tdmpc2_recipe.update, model, *losses, tdmpc2_recipe.make_optimizers(model))
+
+
+def tokens_update(model: Any) -> Update:
+    """An update of everything, as late in a run."""
+    parts = tokens_recipe.make_losses(model), tokens_recipe.make_optimizer(model)
+    late = max(model.config.tokenizer_updates, model.config.behavior_start)
+    return lambda batch, noise: tokens_recipe.update(*parts, batch, late, noise)
+
+
+def jepa_update(model: Any) -> Update:
+    return partial(jepa_recipe.update, jepa_recipe.make_learning(model, 10))
+
+
+def adam_update(model: Any) -> Update:
     optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad])
-    return lambda batch, noise: _step(model, optimizer, batch, noise)
+    return partial(_step, model, optimizer)
+
+
+UPDATES = {"dreamerv3": dreamerv3_update, "jepa": jepa_update, "tdmpc2": tdmpc2_update, "tokens": tokens_update}
 
 
 def _step(model: WorldModel, optimizer: torch.optim.Adam, batch: TensorDict, noise: Noise | None) -> Metrics:

@@ -38,7 +38,6 @@ class Recurrent(WorldModel):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
         self.state = CategoricalLatent(config.groups, config.classes)
         size, width = observation_spec["position"].shape[0], self.state.features_width
         goal = observation_spec["goal"].shape[0]

@@ -191,7 +191,7 @@ def test_a_recorded_update_of_tdmpc2_learns_as_one_that_is_not() -> None:
     _, plain = pair("tdmpc2")
     recorded = copy.deepcopy(plain)
     plain.noise, recorded.noise = ModeNoise(), ModeNoise()
-    parts = WorldModelLoss(recorded, tdmpc2.loss_weights(recorded.config)), PolicyLoss(recorded)
+    parts = WorldModelLoss(recorded, recorded.loss_weights), PolicyLoss(recorded)
     replay = tdmpc2.record_update(recorded, *parts, tdmpc2.make_optimizers(recorded, capturable=True))
     update = make_update(plain)
     for _ in range(7):

@@ -60,9 +60,9 @@ def test_the_tutorial_is_under_80_lines(name: str) -> None:
 MODEL, _, USE = TUTORIALS[4].read_text().partition("# %% [markdown]\n# It keeps the contract")
 
 
-def test_the_added_model_is_whole_in_under_120_lines() -> None:
+def test_the_added_model_is_whole_in_under_100_lines() -> None:
     assert 'if __name__ == "__main__":' in USE
-    assert len(MODEL.splitlines()) < 120
+    assert len(MODEL.splitlines()) < 100
 
 
 def test_the_added_model_learns_to_foresee(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, make_planner
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, update
+from worldloom_rl.recipes.tdmpc2 import make_optimizers, update
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test runs fewer
 RANDOM_STEPS = STEPS // 3
@@ -53,7 +53,7 @@ collector = Collector(
 )
 arrivals = Arrivals(model.observation_keys, model.action_keys)
 replay = Replay(capacity=2 * STEPS, window=config.horizon + 1, batch_size=config.batch_size, by="episode")
-world_model_loss = WorldModelLoss(model, loss_weights(config))
+world_model_loss = WorldModelLoss(model, model.loss_weights)
 policy_loss = PolicyLoss(model)
 optimizers = make_optimizers(model)
 

@@ -1,12 +1,11 @@
 # %% [markdown]
 # # Add a model
 # A whole family: a memory that predicts without seeing, and is corrected by what it did not foresee. In a package of
-# yours, where this file is the module `my_package.corrector`, two lines of `pyproject.toml` make it known by name:
+# yours, where this file is the module `my_package.corrector`, two lines of `pyproject.toml` make it known by name, to
+# `AutoWorldModel.from_pretrained("corrector:tiny", env=env)`, `worldloom list` and saved directories:
 #
 #     [project.entry-points."worldloom_rl.models"]
 #     corrector = "my_package.corrector"
-#
-# Then `AutoWorldModel.from_pretrained("corrector:tiny", env=env)`, `worldloom list` and saved directories find it.
 
 # %%
 import os
@@ -14,19 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictSequential
 from torch import nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl import CEMPlanner, WorldModel, WorldModelLoss, register_world_model
 from worldloom_rl.config import WorldModelConfig
-from worldloom_rl.data import Arrivals, Replay
-from worldloom_rl.envs import make_env
-from worldloom_rl.functional.scaling import symexp, symlog
-from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
-from worldloom_rl.pretrained.files import specs_of
-from worldloom_rl.testing import check_world_model
-from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.world_model import Prediction
 
 # %% [markdown]
@@ -38,26 +29,19 @@ from worldloom_rl.world_model import Prediction
 @dataclass(frozen=True)
 class CorrectorConfig(WorldModelConfig):
     memory: int = 256
-    units: int = 256  # hidden width of decoder and reward head
-
-
-def remember(cell, entry, memory):
-    return cell(entry.reshape(-1, entry.shape[-1]), memory.reshape(-1, memory.shape[-1])).reshape(memory.shape)
+    units: int = 256  # hidden width of the head
 
 
 @register_world_model("corrector", CorrectorConfig, {"tiny": CorrectorConfig(64, 64), "small": CorrectorConfig()})
 class Corrector(WorldModel):
-    model_type = "corrector"
-
     def __init__(self, config, observation_spec, action_spec, key_map=None):
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
-        self.latent_spec = Composite(deterministic=Bounded(-1.0, 1.0, shape=(config.memory,), dtype=torch.float32))
+        self.latent_spec = Composite(memory=Bounded(-1.0, 1.0, shape=(config.memory,), dtype=torch.float32))
         self.widths = [observation_spec[key].shape.numel() for key in self.observation_keys]
         self.predictor = nn.GRUCell(self.action_space.width, config.memory)
         self.corrector = nn.GRUCell(sum(self.widths), config.memory)
-        self.decoder = silu_mlp(config.memory, config.units, 1, sum(self.widths))
-        self.reward_head = TwoHotHead(config.memory, config.units, 1)
+        last = nn.Linear(config.units, 1 + sum(self.widths))
+        self.head = nn.Sequential(nn.Linear(config.memory, config.units), nn.SiLU(), last)
 
     @staticmethod
     def default_specs():
@@ -65,53 +49,49 @@ class Corrector(WorldModel):
 
     def encode_latent(self, observation, noise):
         batch = observation[self.observation_keys[0]].shape[:-1]
-        return self.correct(self.initial_latent(batch)["deterministic"], observation)
+        return self.correct(self.initial_latent(batch)["memory"], observation)
 
     def filter_latent(self, previous, previous_action, observation, is_init, noise):
-        memory = remember(self.predictor, previous_action, previous["deterministic"])
+        memory = remember(self.predictor, previous_action, previous["memory"])
         return self.correct(torch.where(is_init, 0.0, memory), observation)
 
+    def correct(self, memory, observation):
+        surprise = torch.cat([observation[key] for key in self.observation_keys], -1) - self.head(memory)[..., 1:]
+        return {"memory": remember(self.corrector, surprise, memory)}
+
     def predict_latent(self, latent, action, noise):
-        memory = remember(self.predictor, action, latent["deterministic"])
-        return Prediction({"deterministic": memory}, self.reward(memory), torch.ones_like(memory[..., :1]))
+        arrived = {"memory": remember(self.predictor, action, latent["memory"])}
+        reward = self.decode_latent(arrived)[self.key_map.reward]
+        return Prediction(arrived, reward, torch.ones_like(reward))
 
     def decode_latent(self, latent):
-        memory = latent["deterministic"]
-        pieces = symexp(self.decoder(memory)).split(self.widths, -1)
-        return {**dict(zip(self.observation_keys, pieces, strict=True)), self.key_map.reward: self.reward(memory)}
+        pieces = self.head(latent["memory"]).split([1, *self.widths], -1)
+        return dict(zip((self.key_map.reward, *self.observation_keys), pieces, strict=True))
 
     def latent_features(self, latent):
-        return latent["deterministic"]
+        return latent["memory"]
 
     def discount(self, latent):
-        return torch.full_like(latent["deterministic"][..., :1], 0.99)
-
-    def correct(self, memory, observation):
-        surprise = self.target(observation) - self.decoder(memory)
-        return {"deterministic": remember(self.corrector, surprise, memory)}
-
-    def target(self, observation):
-        return symlog(torch.cat([observation[key] for key in self.observation_keys], -1))
-
-    def reward(self, memory):
-        return self.reward_head.mean(self.reward_head(memory))
+        return torch.full_like(latent["memory"][..., :1], 0.99)
 
     def compute_loss(self, batch, noise=None):
         """Terms [B, T] of rows of one episode: the first half is watched, the second foreseen from its actions."""
-        observation, action = self.read_observation(batch), self.read_previous_action(batch)
-        carry, start, time = self.initial_latent(batch.shape[:1]), torch.ones(len(batch), 1, dtype=torch.bool), []
-        for t in range(batch.shape[1]):
-            if t < batch.shape[1] // 2:
-                row = {key: value[:, t] for key, value in observation.items()}
-                carry = self.filter_latent(carry, action[:, t], row, start if t == 0 else ~start, noise)
-            else:
-                carry = self.predict_latent(carry, action[:, t], noise).latent
-            time.append(carry["deterministic"])
-        memory = torch.stack(time, 1)
-        error = (self.decoder(memory) - self.target(observation)).square().sum(-1)
-        reward = self.reward_head.loss(self.reward_head(memory), batch[self.key_map.reward])
-        posterior = self.write_latent(TensorDict(batch_size=batch.shape), {"deterministic": memory})
-        return {"observation": error, "reward": reward}, posterior
+        action, half = self.read_previous_action(batch), batch.shape[1] // 2
+        watched = {key: value[:, :half] for key, value in self.read_observation(batch).items()}
+        starts = torch.arange(half).expand(len(batch), half).unsqueeze(-1) == 0
+        carry = self.initial_latent(batch.shape[:1])
+        memory = [*self.observe_sequence(carry, action, watched, starts, noise)["memory"].unbind(1)]
+        for t in range(half, batch.shape[1]):
+            memory.append(remember(self.predictor, action[:, t], memory[-1]))
+        latent = {"memory": torch.stack(memory, 1)}
+        terms = {key: (found - batch[key]).square().mean(-1) for key, found in self.decode_latent(latent).items()}
+        posterior = self.write_latent(TensorDict(batch_size=batch.shape), latent)
+        reward = terms.pop(self.key_map.reward)
+        return {"observation": sum(terms.values()), "reward": reward}, posterior
+
+
+def remember(cell, entry, memory):
+    return cell(entry.reshape(-1, entry.shape[-1]), memory.reshape(-1, memory.shape[-1])).reshape(memory.shape)
 
 
 # %% [markdown]
@@ -119,6 +99,14 @@ class Corrector(WorldModel):
 
 # %%
 if __name__ == "__main__":
+    from tensordict.nn import TensorDictSequential
+
+    from worldloom_rl.data import Arrivals, Replay
+    from worldloom_rl.envs import make_env
+    from worldloom_rl.specs.observations import specs_of
+    from worldloom_rl.testing import check_world_model
+    from worldloom_rl.training.evaluate import with_primers
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
     steps = int(os.environ.get("TUTORIAL_STEPS", "3000"))  # agent steps in three turns; a test takes fewer
@@ -132,7 +120,7 @@ if __name__ == "__main__":
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     held_out = arrivals(env.rollout(100)).rows.reshape(*env.batch_size, -1)[:, :20]
     replay = Replay(capacity=2 * steps, window=20, batch_size=64)
-    loss = WorldModelLoss(model, {"observation": 1.0, "reward": 1.0})
+    loss = WorldModelLoss(model, {"observation": 1.0, "reward": 0.1})
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for turn in range(4):
         with torch.no_grad():

@@ -54,8 +54,8 @@ def test_features_imagined_for_an_actor_critic_are_those_of_imagine(
     def noise() -> GeneratorNoise:
         return GeneratorNoise(torch.Generator().manual_seed(2))
 
-    ours = model.imagine_features(latent, policy.act_on, 3, noise())
-    generic = WorldModel.imagine_features(model, latent, policy.act_on, 3, noise())
+    ours = model.dream(latent, policy.act_on, 3, noise())
+    generic = WorldModel.dream(model, latent, policy.act_on, 3, noise())
     with torch.no_grad():
         start = model.write_latent(TensorDict({}, shape), latent)
         expected = model.imagine(start, policy, horizon=3, noise=noise())

@@ -14,7 +14,6 @@ from torchrl.modules import set_recurrent_mode
 from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel
 from worldloom_rl.models.tokens.config import PRESETS
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.recipes.tokens import loss_weights
 
 SMALL = dataclasses.replace(
     PRESETS["tiny"], context=3, width=16, depth=2, units=8, attention_heads=2, feature_frames=2, num_bins=9
@@ -138,7 +137,7 @@ def test_the_tokenizer_learns_from_images_alone_and_the_behaviour_from_nothing_h
     model = make(quantizer="vq", vocabulary=16).train()
     data = rows(model, 2, 4)
     terms, _ = model.compute_loss(data)
-    assert set(terms) == set(loss_weights(model))
+    assert set(terms) == set(model.loss_weights)
     torch.stack([terms[name].mean() for name in ("dynamics", "reward", "continue")]).sum().backward()
     assert all(parameter.grad is None for parameter in model.tokenizer.parameters())
     assert all(parameter.grad is not None for parameter in model.dynamics.parameters())
@@ -148,7 +147,7 @@ def test_the_tokenizer_learns_from_images_alone_and_the_behaviour_from_nothing_h
 @pytest.mark.parametrize("quantizer", ["vq", "vq-ema", "fsq"])
 def test_running_means_move_only_in_training_mode_and_only_when_learning(quantizer: str) -> None:
     model = make(quantizer=quantizer, vocabulary=16)
-    assert set(model.compute_loss(rows(model, 2, 3))[0]) == set(loss_weights(model))
+    assert set(model.compute_loss(rows(model, 2, 3))[0]) == set(model.loss_weights)
     before = model.space.codebook.detach().clone()
     data = rows(model, 2, 3)
 
@@ -168,7 +167,7 @@ def test_an_overfitted_model_foresees_frames_rewards_and_continuation() -> None:
     model = make(perturbation=0.0, width=32, units=32, num_bins=255).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
     frames = torch.stack([torch.full((3, 32, 32), 30), torch.full((3, 32, 32), 220)]).to(torch.uint8)
-    weights = loss_weights(model)
+    weights = model.loss_weights
     for _ in range(150):
         action = torch.randint(0, 3, (16, 4))
         seen = [torch.randint(0, 2, (16,))]

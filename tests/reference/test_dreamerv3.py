@@ -31,7 +31,7 @@ from worldloom_rl.nn.heads import ActionDistribution, TwoHotHead
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import ModeNoise
 from worldloom_rl.objectives import ImaginedActorCriticLoss
-from worldloom_rl.recipes.dreamerv3 import compute_losses, loss_weights, make_losses, make_optimizer, update
+from worldloom_rl.recipes.dreamerv3 import compute_losses, make_losses, make_optimizer, update
 from worldloom_rl.training.optim import LaProp
 from worldloom_rl.world_model import Latent, Observation
 
@@ -735,7 +735,7 @@ def test_actor_and_critic_losses_of_random_actions(section: Section) -> None:
 def coefficients(model: DreamerV3) -> dict[str, float]:
     config = model.config
     return {
-        **loss_weights(model),
+        **model.loss_weights,
         "actor": config.actor_coef,
         "critic": config.critic_coef,
         "replay_value": config.replay_value_coef,

@@ -47,7 +47,7 @@ from worldloom_rl.world_model import Latent
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # TorchRL 0.14.1 warns of its own classes at import
-    from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, update
+    from worldloom_rl.recipes.tdmpc2 import make_optimizers, update
 
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", Path(__file__).parent / "data")) / "tdmpc2"
 FILES = sorted(ROOT.glob("*.safetensors"))
@@ -589,7 +589,7 @@ class Batch:
 def test_consecutive_updates(golden: Golden, name: str) -> None:
     """Latents, targets, predictions, losses, gradients and weights of each update; dropout where the name says so."""
     model = golden.model(dropout=golden.cfg["dropout"] if name.endswith("dropout") else 0.0)
-    world_model_loss = WorldModelLoss(model, loss_weights(model.config))
+    world_model_loss = WorldModelLoss(model, model.loss_weights)
     policy_loss = PolicyLoss(model)
     optimizers = make_optimizers(model)
     count = len({found[0] for full in golden.names if (found := re.match(rf"{name}\d+/", full))})
@@ -647,7 +647,7 @@ def compare_model_gradients(model: TDMPC2, batch: Batch) -> None:
     expected = batch.section.below("grad")
     if not expected:
         return
-    losses, _ = WorldModelLoss(model, loss_weights(model.config))(batch.rows(model), batch.model_noise())
+    losses, _ = WorldModelLoss(model, model.loss_weights)(batch.rows(model), batch.model_noise())
     losses.sum(reduce=True).backward()
     gradients = {official_name(name): x.grad for name, x in model.named_parameters() if x.grad is not None}
     assert set(gradients) == set(expected)
@@ -679,7 +679,7 @@ def compare_policy(policy_loss: PolicyLoss, latents: Tensor, batch: Batch) -> No
 
 
 def compare_metrics(metrics: Mapping[str, Tensor], model: TDMPC2, probability: Tensor | None, section: Section) -> None:
-    weights = loss_weights(model.config)
+    weights = model.loss_weights
     for name in ("consistency", "reward", "value", "termination"):
         if f"info_{name}_loss" in section:  # a termination loss of 0 is logged without a head, too
             loss = metrics[f"loss_{name}"] / weights[name] if name in weights else torch.zeros(())

@@ -130,7 +130,7 @@ def test_a_built_dreamer_steps_and_imagines_many_and_few_rows_as_before() -> Non
         for each in (model, plain):
             given_actions = iter(actions)
             act = lambda features, noise, given=given_actions: next(given)[: len(features)]  # noqa: E731
-            imagined.append(each.imagine_states(latent, act, 3, ModeNoise())[0])
+            imagined.append(each.dream_features(latent, act, 3, ModeNoise())[0])
         torch.testing.assert_close(*imagined, rtol=1e-4, atol=1e-5)
 
 

@@ -75,7 +75,7 @@ def imagine(starts: int, horizon: int, mode: Mode) -> Call:
     latent["stochastic"] = torch.nn.functional.one_hot(classes, model.config.classes).to(torch.float32)
 
     def call(start: TensorDictBase) -> TensorDictBase:
-        features, action = model.imagine_states(model.read_latent(start), act, horizon, model.noise)
+        features, action = model.dream_features(model.read_latent(start), act, horizon, model.noise)
         return TensorDict({"features": features, "action": action})
 
     start = model.write_latent(TensorDict(batch_size=[starts]), latent)

@@ -18,7 +18,7 @@ from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_policy
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, record_update, update
+from worldloom_rl.recipes.tdmpc2 import make_optimizers, record_update, update
 from worldloom_rl.training.compilation import compile_modules
 from worldloom_rl.training.cuda_graphs import RecordedPolicy
 
@@ -63,7 +63,7 @@ def plan(environments: int, mode: Mode, **numbers: Any) -> Call:
 def learn(mode: Mode, **numbers: Any) -> Call:
     """One update from windows of H + 1 rows: model, policy, targets."""
     model = make_model(compiled=mode == "compiled", **numbers)
-    losses = WorldModelLoss(model, loss_weights(model.config)), PolicyLoss(model)
+    losses = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
     optimizers = make_optimizers(model, capturable=mode == "recorded")
     shape = (model.config.batch_size, model.config.horizon + 1)
     batch = TensorDict(

@@ -88,9 +88,7 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
         """Losses and metrics without batch dimensions, and "lambda_return" [*B, H], from latents [*B, …]."""
         start = {name: value.detach() for name, value in self.model.read_latent(tensordict).items()}
         noise = self.model.noise if noise is None else noise
-        features, action, reward, continuation = self.model.imagine_features(
-            start, self.policy.act_on, self.horizon, noise
-        )
+        features, action, reward, continuation = self.model.dream(start, self.policy.act_on, self.horizon, noise)
         reward = torch.cat([torch.zeros_like(reward[:1]), reward])  # of the start, which no return reads
         reward, continuation, discount = (x.squeeze(-1) for x in (reward, continuation, self.model.discount(start)))
         losses = self.losses(features, action, reward, continuation, discount)

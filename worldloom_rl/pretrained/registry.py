@@ -46,6 +46,7 @@ def register_world_model(
         taken = _families.get(name)
         if taken is not None and taken.model_class.__qualname__ != model_class.__qualname__:
             raise ValueError(f"The family name {name!r} is taken by {taken.model_class}.")
+        model_class.model_type = name  # type: ignore[attr-defined]
         _families[name] = Family(name, model_class, config_class, dict(presets))
         return model_class
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
-from worldloom_rl.models.dreamerv3.model import reconstruction
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
 from worldloom_rl.pretrained.files import specs_of
@@ -59,7 +58,7 @@ def make_losses(model: DreamerV3) -> Losses:
     config = model.config
     shared = {"lambda_": config.lambda_, "slow_coef": config.slow_coef}
     return Losses(
-        world_model=WorldModelLoss(model, loss_weights(model)),
+        world_model=WorldModelLoss(model, model.loss_weights),
         actor_critic=ImaginedActorCriticLoss(
             model,
             model.behavior,
@@ -73,18 +72,6 @@ def make_losses(model: DreamerV3) -> Losses:
             model, model.behavior, discount=config.discount, coef=config.replay_value_coef, **shared
         ),
     )
-
-
-def loss_weights(model: DreamerV3) -> dict[str, float]:
-    """The weights of the world model's loss terms."""
-    config = model.config
-    return {
-        "dynamics": config.dynamics_coef,
-        "representation": config.representation_coef,
-        "reward": config.reward_coef,
-        "continue": config.continue_coef,
-        **{reconstruction(key): config.reconstruction_coef for key in model.observation_keys},
-    }
 
 
 def make_optimizer(model: DreamerV3) -> LaProp:

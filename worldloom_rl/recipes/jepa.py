@@ -134,7 +134,7 @@ def make_learning(model: JEPA, updates: int) -> Learning:
             return (done + 1) / warmup
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (done - warmup) / max(1, updates - warmup))))
 
-    return Learning(WorldModelLoss(model, config.loss_weights), optimizer, LambdaLR(optimizer, rate))
+    return Learning(WorldModelLoss(model, model.loss_weights), optimizer, LambdaLR(optimizer, rate))
 
 
 def warmup_updates(config: JEPAConfig, updates: int) -> int:

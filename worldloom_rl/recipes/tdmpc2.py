@@ -124,12 +124,6 @@ def record_update(
     return record(lambda batch: TensorDict(update(model, world_model_loss, policy_loss, optimizers, batch)))
 
 
-def loss_weights(config: TDMPC2Config) -> dict[str, float]:
-    """The weights of the model's loss terms."""
-    weights = {"consistency": config.consistency_coef, "reward": config.reward_coef, "value": config.value_coef}
-    return {**weights, "termination": config.termination_coef} if config.episodic else weights
-
-
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -159,7 +153,7 @@ def make_state(config: Config) -> State:
     model = TDMPC2(model_config, *specs_of(env)).to(config.device).eval()
     default = max(model_config.min_seed_steps, 5 * length * config.num_envs)
     seed_steps = default if config.seed_steps is None else config.seed_steps
-    world_model_loss, policy_loss = WorldModelLoss(model, loss_weights(model_config)), PolicyLoss(model)
+    world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
     optimizers = make_optimizers(model, capturable=config.cuda_graphs)
     learning = model, world_model_loss, policy_loss, optimizers
     collector = loop.make_collector(config, env, make_policy(model), init_random_frames=seed_steps)

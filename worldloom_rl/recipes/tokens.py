@@ -51,7 +51,7 @@ def make_losses(model: TokenWorldModel) -> Losses:
     """The losses with the numbers of the model's configuration."""
     config = model.config
     return Losses(
-        world_model=WorldModelLoss(model, loss_weights(model)),
+        world_model=WorldModelLoss(model, model.loss_weights),
         actor_critic=ImaginedActorCriticLoss(
             model,
             model.behavior,
@@ -61,23 +61,6 @@ def make_losses(model: TokenWorldModel) -> Losses:
             slow_coef=config.slow_coef,
         ),
     )
-
-
-def loss_weights(model: TokenWorldModel) -> dict[str, float]:
-    """The weights of the world model's loss terms."""
-    config = model.config
-    quantizer = {
-        "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
-        "vq-ema": {"commitment": config.commitment_coef},
-        "fsq": {},
-    }[config.quantizer]
-    return {
-        "reconstruction": config.reconstruction_coef,
-        **quantizer,
-        "dynamics": config.dynamics_coef,
-        "reward": config.reward_coef,
-        "continue": config.continue_coef,
-    }
 
 
 def make_optimizer(model: TokenWorldModel) -> torch.optim.AdamW:

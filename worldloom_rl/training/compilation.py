@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from types import FunctionType, MethodType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -16,6 +16,14 @@ from torch import nn
 from worldloom_rl.world_model import WorldModel
 
 _COMPILERS = ("g++", "clang++", "c++")
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A model that names the parts of its steps."""
+
+    def step_modules(self) -> list[nn.Module]:
+        """Modules over tensors that one step is made of; their forward is compiled in place."""
 
 
 class Built(NamedTuple):
@@ -68,7 +76,7 @@ def built() -> Built:
 
 def compile_model(model: WorldModel, device: torch.device | str = "cpu") -> str:
     """Compile what one step of the model is made of, if this machine can; says what was done, or why it is not."""
-    modules = model.step_modules()
+    modules = model.step_modules() if isinstance(model, Compilable) else []
     if not modules:
         return f"Not compiled: {type(model).__name__} names no modules to compile."
     if (reason := missing_compiler(device)) is not None:

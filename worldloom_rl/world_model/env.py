@@ -13,7 +13,8 @@ from torchrl.envs import ModelBasedEnvBase
 
 from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.world_model import RewardFunction, WorldModel
+from worldloom_rl.world_model.core import RewardFunction
+from worldloom_rl.world_model.model import WorldModel
 
 _ENDED_BELOW = 0.5  # hard termination: an episode ends where its probability of going on falls below this
 
@@ -30,8 +31,8 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         imagined = env.rollout(15, policy, tensordict=start.clone(), set_state=True)  # [*start.batch_size, 15]
 
     `rollout` writes into the tensordict it is given (`WorldModel.imagine` does not). A start latent is kept bit for
-    bit; `reset` without one starts from the model's initial latent. Observations are not decoded on the way: apply
-    `model.decode` to the result.
+    bit, unless `set_state=False` says otherwise; `reset` without one starts from the model's initial latent.
+    Observations are not decoded on the way: apply `model.decode` to the result.
 
     A row that ends never shortens, resets or stops the batch, also inside a `TransformedEnv`: "done" stands under
     "next", where returns read it, and is False again at the next step's root, as after TorchRL's own resets. A
@@ -72,20 +73,36 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         model: WorldModel = self.world_model
         return model
 
+    def reset(
+        self, tensordict: TensorDictBase | None = None, *, set_state: bool | None = None, **kwargs: object
+    ) -> TensorDictBase:
+        """As `EnvBase.reset`; a latent in the tensordict is the state to start from, also if `set_state` is left out.
+
+        TorchRL warns today that it will ignore such a state, which would imagine from nothing.
+        """
+        if set_state is None:
+            set_state = self._holds_latent(tensordict)
+        out: TensorDictBase = super().reset(tensordict, set_state=set_state, **kwargs)
+        return out
+
     def _reset(
         self, tensordict: TensorDictBase | None = None, *, set_state: bool | None = None, **kwargs: object
     ) -> TensorDictBase:
         model = self.model
         batch = torch.Size([]) if tensordict is None else tensordict.batch_size
         if set_state is None:
-            set_state = self._input_td_has_state(tensordict)
+            set_state = self._holds_latent(tensordict)
         latent = model.initial_latent(batch) if tensordict is None or not set_state else model.read_latent(tensordict)
         continuation = model.continuation(latent)
         if self.hard_termination:
-            continuation = _goes_on(continuation)
+            continuation = _alive(continuation)
         out = model.write_latent(TensorDict({}, batch_size=batch, device=_device_of(tensordict)), latent)
         out.set(model.key_map.continuation, continuation)
         return self._write_done(out, torch.zeros_like(continuation, dtype=torch.bool))
+
+    def _holds_latent(self, tensordict: TensorDictBase | None) -> bool:
+        """Whether any leaf of the latent is there; one that is missing beside it is an error of `_reset`."""
+        return tensordict is not None and any(tensordict.get(key, None) is not None for key in self.model.latent_keys)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         model = self.model
@@ -94,7 +111,7 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         if self.reward_function is not None:
             reward = self.reward_function(before, latent)
         if self.hard_termination:
-            continuation = _goes_on(continuation) * tensordict.get(model.key_map.continuation)
+            continuation = _alive(continuation) * tensordict.get(model.key_map.continuation)
             ended = continuation == 0
         else:
             ended = torch.zeros_like(continuation, dtype=torch.bool)
@@ -151,8 +168,9 @@ def _latent_spec(model: WorldModel) -> Composite:
     return spec
 
 
-def _goes_on(probability: Tensor) -> Tensor:
-    return (probability >= _ENDED_BELOW).to(probability.dtype)
+def _alive(continuation: Tensor) -> Tensor:
+    """1 where the episode is taken to go on, 0 where it ends."""
+    return (continuation >= _ENDED_BELOW).to(continuation.dtype)
 
 
 def _device_of(tensordict: TensorDictBase | None) -> torch.device | None:

@@ -15,7 +15,8 @@ from worldloom_rl.functional.goal_reward import Distance, GoalReward
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.latents.window import Window, choose, first_frame
 from worldloom_rl.noise import Noise
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model.core import Latent, Observation, Prediction
+from worldloom_rl.world_model.model import WorldModel
 
 
 class WindowedJEPA(WorldModel):
@@ -23,7 +24,7 @@ class WindowedJEPA(WorldModel):
 
     Goals stand under ("goal", key) for every observation key; leaves that the observation spec lacks are added to it.
     Acting needs them, learning does not. The latent has the leaves "tokens" [N, D] of this frame, "window",
-    "action_window" and "length" (what is known of the past, see `window.Window`; 0 before any observation), and "goal"
+    "action_window" and "length" (what is known of the past, see `latents.window.Window`; 0 before any observation), and "goal"
     [N, D], encoded where an episode begins and kept until it ends.
 
     There are no heads for reward and continuation: the reward is minus the distance of tokens and goal (see

@@ -5,12 +5,14 @@ Reference: Hafner et al. 2023 (arXiv:2301.04104) and danijar/dreamerv3, agent.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -24,8 +26,9 @@ from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
+from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import register_world_model
-from worldloom_rl.world_model import Imagined, Latent, Observation, Prediction, WorldModel
+from worldloom_rl.world_model import Act, Dream, Latent, LatentPolicy, Observation, Prediction, WorldModel
 
 
 @register_world_model("dreamerv3", DreamerV3Config, PRESETS)
@@ -54,7 +57,6 @@ class DreamerV3(WorldModel):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
         space: CategoricalLatent | GaussianLatent
         if config.latent == "gaussian":
             space = GaussianLatent(config.groups)
@@ -151,22 +153,18 @@ class DreamerV3(WorldModel):
         return Prediction(arrived, self._reward(features), self._continuation(features))
 
     @torch.no_grad()
-    def imagine_features(
-        self, start: Latent, act: Callable[[Tensor, Noise], Tensor], horizon: int, noise: Noise
-    ) -> Imagined:
-        features, action = self.imagine_states(start, act, horizon, noise)
+    def dream(self, start: Latent, act: Act, horizon: int, noise: Noise) -> Dream:
+        features, action = self.dream_features(start, act, horizon, noise)
         # Step by step again, as rows of one step fit a cache.
         reward, continuation = (
             [self._reward(row) for row in features[1:]],
             [self._continuation(row) for row in features],
         )
-        return Imagined(features, action, torch.stack(reward), torch.stack(continuation))
+        return Dream(features, action, torch.stack(reward), torch.stack(continuation))
 
     @torch.no_grad()
-    def imagine_states(
-        self, start: Latent, act: Callable[[Tensor, Noise], Tensor], horizon: int, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
-        """Features [1 + H, *B, F] and actions [H, *B, A] of `imagine_features`, before any head but the actor's."""
+    def dream_features(self, start: Latent, act: Act, horizon: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Features [1 + H, *B, F] and actions [H, *B, A] of `dream`, before any head but the actor's."""
         deterministic, stochastic = start["deterministic"], start["stochastic"]
         batch, width = deterministic.shape[:-1], deterministic.shape[-1]
         rssm, bounded = self.rssm, self.action_space.bounded
@@ -182,6 +180,10 @@ class DreamerV3(WorldModel):
             after[..., :width] = deterministic
             after[..., width:] = rssm.space.features(stochastic)
         return features, torch.stack(actions)
+
+    @property
+    def decoded_keys(self) -> tuple[NestedKey, ...]:
+        return (*self.decoder.keys, self.key_map.reward, self.key_map.continuation)
 
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         features = self.latent_features(latent)
@@ -213,7 +215,33 @@ class DreamerV3(WorldModel):
         heads = [self.reward_head, self.continue_head, behavior.actor, behavior.critic, behavior.slow_critic]
         return [self.rssm.core, self.rssm.prior, self.rssm.imagined_step, *heads]
 
-    # ------------------------------------------------------------------ learning
+    def terminal_value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] the critic's value."""
+        return self.behavior.critic.mean(self.behavior.critic(self.latent_features(latent)))
+
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_actor(self, *, sample_always: bool = False) -> LatentPolicy:
+        """The model's actor as a policy over latents; see `ActorPolicy`."""
+        return ActorPolicy(self, self.behavior.actor, sample_always=sample_always)
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observation → posterior → action, for any collector; the options are those of `policy.make_policy`."""
+        from worldloom_rl.models.dreamerv3.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The configuration's coefficients; every observation key counts as much."""
+        config = self.config
+        return {
+            "dynamics": config.dynamics_coef,
+            "representation": config.representation_coef,
+            "reward": config.reward_coef,
+            "continue": config.continue_coef,
+            **{reconstruction(key): config.reconstruction_coef for key in self.observation_keys},
+        }
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -250,16 +278,16 @@ class DreamerV3(WorldModel):
         posterior, prior = state.parameters, self.rssm.prior_parameters(state.deterministic)
         flat = space.features(state.stochastic)
         features = torch.cat([state.deterministic, flat], -1)
-        goes_on = 1 - terminated.to(features.dtype)
+        continuation = 1 - terminated.to(features.dtype)
         if config.discount_in_continue:
-            goes_on = goes_on * config.discount
+            continuation = continuation * config.discount
         errors = self.decoder.losses(self.decoder(state.deterministic, flat), observation)
         return {
             "dynamics": space.divergence(posterior.detach(), prior).clamp(min=config.free_nats),
             "representation": space.divergence(posterior, prior.detach()).clamp(min=config.free_nats),
             "reward": self.reward_head.loss(self.reward_head(features), reward),
             "continue": F.binary_cross_entropy_with_logits(
-                self.continue_head(features).float(), goes_on, reduction="none"
+                self.continue_head(features).float(), continuation, reduction="none"
             ).squeeze(-1),
             **{reconstruction(key): error for key, error in errors.items()},
         }

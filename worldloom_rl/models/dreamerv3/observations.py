@@ -19,6 +19,7 @@ from worldloom_rl.functional.scaling import symexp, symlog
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.nn.conv import ImageDecoder, ImageEncoder, check_image_size
 from worldloom_rl.nn.heads import silu_layers
+from worldloom_rl.specs.observations import leaves_of, sort_leaves
 from worldloom_rl.world_model import Observation
 
 
@@ -85,20 +86,17 @@ class ImageLeaf:
 
 def sort_observations(spec: Composite) -> tuple[list[VectorLeaf], list[ImageLeaf]]:
     """The leaves in the order of the spec. Raises ValueError for a leaf that is neither kind, or if there is none."""
-    vectors: list[VectorLeaf] = []
-    images: list[ImageLeaf] = []
-    for key, leaf in spec.items(include_nested=True, leaves_only=True):
-        shape = tuple(leaf.shape)
-        if leaf.dtype == torch.uint8 and len(shape) == 3:
-            check_image_size(*shape[1:])
-            images.append(ImageLeaf(key, *shape))
-        elif len(shape) <= 2 + isinstance(leaf, OneHot):
-            vectors.append(_vector(key, leaf))
-        else:
-            raise ValueError(
-                f"DreamerV3 cannot read the observation {key!r} of shape {shape} and dtype {leaf.dtype}: it takes "
-                "leaves of up to two dimensions and uint8 images [C, H, W]. Drop the leaf or convert it."
-            )
+    found = sort_leaves(
+        leaves_of(spec),
+        reader="DreamerV3",
+        takes="leaves of up to two dimensions and uint8 images [C, H, W]",
+        remedy="Drop the leaf or convert it.",
+        vector=lambda leaf: len(leaf.shape) <= 2 + isinstance(leaf, OneHot),
+    )
+    vectors = [_vector(key, leaf) for key, leaf in found.vectors.items()]
+    images = [ImageLeaf(key, *leaf.shape) for key, leaf in found.images.items()]
+    for image in images:
+        check_image_size(image.height, image.width)
     if not vectors and not images:
         raise ValueError("The observation spec has no leaves; DreamerV3 needs at least one.")
     if len({(image.height, image.width) for image in images}) > 1:
@@ -185,6 +183,11 @@ class Decoder(nn.Module):
             self.image = ImageDecoder(
                 deterministic, stochastic, units, channels, images[0].height, images[0].width, depth
             )
+
+    @property
+    def keys(self) -> list[NestedKey]:
+        """The predicted observation keys, in the order of `forward`."""
+        return [*(leaf.key for leaf in self.leaves), *(image.key for image in self.images)]
 
     def forward(self, deterministic: Tensor, stochastic: Tensor) -> dict[NestedKey, Tensor]:
         """From [..., D] and the flat stochastic state, by key in the order vectors, images."""

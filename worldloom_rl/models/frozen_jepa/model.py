@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
-from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.frozen_jepa.config import PRESETS, FrozenJEPAConfig, build_transformers, tokens_of
 from worldloom_rl.nn.transformer import Drop, TransformerBlock, dropout, frame_causal_mask, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model
+from worldloom_rl.specs.observations import is_image, sort_leaves
 from worldloom_rl.world_model import Latent
 from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
 
@@ -102,8 +105,15 @@ class FrozenJEPA(WindowedJEPA):
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map, history=config.history)
-        self.config = config
-        self.image_key, self.vector_keys = _sort_observations({key: observation_spec[key] for key in self.frame_keys})
+        vectors, images = sort_leaves(
+            {key: observation_spec[key] for key in self.frame_keys},
+            reader="A frozen encoder",
+            takes="one RGB image [3, height, width] and real vectors [n]",
+            image=lambda leaf: is_image(leaf) and leaf.shape[0] == 3,
+        )
+        if len(images) != 1:
+            raise ValueError(f"A frozen encoder reads one RGB image; the observation spec has {list(images)}.")
+        (self.image_key,), self.vector_keys = images, tuple(vectors)
         if encoder is None and not config.transformers:
             raise ValueError(
                 "This model's frozen encoder is a module of your own, which its configuration does not describe: pass "
@@ -113,8 +123,8 @@ class FrozenJEPA(WindowedJEPA):
         self.encoder.eval()
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, torch.tensor(getattr(config, name)).reshape(-1, 1, 1), persistent=False)
-        vectors = sum(observation_spec[key].shape.numel() for key in self.vector_keys)
-        self.vector_encoder = nn.Linear(vectors, config.vector_dim) if vectors else None
+        numbers = sum(leaf.shape.numel() for leaf in vectors.values())
+        self.vector_encoder = nn.Linear(numbers, config.vector_dim) if vectors else None
         self.action_encoder = nn.Linear(self.action_space.width, config.action_dim)
         width = config.token_dim + (config.vector_dim if vectors else 0)
         self.predictor = PatchPredictor(
@@ -185,7 +195,17 @@ class FrozenJEPA(WindowedJEPA):
     def discount(self, latent: Latent) -> Tensor:
         return latent["tokens"].new_full((1,), self.config.discount)
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observes, plans to the goal and acts, for any collector; the options are those of `jepa.make_policy`."""
+        from worldloom_rl.models.jepa.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"prediction": 1.0}
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -220,25 +240,3 @@ class FrozenJEPA(WindowedJEPA):
 def _tiled(vector: Tensor, tokens: Tensor) -> Tensor:
     """[..., P, C] the vector [..., C] beside each of the tokens [..., P, D]."""
     return vector.unsqueeze(-2).expand(*tokens.shape[:-1], -1)
-
-
-def _sort_observations(leaves: Mapping[NestedKey, TensorSpec]) -> tuple[NestedKey, tuple[NestedKey, ...]]:
-    """The image's key and those of the vectors. Raises ValueError for anything but one image and real vectors."""
-    images: list[NestedKey] = []
-    vectors: list[NestedKey] = []
-    for key, leaf in leaves.items():
-        if leaf.dtype.is_floating_point and len(leaf.shape) == 1:
-            vectors.append(key)
-        elif (
-            len(leaf.shape) == 3 and leaf.shape[0] == 3 and (leaf.dtype == torch.uint8 or leaf.dtype.is_floating_point)
-        ):
-            images.append(key)
-        else:
-            raise ValueError(
-                f"A frozen encoder cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype "
-                f"{leaf.dtype}: it takes one RGB image [3, height, width] and real vectors [n]. Drop the leaf, or "
-                "convert it with a transform."
-            )
-    if len(images) != 1:
-        raise ValueError(f"A frozen encoder reads one RGB image; the observation spec has {images}.")
-    return images[0], tuple(vectors)

@@ -6,12 +6,13 @@ Reference: LeWM in galilai-group/stable-worldmodel, wm/lewm; SIGReg of Balestrie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
-from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.functional.goal_reward import squared_distance
 from worldloom_rl.functional.sigreg import sigreg
@@ -19,10 +20,11 @@ from worldloom_rl.functional.straightening import straightening
 from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, temporal_distance, variance_hinge
 from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.jepa.config import PRESETS, JEPAConfig
-from worldloom_rl.models.jepa.encoders import ActionEncoder, ObservationEncoder, Projector
+from worldloom_rl.models.jepa.encoder import ActionEncoder, ObservationEncoder, Projector
 from worldloom_rl.nn.transformer import ConditionedPredictor, dropout, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model
+from worldloom_rl.specs.observations import is_image, sort_leaves
 from worldloom_rl.world_model import Latent
 from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
 
@@ -63,9 +65,15 @@ class JEPA(WindowedJEPA):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map, history=config.history)
-        self.config = config
         self.distance = squared_distance
-        vectors, images = _sort_observations({key: observation_spec[key] for key in self.frame_keys})
+        vectors, images = sort_leaves(
+            {key: observation_spec[key] for key in self.frame_keys},
+            reader="A JEPA",
+            takes="real vectors [n] and images [C, height, width] of uint8 or of real numbers in [0, 1]",
+            image=is_image,
+        )
+        if not vectors and not images:
+            raise ValueError("The observation spec has neither a vector nor an image; a JEPA needs at least one.")
         size, width, action = config.history, config.latent_dim, self.action_space.width
         self.describe_latent(1, width)
         self.encoder = ObservationEncoder(config, vectors, images)
@@ -114,7 +122,19 @@ class JEPA(WindowedJEPA):
     def discount(self, latent: Latent) -> Tensor:
         return latent["tokens"].new_full((1,), self.config.discount)
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observes, plans to the goal and acts, for any collector; the options are those of `jepa.make_policy`."""
+        from worldloom_rl.models.jepa.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The configuration's, of the terms that it names."""
+        weights: dict[str, float] = self.config.loss_weights
+        return weights
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -184,25 +204,3 @@ class JEPA(WindowedJEPA):
             losses["cov"], losses["cov_t"] = covariance_penalty(centred), covariance_penalty(over_time)
             losses["temporal"] = temporal_distance(z)
         return {name: term for name, term in losses.items() if name in config.loss_weights}
-
-
-def _sort_observations(
-    leaves: Mapping[NestedKey, TensorSpec],
-) -> tuple[dict[NestedKey, TensorSpec], dict[NestedKey, TensorSpec]]:
-    """The vector leaves and the image leaves. Raises ValueError for any other leaf."""
-    vectors: dict[NestedKey, TensorSpec] = {}
-    images: dict[NestedKey, TensorSpec] = {}
-    for key, leaf in leaves.items():
-        if leaf.dtype.is_floating_point and len(leaf.shape) == 1:
-            vectors[key] = leaf
-        elif (leaf.dtype == torch.uint8 or leaf.dtype.is_floating_point) and len(leaf.shape) == 3:
-            images[key] = leaf
-        else:
-            raise ValueError(
-                f"A JEPA cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype {leaf.dtype}: it "
-                "takes real vectors [n] and images [C, height, width] of uint8 or of real numbers in [0, 1]. Drop the "
-                "leaf, or convert it with a transform."
-            )
-    if not leaves:
-        raise ValueError("The observation spec has neither a vector nor an image; a JEPA needs at least one.")
-    return vectors, images

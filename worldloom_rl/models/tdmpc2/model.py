@@ -6,94 +6,25 @@ Reference: Hansen et al. 2024 (arXiv:2310.16828) and nicklashansen/tdmpc2, commo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
-from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
-from worldloom_rl.functional.augmentation import shift_images
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
-from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
+from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
 from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel, repeat_latent
-
-_PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
-
-
-class PixelEncoder(nn.Sequential):
-    """[B, C, 64, 64] images in [0, 255] → [B, 16 · channels], after a random shift that is always on."""
-
-    def __init__(self, inputs: int, channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, channels, 7, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 5, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride=1), nn.Flatten(),
-        )  # fmt: skip
-
-    def encode(self, image: Tensor, noise: Noise) -> Tensor:
-        """[..., 16 · channels] from images [..., C, 64, 64], each shifted by its own draw."""
-        lead = image.shape[:-3]
-        weight = next(self.parameters())
-        shift = noise.integers("shift", 7, (*lead, 2), weight).reshape(-1, 2)
-        shifted = shift_images(image.reshape(-1, *image.shape[-3:]).to(weight.dtype), shift)
-        features: Tensor = self(shifted / 255.0 - 0.5)
-        return features.reshape(*lead, -1)
-
-
-class Encoder(nn.Module):
-    """Observations → raw latent [..., L], to which SimNorm is applied.
-
-    All vectors enter one perceptron (with the task embedding), each image a convolutional branch; n branches are L / n
-    wide each and stand side by side. One branch is the reference, several are an extension.
-    """
-
-    def __init__(
-        self, config: TDMPC2Config, vector_keys: list[NestedKey], vector_width: int, images: dict[NestedKey, int]
-    ) -> None:
-        super().__init__()
-        self.vector_keys = vector_keys
-        self.image_keys = list(images)
-        branches = bool(vector_keys) + len(images)
-        width, rest = divmod(config.latent_dim, branches)
-        if rest or width % config.simnorm_dim:
-            raise ValueError(
-                f"latent_dim {config.latent_dim} cannot be shared by {branches} observation branches in groups of "
-                f"{config.simnorm_dim}; choose a latent_dim that is a multiple of {branches * config.simnorm_dim}."
-            )
-        if images and 16 * config.num_channels != width:
-            raise ValueError(
-                f"A pixel branch is 16 · num_channels = {16 * config.num_channels} wide, but each of the {branches} "
-                f"branches must be {width}; set num_channels={width // 16} (and latent_dim to a multiple of 16)."
-            )
-        task = config.task_dim if config.num_tasks else 0
-        hidden = [config.encoder_dim] * max(config.encoder_layers - 1, 1)
-        self.state = (
-            MLP(vector_width + task, hidden, width, norm_output=True, activation=config.activation)
-            if vector_keys
-            else None
-        )
-        self.pixels = nn.ModuleList(PixelEncoder(channels, config.num_channels) for channels in images.values())
-
-    def forward(self, observation: Observation, task: Tensor | None, noise: Noise) -> Tensor:
-        branches = []
-        if self.state is not None:
-            dtype = next(self.state.parameters()).dtype
-            vectors = [observation[key].to(dtype) for key in self.vector_keys]
-            branches.append(self.state(torch.cat([*vectors, *([] if task is None else [task])], -1)))
-        for key, encoder in zip(self.image_keys, self.pixels, strict=True):
-            assert isinstance(encoder, PixelEncoder)
-            branches.append(encoder.encode(observation[key], noise))
-        return branches[0] if len(branches) == 1 else torch.cat(branches, -1)
+from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel, repeat_latent
 
 
 class ModelTerms(NamedTuple):
@@ -143,10 +74,9 @@ class TDMPC2(WorldModel):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
         self.simnorm = SimNormLatent(config.latent_dim, config.simnorm_dim)
         self.latent_spec = Composite(deterministic=self.simnorm.spec())
-        vectors, images, self.task_key = _sort_observations(observation_spec, config.num_tasks)
+        vectors, images, self.task_key = sort_observations(observation_spec, config.num_tasks)
         width = sum(leaf.shape.numel() for leaf in vectors.values())
         self.encoder = Encoder(config, list(vectors), width, {key: leaf.shape[0] for key, leaf in images.items()})
 
@@ -257,6 +187,10 @@ class TDMPC2(WorldModel):
         arrived = {**latent, "deterministic": state}
         return Prediction(arrived, reward, self._continuation(arrived))
 
+    @property
+    def decoded_keys(self) -> tuple[NestedKey, ...]:
+        return () if self.termination_head is None else (self.key_map.continuation,)
+
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         return {} if self.termination_head is None else {self.key_map.continuation: self._continuation(latent)}
 
@@ -271,7 +205,30 @@ class TDMPC2(WorldModel):
         parts = [self.encoder.state, *model, self.termination_head, behavior.policy]
         return [*(part for part in parts if part is not None), behavior.q_ensemble, behavior.target_q_ensemble]
 
-    # ------------------------------------------------------------------ learning
+    def terminal_value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] the target Qs' value of what the policy prior would do."""
+        return self.behavior.value(self.latent_features(latent), self.action_mask(latent), noise)
+
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_actor(self) -> LatentPolicy:
+        """The policy prior, which acts without a plan."""
+        from worldloom_rl.models.tdmpc2 import PolicyPrior
+
+        return PolicyPrior(self)
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observation → latent → plan → action, for any collector; the options are those of `make_planner`."""
+        from worldloom_rl.models.tdmpc2 import make_planner
+
+        return TensorDictSequential(self.encode, make_planner(self, **options))
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The configuration's coefficients."""
+        config = self.config
+        weights = {"consistency": config.consistency_coef, "reward": config.reward_coef, "value": config.value_coef}
+        return {**weights, "termination": config.termination_coef} if config.episodic else weights
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -357,32 +314,3 @@ def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:
     if max(action_dims) > width:
         raise ValueError(f"A task uses {max(action_dims)} action dimensions, but the action spec has only {width}.")
     return torch.stack([(torch.arange(width) < valid).float() for valid in action_dims])
-
-
-def _sort_observations(
-    spec: Composite, num_tasks: int
-) -> tuple[dict[NestedKey, TensorSpec], dict[NestedKey, TensorSpec], NestedKey | None]:
-    """The vector leaves, the image leaves and the key of the task. Raises ValueError for any other leaf."""
-    vectors: dict[NestedKey, TensorSpec] = {}
-    images: dict[NestedKey, TensorSpec] = {}
-    task_key: NestedKey | None = None
-    for key, leaf in spec.items(include_nested=True, leaves_only=True):
-        if num_tasks and as_tuple(key)[-1] == "task" and leaf.shape == torch.Size([]):
-            task_key = key
-        elif leaf.dtype.is_floating_point and len(leaf.shape) == 1:
-            vectors[key] = leaf
-        elif leaf.dtype == torch.uint8 and len(leaf.shape) == 3 and leaf.shape[1:] == torch.Size([_PIXELS, _PIXELS]):
-            images[key] = leaf
-        else:
-            raise ValueError(
-                f"TD-MPC2 cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype {leaf.dtype}: it "
-                f"takes real vectors [n], uint8 images [C, {_PIXELS}, {_PIXELS}] and, with several tasks, an integer "
-                "'task' without dimensions. Drop the leaf, or convert it with a transform such as FlattenObservation."
-            )
-    if not vectors and not images:
-        raise ValueError("The observation spec has neither a vector nor an image; TD-MPC2 needs at least one.")
-    if num_tasks and task_key is None:
-        raise ValueError("A multi-task TD-MPC2 needs an integer observation 'task'; the observation spec has none.")
-    if num_tasks and images:
-        raise ValueError("TD-MPC2 learns several tasks from vectors only; the observation spec has images.")
-    return vectors, images, task_key

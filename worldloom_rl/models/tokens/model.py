@@ -10,80 +10,26 @@ uncertain, a drawn frame can be a mixture of several. No code or weights of IRIS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import Tensor, nn
+from tensordict.nn import TensorDictSequential
+from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
+from worldloom_rl.models.tokens.dynamics import Dynamics, Outlook
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
-from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal_mask
-from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
-from worldloom_rl.nn.initialise import initialise_layers
+from worldloom_rl.nn.causal_transformer import stretch_causal_mask
 from worldloom_rl.noise import Noise
+from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import register_world_model
-from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
-
-
-class Outlook(NamedTuple):
-    """What the transformer says of the frames after those it read, [..., T]."""
-
-    token_logits: Tensor  # [..., T, N, K]
-    reward_logits: Tensor  # [..., T, bins]
-    continue_logits: Tensor  # [..., T, 1]
-
-
-class Dynamics(nn.Module):
-    """Frames of N tokens and the action taken from each → what comes next, by a transformer of N + 1 positions a frame.
-
-    A position sees its own frame, action included, and the earlier ones of its stretch.
-
-    Args:
-        space: of the tokens.
-        action: width of flat actions.
-        config: sizes.
-    """
-
-    def __init__(self, space: CodebookLatent, action: int, config: TokensConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.tokens = space.count
-        self.token_embedding = nn.Sequential(nn.Linear(space.width, width), nn.GELU(), nn.Linear(width, width))
-        self.action_embedding = nn.Linear(action, width)
-        self.frame_position = nn.Parameter(0.02 * torch.randn(config.context, 1, width))
-        self.token_position = nn.Parameter(0.02 * torch.randn(space.count + 1, width))
-        self.transformer = CausalTransformer(width, config.layers, config.attention_heads)
-        self.token_head = nn.Linear(width, space.vocabulary)
-        self.reward_head = TwoHotHead(width, config.units, config.reward_layers, config.num_bins)
-        self.continue_head = silu_mlp(width, config.units, config.continue_layers, 1)
-        for head in (self.reward_head, self.continue_head):
-            initialise_layers(head)
-
-    def forward(self, tokens: Tensor, action: Tensor, slot: Tensor, mask: Tensor) -> Outlook:
-        """The outlook of every frame.
-
-        Args:
-            tokens: [B, T, N, D]; action: [B, T, A].
-            slot: [B, T] or [T] int64, the frame's place in its context, below H.
-            mask: as of `CausalTransformer`, over T · (N + 1) positions.
-        """
-        batch, time = tokens.shape[:2]
-        embedded = torch.cat([self.token_embedding(tokens), self.action_embedding(action).unsqueeze(-2)], -2)
-        embedded = embedded + self.frame_position[slot] + self.token_position
-        return self._read(self.transformer(embedded.flatten(1, 2), mask).reshape(batch, time, self.tokens + 1, -1))
-
-    def _read(self, hidden: Tensor) -> Outlook:
-        action = hidden[..., self.tokens, :]
-        return Outlook(
-            self.token_head(hidden[..., : self.tokens, :]).float(),
-            self.reward_head(action),
-            self.continue_head(action).float(),
-        )
+from worldloom_rl.specs.observations import is_byte_image, leaves_of
+from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel
 
 
 @register_world_model("tokens", TokensConfig, PRESETS)
@@ -115,7 +61,6 @@ class TokenWorldModel(WorldModel):
         key_map: Mapping[str, NestedKey] | None = None,
     ) -> None:
         super().__init__(config, observation_spec, action_spec, key_map)
-        self.config = config
         self.image_key, (channels, height, width) = _only_image(observation_spec)
         rows, columns = Tokenizer.grid(height, width, config.halvings)
         space = CodebookLatent(
@@ -254,6 +199,10 @@ class TokenWorldModel(WorldModel):
         reward = self.dynamics.reward_head.mean(outlook.reward_logits)
         return Prediction(self._append(taken, indices, tokens), reward, torch.sigmoid(outlook.continue_logits))
 
+    @property
+    def decoded_keys(self) -> tuple[NestedKey, ...]:
+        return (self.image_key,)
+
     def decode_latent(self, latent: Latent) -> dict[NestedKey, Tensor]:
         return {self.image_key: 255 * self.tokenizer.decode(latent["tokens"])}
 
@@ -272,7 +221,38 @@ class TokenWorldModel(WorldModel):
     def discount(self, latent: Latent) -> Tensor:
         return self.discounts
 
-    # ------------------------------------------------------------------ learning
+    def terminal_value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] the critic's value."""
+        return self.behavior.critic.mean(self.behavior.critic(self.latent_features(latent)))
+
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_actor(self) -> LatentPolicy:
+        """The model's actor as a policy over latents; see `ActorPolicy`."""
+        return ActorPolicy(self, self.behavior.actor)
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observation → latent → action, for any collector; the options are those of `policy.make_policy`."""
+        from worldloom_rl.models.tokens.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The configuration's coefficients."""
+        config = self.config
+        quantizer = {
+            "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
+            "vq-ema": {"commitment": config.commitment_coef},
+            "fsq": {},
+        }[config.quantizer]
+        return {
+            "reconstruction": config.reconstruction_coef,
+            **quantizer,
+            "dynamics": config.dynamics_coef,
+            "reward": config.reward_coef,
+            "continue": config.continue_coef,
+        }
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -316,14 +296,14 @@ class TokenWorldModel(WorldModel):
         stretch = begin * len(time) + since // self.config.context
         mask = stretch_causal_mask(stretch, self.space.count + 1).unsqueeze(1)
         outlook = self.dynamics(tokens[:, :-1], action[:, 1:], since % self.config.context, mask)
-        goes_on = 1 - terminated[:, 1:].to(outlook.continue_logits.dtype)
+        continuation = 1 - terminated[:, 1:].to(outlook.continue_logits.dtype)
         dynamics = F.cross_entropy(outlook.token_logits.movedim(-1, 1), indices[:, 1:], reduction="none").mean(-1)
         terms = {
             "dynamics": dynamics,
             "reward": self.dynamics.reward_head.loss(outlook.reward_logits, reward[:, 1:]),
-            "continue": F.binary_cross_entropy_with_logits(outlook.continue_logits, goes_on, reduction="none").squeeze(
-                -1
-            ),
+            "continue": F.binary_cross_entropy_with_logits(
+                outlook.continue_logits, continuation, reduction="none"
+            ).squeeze(-1),
         }
         counts = (~is_init[:, 1:, 0]).to(dynamics.dtype)
         return {name: term * counts for name, term in terms.items()}
@@ -336,8 +316,8 @@ def _beside(flag: Tensor, value: Tensor) -> Tensor:
 
 def _only_image(spec: Composite) -> tuple[NestedKey, tuple[int, int, int]]:
     """Key and shape of the one image of an observation spec. Raises ValueError for anything else."""
-    leaves = dict(spec.items(include_nested=True, leaves_only=True))
-    images = {key: tuple(leaf.shape) for key, leaf in leaves.items() if leaf.dtype == torch.uint8 and leaf.ndim == 3}
+    leaves = leaves_of(spec)
+    images = {key: tuple(leaf.shape) for key, leaf in leaves.items() if is_byte_image(leaf)}
     if len(leaves) != 1 or len(images) != 1:
         given = {key: (tuple(leaf.shape), leaf.dtype) for key, leaf in leaves.items()}
         raise ValueError(

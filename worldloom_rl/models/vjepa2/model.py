@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
@@ -25,6 +26,7 @@ from worldloom_rl.models.vjepa2.pose import POSE, next_pose
 from worldloom_rl.models.vjepa2.predictor import VJEPA2ACPredictor, ac_terms, normalise_tokens
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model
+from worldloom_rl.specs.observations import is_image, is_real_vector, leaves_of
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 from worldloom_rl.world_model.windowed import goal_key, loss_values, renewed_goal
 
@@ -53,7 +55,7 @@ class VJEPA2AC(WorldModel):
 
     The goal is observed, under ("goal", the image's key); it is added to the observation spec if it is not there.
     Acting needs it, learning does not. The latent has the leaves "tokens" [N, E] of this frame, layer-normed; "window",
-    "action_window" and "length" (see `jepa.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7];
+    "action_window" and "length" (see `latents.window.Window`); "proprio" [7], the pose, and "proprio_window" [H, 7];
     "goal" [N, E], encoded where an episode begins and kept until it ends; and "extrinsics" [6] with `use_extrinsics`.
     A prediction moves the pose as the action says (`next_pose`).
 
@@ -86,7 +88,6 @@ class VJEPA2AC(WorldModel):
                 f"V-JEPA 2-AC's actions are {POSE} real numbers, differences of poses; this action spec has the "
                 f"keys {self.action_space.keys} of {self.action_space.width} numbers, real or classes."
             )
-        self.config = config
         self.keys_read = keys
         self.distance = mean_absolute_distance
         rows, columns = config.grid
@@ -213,7 +214,18 @@ class VJEPA2AC(WorldModel):
     def discount(self, latent: Latent) -> Tensor:
         return latent["tokens"].new_full((1,), self.config.discount)
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ acting and learning
+
+    def make_policy(self, **options: Any) -> TensorDictSequential:
+        """Observes, plans and acts, for any collector; the options are those of `policy.make_planner`."""
+        from worldloom_rl.models.vjepa2.policy import make_policy
+
+        return make_policy(self, **options)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """As the reference sums its two terms."""
+        return {"teacher_forcing": 1.0, "rollout": 1.0}
 
     def compute_loss(
         self, batch: TensorDictBase, noise: Noise | None = None
@@ -271,11 +283,11 @@ def _mean_over(loss: Tensor, counts: Tensor) -> Tensor:
 
 def _find_keys(spec: Composite, use_extrinsics: bool) -> _Keys:
     """The keys of image, pose and extrinsics. Raises ValueError unless the spec has exactly these, beside goals."""
-    leaves = dict(spec.items(include_nested=True, leaves_only=True))
+    leaves = leaves_of(spec)
     frames = {key: leaf for key, leaf in leaves.items() if as_tuple(key)[0] != GOAL}
-    images = [key for key, leaf in frames.items() if len(leaf.shape) == 3]
+    images = [key for key, leaf in frames.items() if is_image(leaf)]
     cameras = [key for key in frames if as_tuple(key)[-1] == "extrinsics"] if use_extrinsics else []
-    poses = [key for key, leaf in frames.items() if len(leaf.shape) == 1 and key not in cameras]
+    poses = [key for key, leaf in frames.items() if is_real_vector(leaf) and key not in cameras]
     wanted = "one square RGB image [3, S, S], one real vector [7], the pose"
     wanted += ' and one real vector [6], "extrinsics"' if use_extrinsics else ""
     found = {str(key): (tuple(leaf.shape), leaf.dtype) for key, leaf in frames.items()}
@@ -283,10 +295,7 @@ def _find_keys(spec: Composite, use_extrinsics: bool) -> _Keys:
     if len(images) != 1 or len(poses) != 1 or len(cameras) != use_extrinsics or len(frames) != 2 + use_extrinsics:
         raise mismatch
     channels, height, width = frames[images[0]].shape
-    pixels = frames[images[0]].dtype
-    if channels != 3 or height != width or not (pixels == torch.uint8 or pixels.is_floating_point):
-        raise mismatch
-    if any(not frames[key].dtype.is_floating_point for key in (*poses, *cameras)):
+    if channels != 3 or height != width or not all(is_real_vector(frames[key]) for key in cameras):
         raise mismatch
     if frames[poses[0]].shape != (POSE,) or any(frames[key].shape != (POSE - 1,) for key in cameras):
         raise mismatch

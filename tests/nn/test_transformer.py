@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl import GeneratorNoise, ModeNoise, ReplayNoise
+from worldloom_rl.models.jepa.vision_transformer import VisionTransformer
 from worldloom_rl.nn.transformer import (
     Attention,
     ConditionedPredictor,
@@ -17,7 +18,6 @@ from worldloom_rl.nn.transformer import (
     frame_causal_mask,
     keep_all,
 )
-from worldloom_rl.nn.vision_transformer import VisionTransformer
 
 
 def perturbed(module: nn.Module) -> nn.Module:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.latents import CodebookLatent
+from worldloom_rl.models.tokens.causal_transformer import CausalTransformer, stretch_causal_mask
 from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
-from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal_mask
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise

@@ -1,4 +1,10 @@
-"""Activations."""
+"""Mish with one exponential.
+
+Equals: `torch.nn.functional.mish` within rounding, as exact.
+Taken: on a CPU, and in compiled code; on other devices PyTorch's fused kernel is.
+Saved: 0.6 of the time of PyTorch's Mish on a CPU, which was a quarter of a TD-MPC2 plan. With one exponential e,
+tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2).
+"""
 
 from __future__ import annotations
 
@@ -15,11 +21,7 @@ _PART = 2**17  # numbers worked on at a time, which a core's cache holds
 
 
 def fast_mish(x: Tensor) -> Tensor:
-    """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681), as exact as PyTorch's but rounded otherwise.
-
-    With one exponential e, tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2): on a CPU this takes 0.4 of PyTorch's time,
-    where Mish was a quarter of a TD-MPC2 plan. On other devices PyTorch's fused kernel is used.
-    """
+    """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681)."""
     if torch.compiler.is_compiling():
         exponential = x.clamp(max=_LARGEST_EXPONENT).exp()
         numerator = exponential * (exponential + 2)

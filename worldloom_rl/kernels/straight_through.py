@@ -1,0 +1,36 @@
+"""The straight-through gradient without arithmetic.
+
+Equals: `functional.straight_through`, bit for bit.
+Taken: where the probabilities have a gradient; otherwise the value is given back as it is.
+Saved: a difference and a sum over the value, in both directions, of every draw of a categorical latent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def straight_through(value: Tensor, probabilities: Tensor) -> Tensor:
+    """The value, whose gradient is that of the probabilities of its shape."""
+    if torch.is_grad_enabled() and probabilities.requires_grad:
+        return _StraightThrough.apply(value, probabilities)  # type: ignore[no-any-return, no-untyped-call]
+    return value
+
+
+class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, probabilities: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient

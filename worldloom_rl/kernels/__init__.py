@@ -13,4 +13,6 @@ nothing here adds to what a model is.
     late_bias                    torch.nn.functional.linear and torch.baddbmm
     block_gru_update             functional.block_gru_update
     wide_block_linear            nn.block_linear.BlockLinear with a shared input
+
+`transforms` says where none of them serves.
 """

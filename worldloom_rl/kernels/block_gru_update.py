@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from worldloom_rl.functional import block_gru_update as plain
 from worldloom_rl.functional.block_gru_update import by_block
-from worldloom_rl.kernels.wide_block_linear import MANY_ROWS
+from worldloom_rl.kernels.transforms import transformed
+from worldloom_rl.kernels.wide_block_linear import takes_wide_product
 
 _ROWS = 256  # whose gates of one block fit a core's cache
 
@@ -35,7 +36,7 @@ class Gated(NamedTuple):
 
 def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
     """[N, D] the next state from raw gates [G, N, 3 D / G] and the state [N, D]."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         return plain.block_gru_update(gates, state)
     if torch.is_grad_enabled() and (gates.requires_grad or state.requires_grad):
         return _BlockGRUUpdate.apply(gates, state)  # type: ignore[no-any-return, no-untyped-call]
@@ -44,7 +45,7 @@ def block_gru_update(gates: Tensor, state: Tensor) -> Tensor:
 
 def takes_many_rows(x: Tensor) -> bool:
     """Whether `many_rows_update` serves rows [N, D]."""
-    return x.shape[0] >= MANY_ROWS and x.device.type == "cpu" and not torch.is_grad_enabled()
+    return takes_wide_product(x) and x.device.type == "cpu"
 
 
 def many_rows_update(mixed: Tensor, state: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:

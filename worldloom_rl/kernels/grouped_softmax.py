@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.kernels.transforms import eager_on_cpu
+
 _FEW = 8  # classes
 
 
 def grouped_softmax(logits: Tensor) -> Tensor:
     """[..., K] softmax over the last axis."""
-    if logits.device.type != "cpu" or logits.shape[-1] > _FEW or torch.compiler.is_compiling():
+    if logits.shape[-1] > _FEW or not eager_on_cpu(logits):
         return logits.softmax(-1)
     if torch.is_grad_enabled() and logits.requires_grad:
         return _Softmax.apply(logits)  # type: ignore[no-any-return, no-untyped-call]

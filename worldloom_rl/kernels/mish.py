@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.kernels.transforms import eager_on_cpu
+
 _LARGEST_EXPONENT = 20.0  # above it tanh(softplus(x)) is 1 in float32
 _PART = 2**17  # numbers worked on at a time, which a core's cache holds
 
@@ -26,7 +28,7 @@ def fast_mish(x: Tensor) -> Tensor:
         exponential = x.clamp(max=_LARGEST_EXPONENT).exp()
         numerator = exponential * (exponential + 2)
         return x * (numerator / (numerator + 2))
-    if x.device.type != "cpu":
+    if not eager_on_cpu(x):
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from worldloom_rl.functional import rms_norm_silu as plain
+from worldloom_rl.kernels.transforms import eager_on_cpu
 
 
 class Normed(NamedTuple):
@@ -34,7 +35,7 @@ def rms_norm_silu(x: Tensor, weight: Tensor, eps: float, *, inplace: bool = Fals
     Args:
         inplace: in x's own memory, where there is no gradient to take.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not eager_on_cpu(x):
         return plain.rms_norm_silu(x, weight, eps)
     if x.dtype not in (torch.float32, torch.float64):
         return rms_norm_silu(x.float(), weight, eps).to(x.dtype)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.functional.two_hot import soft_cross_entropy
+from worldloom_rl.kernels.transforms import transformed
+
 
 def sparse_cross_entropy(logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """[...] −Σⱼ weightⱼ log softmax(logits)[indexⱼ], whose gradient reaches the logits alone.
@@ -20,6 +23,9 @@ def sparse_cross_entropy(logits: Tensor, index: Tensor, weight: Tensor) -> Tenso
     Args:
         logits: [..., K]; index: int64 [..., J] of classes; weight: [..., J].
     """
+    if transformed():
+        target = torch.zeros_like(logits).scatter_add(-1, index, weight.to(logits.dtype))
+        return soft_cross_entropy(logits, target)
     return _SparseCrossEntropy.apply(logits, index, weight)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -12,24 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldloom_rl.functional import straight_through as plain
+from worldloom_rl.kernels.transforms import transformed
+
 
 def straight_through(value: Tensor, probabilities: Tensor) -> Tensor:
     """The value, whose gradient is that of the probabilities of its shape."""
+    if transformed():
+        return plain.straight_through(value, probabilities)
     if torch.is_grad_enabled() and probabilities.requires_grad:
         return _StraightThrough.apply(value, probabilities)  # type: ignore[no-any-return, no-untyped-call]
     return value
 
 
 class _StraightThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(value: Tensor, probabilities: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, probabilities: Tensor) -> Tensor:
         return value.view_as(value)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:

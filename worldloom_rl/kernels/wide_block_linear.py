@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 
 from worldloom_rl.functional.block_gru_update import by_block, side_by_side
+from worldloom_rl.kernels.transforms import transformed
 
 MANY_ROWS = 256  # from which on a copy of the weights, or a product for each block, pays
+
+
+def takes_wide_product(x: Tensor) -> bool:
+    """Whether `wide_block_linear` pays for rows [N, inputs]: there are many, and there is no gradient to take."""
+    return x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled() and not transformed()
 
 
 def shared_weight(weight: Tensor, own: int) -> Tensor:

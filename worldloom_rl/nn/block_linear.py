@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl.functional.block_gru_update import by_block, side_by_side
-from worldloom_rl.kernels.wide_block_linear import MANY_ROWS, shared_weight, wide_block_linear
+from worldloom_rl.kernels.wide_block_linear import shared_weight, takes_wide_product, wide_block_linear
 
 
 class BlockLinear(nn.Module):
@@ -42,7 +42,7 @@ class BlockLinear(nn.Module):
         x = x.reshape(-1, x.shape[-1])
         if shared is not None:
             shared = shared.reshape(-1, shared.shape[-1])
-            if joined and x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled():
+            if joined and takes_wide_product(x):
                 wide = shared_weight(self.weight, self.own)
                 return wide_block_linear(x, shared, self.weight, self.bias, wide).reshape(*lead, -1)
         blocks = by_block(x, self.blocks)

@@ -21,6 +21,7 @@ from worldloom_rl.functional.block_gru_update import by_block, side_by_side
 from worldloom_rl.kernels.block_gru_update import Gated, block_gru_update_backward, block_gru_update_forward
 from worldloom_rl.kernels.grouped_softmax import grouped_softmax
 from worldloom_rl.kernels.rms_norm_silu import Normed, rms_norm_silu_backward, rms_norm_silu_forward
+from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
 from worldloom_rl.models.dreamerv3.rssm import RecurrentState
@@ -39,6 +40,7 @@ def can_filter_fast(space: CategoricalLatent | GaussianLatent, posterior: MLP, i
         and len(posterior) == 2
         and not torch.is_autocast_enabled(is_init.device.type)
         and not torch.compiler.is_compiling()
+        and not transformed()
     )
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl.kernels.block_gru_update import many_rows_update
+from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.kernels.wide_block_linear import MANY_ROWS, shared_weight, wide_block_linear
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
@@ -33,6 +34,7 @@ def can_imagine_fast(space: CategoricalLatent | GaussianLatent, prior: MLP, like
         and like.device.type == "cpu"
         and like.shape[:-1].numel() >= MANY_ROWS
         and not torch.is_autocast_enabled("cpu")
+        and not transformed()
     )
 
 

@@ -14,5 +14,5 @@ nothing here adds to what a model is.
     block_gru_update             functional.block_gru_update
     wide_block_linear            nn.block_linear.BlockLinear with a shared input
 
-`transforms` says where none of them serves.
+`transforms` says where none of them serves; `context` is the type that their gradients share.
 """

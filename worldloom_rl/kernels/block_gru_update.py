@@ -10,7 +10,7 @@ gates of one block for 256 rows fit a core's cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from worldloom_rl.functional import block_gru_update as plain
 from worldloom_rl.functional.block_gru_update import by_block
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.kernels.wide_block_linear import takes_wide_product
 
@@ -119,12 +120,12 @@ def block_gru_update_backward(gradient: Tensor, gated: Gated) -> tuple[Tensor, T
 
 class _BlockGRUUpdate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, state: Tensor) -> Tensor:
+    def forward(ctx: Context, gates: Tensor, state: Tensor) -> Tensor:
         after, gated = block_gru_update_forward(gates, state)
         ctx.save_for_backward(*gated)
         return after
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return block_gru_update_backward(gradient, Gated(*ctx.saved_tensors))

@@ -7,12 +7,11 @@ Saved: PyTorch's kernel for a CPU, made for wide rows, takes two to five times a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import eager_on_cpu
 
 _FEW = 8  # classes
@@ -34,15 +33,15 @@ def _softmax(logits: Tensor) -> Tensor:
 
 class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
+    def forward(ctx: Context, logits: Tensor) -> Tensor:
         probabilities = _softmax(logits)
         ctx.save_for_backward(probabilities)
         return probabilities
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Context, gradient: Tensor) -> Tensor:
         (probabilities,) = ctx.saved_tensors
         product = gradient * probabilities
         total: Tensor = product.sum(-1, keepdim=True)
-        return product.addcmul_(probabilities, total, value=-1)  # type: ignore[no-any-return]
+        return product.addcmul_(probabilities, total, value=-1)

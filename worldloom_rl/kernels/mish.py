@@ -9,13 +9,13 @@ tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import eager_on_cpu
 
 _LARGEST_EXPONENT = 20.0  # above it tanh(softplus(x)) is 1 in float32
@@ -58,7 +58,7 @@ class _Mish(torch.autograd.Function):
     """Keeps the derivative instead of the input, so that the backward pass is one product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor) -> Tensor:
         value, derivative = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
         for part, result, derived in _parts(x, value, derivative):
             exponential = part.clamp(max=_LARGEST_EXPONENT).exp_()
@@ -72,6 +72,6 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Context, gradient: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
-        return gradient * derivative  # type: ignore[no-any-return]
+        return gradient * derivative

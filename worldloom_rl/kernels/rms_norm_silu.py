@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from worldloom_rl.functional import rms_norm_silu as plain
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import eager_on_cpu
 
 
@@ -77,13 +78,13 @@ def rms_norm_silu_backward(gradient: Tensor, weight: Tensor, normed: Tensor, inv
 
 class _RMSNormSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         value, normed, inverse = rms_norm_silu_forward(x, weight, eps)
         ctx.save_for_backward(weight, normed, inverse)
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         by_x, by_weight = rms_norm_silu_backward(gradient, *ctx.saved_tensors)
         return by_x, by_weight.reshape(-1, by_weight.shape[-1]).sum(0), None

@@ -7,13 +7,12 @@ Saved: the target [..., K] is never made, and in the backward pass the probabili
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from worldloom_rl.functional.two_hot import soft_cross_entropy
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import transformed
 
 
@@ -31,14 +30,14 @@ def sparse_cross_entropy(logits: Tensor, index: Tensor, weight: Tensor) -> Tenso
 
 class _SparseCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Context, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         log_probability = logits.log_softmax(-1)
         ctx.save_for_backward(log_probability, index, weight)
         return (log_probability.gather(-1, index) * weight).sum(-1).neg_()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         log_probability, index, weight = ctx.saved_tensors
         share = weight * gradient.unsqueeze(-1)
         by_logits = log_probability.exp().mul_(share.sum(-1, keepdim=True))

@@ -7,12 +7,11 @@ Saved: a difference and a sum over the value, in both directions, of every draw 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from worldloom_rl.functional import straight_through as plain
+from worldloom_rl.kernels.context import Context
 from worldloom_rl.kernels.transforms import transformed
 
 
@@ -27,9 +26,9 @@ def straight_through(value: Tensor, probabilities: Tensor) -> Tensor:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, probabilities: Tensor) -> Tensor:
+    def forward(ctx: Context, value: Tensor, probabilities: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient

@@ -122,7 +122,7 @@ def imagine_fast(
     assert isinstance(space, CategoricalLatent)
     layout = Layout.of(core, prior)
     width, batch = features.shape[-1] - space.features_width, features.shape[1:-1]
-    state, one_hot = features[0].flatten(0, -2).split([width, space.features_width], -1)
+    state, one_hot = torch.split(features[0].flatten(0, -2), [width, space.features_width], -1)
     embedded = torch.addmm(layout.memory_bias, state, layout.memory)
     stochastic = one_hot @ layout.stochastic
     first_class = torch.arange(0, space.features_width, space.classes)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from worldloom_rl.latents.window import Window, choose, first_frame, sequence_windows
-from worldloom_rl.nn.transformer import ConditionedPredictor
+from worldloom_rl.models.jepa.predictor import ConditionedPredictor
 
 SIZE, TOKENS, DIM, ACTION = 3, 2, 5, 4
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -145,3 +147,41 @@ def test_the_replay_value_starts_anew_where_an_episode_ends() -> None:
     differs = terms(reward) != terms(changed)
     assert differs.tolist() == [[False, False, True, False], [True, True, True, False]]
     assert terms(reward)[0, 1] == 0
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_a_step_counts_by_what_discount_and_continuation_leave_of_it_also_at_the_ends_of_their_range(
+    discount: float,
+) -> None:
+    model = build("dreamerv3", "discrete")
+    behavior = behavior_for(model)
+    loss = ImaginedActorCriticLoss(model, behavior, entropy_coef=0.0).eval()
+    features = torch.randn(4, 2, model.latent_features(model.initial_latent()).shape[-1])
+    action, reward = behavior.actor(features[:-1]).sample(model.noise), torch.randn(4, 2)
+    continuation = torch.tensor([1.0, 0.5, 0.0, 0.3]).unsqueeze(-1).expand(4, 2)
+    losses = loss.losses(features, action, reward, continuation, torch.full((1,), discount))
+
+    logits = behavior.critic(features)
+    value, returns = behavior.critic.mean(logits).squeeze(-1), losses["lambda_return"]
+    error = behavior.critic.loss(
+        logits[:-1], returns.unsqueeze(-1), (1.0, behavior.slow_critic.mean(behavior.slow_critic(features[:-1])))
+    )
+    alive = torch.tensor([1.0, discount * 0.5, 0.0]).unsqueeze(-1)
+    torch.testing.assert_close(losses["loss_critic"], (alive * error).mean())
+    log_probability = behavior.actor(features[:-1]).log_probability(action).squeeze(-1)
+    advantage = (returns - value[:-1]) / losses["return_scale"]
+    torch.testing.assert_close(losses["loss_actor"], -(alive * log_probability * advantage).mean())
+    if discount == 0.0:
+        torch.testing.assert_close(returns, reward[1:])
+
+
+@pytest.mark.parametrize("horizon", [1, 2**31])  # γ = 0, and 1 in float32
+@pytest.mark.parametrize("in_continue", [True, False])
+def test_a_dreamer_learns_at_both_ends_of_the_discounts_range(horizon: int, in_continue: bool) -> None:
+    config = replace(find_preset("dreamerv3:tiny")[1], discount_horizon=horizon, discount_in_continue=in_continue)
+    torch.manual_seed(0)
+    model = DreamerV3(config, Composite(observation=Unbounded((5,))), Composite(action=ACTIONS["discrete"]))
+    terms, _, _ = compute_losses(make_losses(model), rows(model))
+    assert all(term.isfinite() for term in terms.values())
+    sum(terms.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

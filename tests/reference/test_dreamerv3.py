@@ -25,8 +25,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.keys import LAMBDA_RETURN, POLICY_ACTION
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.models.dreamerv3.importer import counterparts, load_official, official_key
-from worldloom_rl.models.dreamerv3.rssm import RSSM, State
-from worldloom_rl.nn.block_gru import BlockLinear
+from worldloom_rl.models.dreamerv3.rssm import RSSM, RecurrentState
+from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.heads import ActionDistribution, TwoHotHead
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import ModeNoise
@@ -174,11 +174,11 @@ def close_latent(latent: Mapping[str, Tensor], section: Section, folder: str = "
     close(latent["stochastic"], section[f"{folder}stoch"])
 
 
-def last_of(state: State) -> Latent:
+def last_of(state: RecurrentState) -> Latent:
     return {"deterministic": state.deterministic[:, -1], "stochastic": state.stochastic[:, -1]}
 
 
-def close_state(state: State, section: Section, folder: str = "") -> None:
+def close_state(state: RecurrentState, section: Section, folder: str = "") -> None:
     close_latent({"deterministic": state.deterministic, "stochastic": state.stochastic}, section, folder)
     close(state.parameters, section[f"{folder}logit"].flatten(-2))
 
@@ -237,7 +237,7 @@ class LearnedFrom(NamedTuple):
     reward: Tensor
     terminated: Tensor
 
-    def filtered(self, model: DreamerV3) -> State:
+    def filtered(self, model: DreamerV3) -> RecurrentState:
         return model.filter_sequence(self.carry, self.action, self.observation, self.is_init, ModeNoise())
 
 
@@ -502,12 +502,15 @@ def test_imagination_with_given_actions(section: Section) -> None:
         action = action[:, :1]
     noise = RecordedClasses(section["stoch"]) if section.name.endswith("sampled") else ModeNoise()
     start = model.write_latent(TensorDict({}, action.shape[:1]), our_latent(given, "start/"))
-    with recorded(RSSM, "imagine") as calls:
+    with recorded(RSSM, "predict") as calls:
         imagined = model.imagine(start, actions=action, noise=noise)
-    state = State(*(torch.stack(parts, 1) for parts in zip(*(result for _, result in calls), strict=True)))
+    state = RecurrentState(*(torch.stack(parts, 1) for parts in zip(*(result for _, result in calls), strict=True)))
     latent = model.read_latent(imagined["next"])
     if single:
-        state, latent = State(*(part[:, 0] for part in state)), {name: part[:, 0] for name, part in latent.items()}
+        state, latent = (
+            RecurrentState(*(part[:, 0] for part in state)),
+            {name: part[:, 0] for name, part in latent.items()},
+        )
     close_state(state, section)
     close_latent(latent, section)
 
@@ -548,7 +551,9 @@ def test_heads(section: Section) -> None:
         close(head.bins, section["bins"], {"rtol": 5e-6, "atol": 0.0})  # expm1 of torch and XLA differ by 2e-6
 
     given = learned_from(model, golden)
-    state = State(latent["deterministic"], latent["stochastic"], Section(golden, "observe_mode")["logit"].flatten(-2))
+    state = RecurrentState(
+        latent["deterministic"], latent["stochastic"], Section(golden, "observe_mode")["logit"].flatten(-2)
+    )
     with mock.patch("torch.nn.functional.binary_cross_entropy_with_logits", wraps=_cross_entropy) as call:
         terms = model.loss_terms(state, given.observation, target, given.terminated)
     close(terms["reward"], section["rew/loss"])

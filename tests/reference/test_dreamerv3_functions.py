@@ -6,7 +6,6 @@ Every tensor under fn/ and opt_* of every golden file is an input or is compared
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,14 +19,15 @@ from worldloom_rl.functional.symexp_two_hot import symexp_bins, symexp_two_hot, 
 from worldloom_rl.functional.two_hot import soft_cross_entropy
 from worldloom_rl.latents import CategoricalLatent
 from worldloom_rl.nn.initialise import truncated_normal_
-from worldloom_rl.nn.normalizers import MeanStd, PercentileRange
+from worldloom_rl.nn.percentile_range import PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
-from worldloom_rl.training.optim import LaProp, constant_schedule, linear_schedule
+from worldloom_rl.training.optim import LaProp, constant_schedule
 
 DISCOUNT, LAMBDA = 1 - 1 / 333, 0.95  # of fn/lambda_return, as the README says
 
 
 check = Checks()
+UNUSED = {"fn/norm_meanstd", "fn/norm_perc_debias"}  # normalisers that no default of the official code takes
 
 
 def close(actual: Tensor, expected: Tensor, *, rtol: float = 1e-6, atol: float = 1e-6) -> None:
@@ -40,7 +40,7 @@ def test_golden_files_are_found() -> None:
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.path.stem)
 def test_every_function_of_the_file_has_a_check(golden: Golden) -> None:
-    assert not {name for name in check.unchecked(golden) if name.startswith(("fn/", "opt_"))}
+    assert {name for name in check.unchecked(golden) if name.startswith(("fn/", "opt_"))} == UNUSED
 
 
 # ------------------------------------------------------------------ returns
@@ -102,16 +102,9 @@ def test_categoricals(section: Section) -> None:
 # ------------------------------------------------------------------ running statistics
 
 
-NORMALIZERS: dict[str, Callable[[], PercentileRange | MeanStd]] = {
-    "norm_perc": lambda: PercentileRange(rate=0.01, limit=1.0),
-    "norm_perc_debias": lambda: PercentileRange(rate=0.1, limit=1e-8, debias=True),
-    "norm_meanstd": lambda: MeanStd(rate=0.1, limit=1e-8, debias=True),
-}
-
-
-@check(rf"fn/({'|'.join(NORMALIZERS)})")
-def test_normalizers(section: Section) -> None:
-    normalizer = NORMALIZERS[section.name.removeprefix("fn/")]()
+@check("fn/norm_perc")
+def test_the_running_range_of_returns(section: Section) -> None:
+    normalizer = PercentileRange(rate=0.01, limit=1.0)
     for x, expected in zip(section["x"], section["offset_scale"], strict=True):
         normalizer.update(x)
         close(torch.stack([normalizer.offset(), normalizer.scale()]), expected)
@@ -164,7 +157,7 @@ def test_optimizer(section: Section) -> None:
         eps=settings["eps"],
         agc=settings["agc"],
         warmup=warmup,
-        schedule=linear_schedule(anneal - warmup) if linear else constant_schedule,
+        schedule=(lambda n: 1 - 0.9 * min(n / (anneal - warmup), 1)) if linear else constant_schedule,
     )
     gradients, updates, expected = (section.below(folder) for folder in ("grads", "updates", "params"))
     learning_rates = section["lr_schedule_first8"]

@@ -117,7 +117,7 @@ def fresh_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_built_dreamer_steps_and_imagines_many_and_few_rows_as_before() -> None:
     model = DreamerV3(find_preset("dreamerv3:tiny")[1], *DreamerV3.default_specs()).eval()  # type: ignore[arg-type]
     plain = copy.deepcopy(model)
-    compile_modules([model.rssm.core, model.rssm.imagined_step])
+    compile_modules([model.rssm.core, model.imagined_step])
     core, ours = plain.rssm.core, model.rssm.core
     actions = torch.rand(3, 400, model.action_space.width)
     for rows in (3, 300, 400):  # many rows have a way of their own

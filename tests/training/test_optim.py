@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.training.optim import LaProp, constant_schedule, linear_schedule
+from worldloom_rl.training.optim import LaProp, Schedule, constant_schedule
 
 
 def parameter(*values: float) -> nn.Parameter:
@@ -71,7 +71,11 @@ def test_the_first_update_of_the_warm_up_moves_nothing_and_the_rest_rise_to_the_
     assert moved == pytest.approx([0.0, 0.025, 0.05, 0.075, 0.1, 0.1], abs=1e-5)
 
 
-def test_the_linear_schedule_falls_after_the_warm_up_and_then_stays():
+def linear_schedule(steps: int, final: float = 0.1) -> Schedule:
+    return lambda updates: 1.0 + (final - 1.0) * min(updates / steps, 1.0)
+
+
+def test_a_schedule_follows_the_warm_up():
     optimizer = LaProp([parameter(1.0)], lr=1.0, warmup=2, schedule=linear_schedule(4, final=0.2))
     rates = []
     for _ in range(9):
@@ -189,8 +193,3 @@ def test_settings_out_of_range_are_refused_for_all_tensors_and_for_a_group(setti
 def test_tensors_that_are_not_float32_are_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"float32 tensors, got others of shapes \[\(2, 3\)\].*torch.autocast"):
         LaProp([nn.Parameter(torch.zeros(2, 3, dtype=torch.bfloat16))])
-
-
-def test_a_schedule_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="at least one step after warm-up, got 0"):
-        linear_schedule(0)

@@ -15,11 +15,6 @@ def squared_distance(tokens: Tensor, goal: Tensor) -> Tensor:
     return (tokens - goal).square().sum((-2, -1)).unsqueeze(-1)
 
 
-def mean_squared_distance(tokens: Tensor, goal: Tensor) -> Tensor:
-    """[..., 1] mean of squared differences of tokens [..., N, D] (DINO-WM)."""
-    return (tokens - goal).square().mean((-2, -1)).unsqueeze(-1)
-
-
 def mean_absolute_distance(tokens: Tensor, goal: Tensor) -> Tensor:
     """[..., 1] mean of absolute differences of tokens [..., N, D] (V-JEPA 2-AC, whose tokens are layer-normed)."""
     return (tokens - goal).abs().mean((-2, -1)).unsqueeze(-1)

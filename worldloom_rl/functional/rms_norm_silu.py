@@ -1,72 +1,13 @@
-"""RMSNorm followed by SiLU, DreamerV3's hidden layers."""
+"""Root-mean-square norm (Zhang & Sennrich 2019, arXiv:1910.07467) followed by SiLU: DreamerV3's hidden layers."""
 
 from __future__ import annotations
-
-import functools
-import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
-def rms_norm_silu(x: Tensor, weight: Tensor, eps: float, *, inplace: bool = False) -> Tensor:
-    """silu(x / √(mean(x²) + ε) · weight) over the last axis [..., W], computed in float32 or better, in x's dtype.
-
-    On a CPU PyTorch has no fused kernel of this norm: it takes a pass over memory for each of its operations, and so
-    does its gradient. Here all but the first work in place. Elsewhere, and when compiled, PyTorch's own is used.
-    """
-    if x.dtype not in (torch.float32, torch.float64):
-        return rms_norm_silu(x.float(), weight, eps).to(x.dtype)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.silu(F.rms_norm(x, weight.shape, weight, eps))
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _RMSNormSilu.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
-    inverse = _inverse_rms(x, eps)
-    return F.silu((x.mul_(inverse) if inplace else x * inverse).mul_(weight), inplace=True)
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """[..., 1] 1 / √(mean(x²) + ε) = √W / hypot(|x|, √(W ε)), the form of the fewest operations."""
-    root, least = _constants(x.shape[-1], eps, x.dtype)
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return root / length.hypot_(least)
-
-
-@functools.cache
-def _constants(width: int, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """√W and √(W ε): an operation with a tensor starts in half the time of one with a number."""
-    root, least = math.sqrt(width), math.sqrt(width * eps)
-    return torch.tensor(root, dtype=dtype, device="cpu"), torch.tensor(least, dtype=dtype, device="cpu")
-
-
-def rms_norm_silu_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The value, and what its gradient needs: the normed input n = x s, and the inverse root mean square s [..., 1]."""
-    inverse = _inverse_rms(x, eps)
-    normed = x * inverse
-    return F.silu(normed * weight, inplace=True), normed, inverse
-
-
-def rms_norm_silu_backward(gradient: Tensor, weight: Tensor, normed: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by x, and by the weight [..., W] before the sum over rows."""
-    slope = torch.ops.aten.silu_backward(gradient, normed * weight)
-    by_weight = slope * normed
-    # ∂n/∂x = s (1 − n nᵀ / W)
-    along = (by_weight @ weight).unsqueeze(-1).div_(weight.shape[0])
-    return slope.mul_(weight).addcmul_(normed, along, value=-1).mul_(inverse), by_weight
-
-
-class _RMSNormSilu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        value, normed, inverse = rms_norm_silu_forward(x, weight, eps)
-        ctx.save_for_backward(weight, normed, inverse)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_x, by_weight = rms_norm_silu_backward(gradient, *ctx.saved_tensors)
-        return by_x, by_weight.reshape(-1, by_weight.shape[-1]).sum(0), None
+def rms_norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """silu(x / √(mean(x²) + ε) · weight) over the last axis [..., W], computed in float32 or better, in x's dtype."""
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return F.silu(F.rms_norm(wide, weight.shape, weight, eps)).to(x.dtype)

@@ -5,14 +5,10 @@ Reference: Hafner et al. 2023 (arXiv:2301.04104), symexp two-hot; dreamerv3 outs
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _LIMIT = 20.0  # the outer bins lie at symexp(±20), about ±4.9e8
-_ROWS = 512
 
 
 def symexp_bins(count: int, *, device: torch.device | str | None = None) -> Tensor:
@@ -66,45 +62,9 @@ def symexp_two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     if logits.shape[-1:] != bins.shape:
         shapes = f"{tuple(logits.shape)} and {tuple(bins.shape)}"
         raise ValueError(f"symexp_two_hot_mean expects logits [..., K] for bins [K], got {shapes}.")
-    rows = logits.reshape(-1, logits.shape[-1])
-    if torch.is_grad_enabled() and logits.requires_grad:
-        return _mean(rows, bins).reshape(*logits.shape[:-1], 1)
-    # In pieces that stay in a CPU's cache: of 15,360 rows this takes a third of the time.
-    return torch.cat([_mean(part, bins) for part in torch.split(rows, _ROWS)]).reshape(*logits.shape[:-1], 1)
-
-
-def _mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """[N] of logits [N, K]."""
     probability = logits.softmax(-1, dtype=bins.dtype)
     half = bins.shape[0] // 2  # the middle bin of an odd count is 0 and adds nothing
     upper = bins.shape[0] - half
-    excess = probability[:, upper:] - probability[:, :half].flip(-1)
+    excess = probability[..., upper:] - probability[..., :half].flip(-1)
     with torch.autocast(logits.device.type, enabled=False):
-        return excess @ bins[upper:]
-
-
-def sparse_cross_entropy(logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """[...] −Σⱼ weightⱼ log softmax(logits)[indexⱼ], whose gradient reaches the logits alone.
-
-    Args:
-        logits: [..., K]; index: int64 [..., J] of classes; weight: [..., J].
-    """
-    return _SparseCrossEntropy.apply(logits, index, weight)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _SparseCrossEntropy(torch.autograd.Function):
-    """In the backward pass the probabilities become the gradient in place."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-        log_probability = logits.log_softmax(-1)
-        ctx.save_for_backward(log_probability, index, weight)
-        return (log_probability.gather(-1, index) * weight).sum(-1).neg_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        log_probability, index, weight = ctx.saved_tensors
-        share = weight * gradient.unsqueeze(-1)
-        by_logits = log_probability.exp().mul_(share.sum(-1, keepdim=True))
-        return by_logits.scatter_add_(-1, index, share.neg_()), None, None
+        return (excess @ bins[upper:]).unsqueeze(-1)

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
 from worldloom_rl.functional.divergences import categorical_kl
-from worldloom_rl.functional.grouped_softmax import grouped_softmax, straight_through
-from worldloom_rl.latents.base import LatentSpace
+from worldloom_rl.kernels.grouped_softmax import grouped_softmax
+from worldloom_rl.kernels.straight_through import straight_through
+from worldloom_rl.latents.space import LatentSpace
 from worldloom_rl.noise import Noise
 
 

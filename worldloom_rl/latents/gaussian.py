@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrl.data import TensorSpec, Unbounded
 
 from worldloom_rl.functional.divergences import gaussian_kl
-from worldloom_rl.latents.base import LatentSpace
+from worldloom_rl.latents.space import LatentSpace
 from worldloom_rl.noise import Noise
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
-from worldloom_rl.latents.base import LatentSpace
+from worldloom_rl.latents.space import LatentSpace
 from worldloom_rl.noise import Noise
 
 

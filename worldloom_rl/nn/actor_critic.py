@@ -9,7 +9,7 @@ from torch import nn
 
 from worldloom_rl.nn.heads import Actor, TwoHotHead
 from worldloom_rl.nn.initialise import initialise_layers
-from worldloom_rl.nn.normalizers import PercentileRange
+from worldloom_rl.nn.percentile_range import PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.specs.actions import ActionSpace
 

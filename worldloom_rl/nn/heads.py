@@ -10,12 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.functional.symexp_two_hot import (
-    sparse_cross_entropy,
-    symexp_bins,
-    symexp_two_hot_mean,
-    symexp_two_hot_pair,
-)
+from worldloom_rl.functional.symexp_two_hot import symexp_bins, symexp_two_hot_pair
+from worldloom_rl.kernels.sparse_cross_entropy import sparse_cross_entropy
+from worldloom_rl.kernels.symexp_two_hot_mean import symexp_two_hot_mean
 from worldloom_rl.nn.mlp import MLP, NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import Noise

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.nn.block_gru import BlockLinear
+from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.heads import ActionHead, TwoHotHead
 
 _POLICY_OUTPUT = 0.01  # scale of the weights that give means, deviations and logits of actions

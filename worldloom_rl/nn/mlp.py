@@ -5,37 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldloom_rl.kernels.late_bias import affine
 
 Activation = Callable[[Tensor], Tensor]
 Norm = Callable[[int], nn.Module]  # a norm over the last axis, built for its width
 
 
-def adds_bias_later(x: Tensor) -> bool:
-    """Whether a product of rows x leaves its bias to what follows, which torch.compile joins to it.
-
-    It does so compiled for a CPU, without a gradient. By itself torch.compile makes one call of product and bias, which
-    first copies the bias to every row.
-    """
-    rows = x[..., 0].numel()
-    return torch.compiler.is_compiling() and not torch.is_grad_enabled() and x.device.type == "cpu" and rows > 1
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[..., outputs] W x + b."""
-    if not adds_bias_later(x):
-        return F.linear(x, weight, bias)
-    outputs = weight.shape[0]
-    if outputs % 8:  # a product of 101 columns takes longer than one of 104
-        weight = F.pad(weight, (0, 0, 0, -outputs % 8))
-    product = torch.bmm(x.reshape(1, -1, x.shape[-1]), weight.t().unsqueeze(0))
-    return product.reshape(*x.shape[:-1], -1)[..., :outputs] + bias
-
-
 class Affine(nn.Linear):
-    """nn.Linear, as `affine` computes it."""
+    """nn.Linear, compiled as `affine` is."""
 
     def forward(self, x: Tensor) -> Tensor:
         return affine(x, self.weight, self.bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.functional.rms_norm_silu import rms_norm_silu
+from worldloom_rl.kernels.rms_norm_silu import rms_norm_silu
 
 
 class RMSNormSilu(nn.Module):

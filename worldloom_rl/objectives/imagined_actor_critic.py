@@ -119,8 +119,9 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
                 behavior.return_range.update(returns)
             scale = behavior.return_range.scale()
             advantage = (returns - value[:-1]) / scale
-            # Each step counts by the probability that imagination is still alive there, the start's own included.
-            weight = (live.cumprod(0) / discount)[:-1]
+            # Each step counts by the probability that imagination is still alive there, the start's own included; the
+            # start is not discounted, for any γ, 0 too.
+            weight = torch.cat([continuation[:1], live[1:-1]]).cumprod(0)
 
         policy = behavior.actor(features[:-1])
         log_probability = policy.log_probability(action).squeeze(-1)

@@ -19,13 +19,6 @@ def constant_schedule(updates: int) -> float:
     return 1.0
 
 
-def linear_schedule(steps: int, final: float = 0.1) -> Schedule:
-    """The learning rate falls linearly to this share of itself over so many updates after warm-up, and stays there."""
-    if steps < 1:
-        raise ValueError(f"linear_schedule expects at least one step after warm-up, got {steps}.")
-    return lambda updates: 1.0 + (final - 1.0) * min(updates / steps, 1.0)
-
-
 class LaProp(torch.optim.Optimizer):
     """Momentum of gradients that are clipped to the size of their weights and divided by their running RMS.
 

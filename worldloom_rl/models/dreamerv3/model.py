@@ -19,9 +19,10 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.config import PRESETS, DreamerV3Config
-from worldloom_rl.models.dreamerv3.imagination import can_imagine, imagine
+from worldloom_rl.models.dreamerv3.fast.filter import can_filter_fast, filter_fast
+from worldloom_rl.models.dreamerv3.fast.imagination import ImaginedStep, can_imagine_fast, imagine_fast
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
-from worldloom_rl.models.dreamerv3.rssm import RSSM, State
+from worldloom_rl.models.dreamerv3.rssm import RSSM, RecurrentState
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
@@ -76,6 +77,7 @@ class DreamerV3(WorldModel):
             prior_layers=config.prior_layers,
             posterior_layers=config.posterior_layers,
         )
+        self.imagined_step = ImaginedStep()
         self.decoder = Decoder(
             vectors,
             images,
@@ -140,15 +142,16 @@ class DreamerV3(WorldModel):
 
     def filter_sequence(
         self, carry: Latent, previous_action: Tensor, observation: Observation, is_init: Tensor, noise: Noise
-    ) -> State:
+    ) -> RecurrentState:
         """As `observe_sequence`, with the posterior's raw parameters."""
-        tokens = self.encoder(observation)
-        return self.rssm.observe_sequence(
-            carry["deterministic"], carry["stochastic"], previous_action, tokens, is_init, noise
-        )
+        tokens, rssm = self.encoder(observation), self.rssm
+        given = (carry["deterministic"], carry["stochastic"], previous_action, tokens, is_init, noise)
+        if can_filter_fast(rssm.space, rssm.posterior, is_init):
+            return filter_fast(rssm.core, rssm.posterior, rssm.space, *given)
+        return rssm.observe_sequence(*given)
 
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        arrived = _latent(self.rssm.imagine(latent["deterministic"], latent["stochastic"], action, noise))
+        arrived = _latent(self.rssm.predict(latent["deterministic"], latent["stochastic"], action, noise))
         features = self.latent_features(arrived)
         return Prediction(arrived, self._reward(features), self._continuation(features))
 
@@ -171,12 +174,13 @@ class DreamerV3(WorldModel):
         # All that is kept of a step; the heads and the next step read it where it is.
         features = deterministic.new_empty(1 + horizon, *batch, width + rssm.space.features_width)
         features[0] = self.latent_features(start)
-        if can_imagine(rssm, deterministic):
-            return features, imagine(rssm, features, act, bounded, noise)
+        if can_imagine_fast(rssm.space, rssm.prior, deterministic):
+            parts = (self.imagined_step, rssm.core, rssm.prior, rssm.space)
+            return features, imagine_fast(*parts, features, act, bounded, noise)
         actions: list[Tensor] = []
         for row, after in pairwise(features):
             actions.append(act(row, noise))
-            deterministic, stochastic, _ = rssm.imagine(deterministic, stochastic, bounded(actions[-1]), noise)
+            deterministic, stochastic, _ = rssm.predict(deterministic, stochastic, bounded(actions[-1]), noise)
             after[..., :width] = deterministic
             after[..., width:] = rssm.space.features(stochastic)
         return features, torch.stack(actions)
@@ -213,7 +217,7 @@ class DreamerV3(WorldModel):
     def step_modules(self) -> list[nn.Module]:
         behavior = self.behavior
         heads = [self.reward_head, self.continue_head, behavior.actor, behavior.critic, behavior.slow_critic]
-        return [self.rssm.core, self.rssm.prior, self.rssm.imagined_step, *heads]
+        return [self.rssm.core, self.rssm.prior, self.imagined_step, *heads]
 
     def terminal_value(self, latent: Latent, noise: Noise) -> Tensor:
         """[..., 1] the critic's value."""
@@ -271,7 +275,7 @@ class DreamerV3(WorldModel):
         return terms, self.write_latent(empty, latent)
 
     def loss_terms(
-        self, state: State, observation: Observation, reward: Tensor, terminated: Tensor
+        self, state: RecurrentState, observation: Observation, reward: Tensor, terminated: Tensor
     ) -> dict[str, Tensor]:
         """The terms [B, T] of posterior states [B, T, …] and the rows they were filtered from."""
         config, space = self.config, self.rssm.space
@@ -298,5 +302,5 @@ def reconstruction(key: NestedKey) -> str:
     return f"reconstruction_{'_'.join(as_tuple(key))}"
 
 
-def _latent(state: State) -> Latent:
+def _latent(state: RecurrentState) -> Latent:
     return {"deterministic": state.deterministic, "stochastic": state.stochastic}

@@ -17,7 +17,7 @@ from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, OneH
 
 from worldloom_rl.functional.scaling import symexp, symlog
 from worldloom_rl.keys import as_tuple
-from worldloom_rl.nn.conv import ImageDecoder, ImageEncoder, check_image_size
+from worldloom_rl.models.dreamerv3.images import ImageDecoder, ImageEncoder, check_image_size
 from worldloom_rl.nn.heads import silu_layers
 from worldloom_rl.specs.observations import leaves_of, sort_leaves
 from worldloom_rl.world_model import Observation

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
-from worldloom_rl.models.dreamerv3.imagination import ImaginedStep
-from worldloom_rl.models.dreamerv3.scan import can_scan, scan
-from worldloom_rl.nn.block_gru import BlockGRU
+from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import Noise
 
 
-class State(NamedTuple):
+class RecurrentState(NamedTuple):
     """The recurrent state, and the raw parameters that its stochastic part was drawn from."""
 
     deterministic: Tensor  # [..., D]
@@ -51,7 +49,6 @@ class RSSM(nn.Module):
         self.core = BlockGRU(deterministic, space.features_width, action, hidden, blocks)
         self.prior = self._head(deterministic, hidden, prior_layers)
         self.posterior = self._head(deterministic + tokens, hidden, posterior_layers)
-        self.imagined_step = ImaginedStep()
 
     def _head(self, inputs: int, hidden: int, layers: int) -> MLP:
         return MLP(inputs, [hidden] * layers, self.space.parameters_width, activation=None, norm=RMSNormSilu)
@@ -62,7 +59,7 @@ class RSSM(nn.Module):
 
     def observe(
         self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
-    ) -> State:
+    ) -> RecurrentState:
         """The next state given its observation.
 
         Args:
@@ -74,36 +71,30 @@ class RSSM(nn.Module):
         flat = self.space.features(stochastic) * keep
         deterministic = self.core(deterministic * keep, flat, action)
         parameters = self.posterior(torch.cat([deterministic, tokens.to(deterministic.dtype)], -1)).float()
-        return State(deterministic, self.space.sample(parameters, noise), parameters)
+        return RecurrentState(deterministic, self.space.sample(parameters, noise), parameters)
 
     def observe_sequence(
         self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
-    ) -> State:
+    ) -> RecurrentState:
         """States [*B, T, …] of a sequence, equal to T calls of `observe`; the carry is [*B, …], all else [*B, T, …]."""
         time = is_init.dim() - 2
         keep = (~is_init).to(deterministic.dtype)
         tokens = tokens.to(deterministic.dtype)
         embedded = self.core.embed_action(action * keep)
         flat = self.space.features(stochastic)
-        if time == 1 and isinstance(self.space, CategoricalLatent) and can_scan(self.space, self.posterior, tokens):
-            embedded, tokens, keep = (x.transpose(0, 1) for x in (embedded, tokens, keep))
-            carry = (deterministic, flat)
-            scanned = scan(self.core, self.posterior, self.space, carry, embedded, tokens, keep, noise)
-            deterministic, flat, parameters = (x.transpose(0, 1) for x in scanned)
-            return State(deterministic, flat.unflatten(-1, self.space.shape), parameters)
         rows = zip(*(x.unbind(time) for x in (embedded, tokens, keep)), strict=True)
-        states: list[State] = []
+        states: list[RecurrentState] = []
         for embedded_t, token_t, keep_t in rows:
             deterministic = self.core(deterministic * keep_t, flat * keep_t, embedded_t)
             parameters = self.posterior(torch.cat([deterministic, token_t], -1)).float()
             stochastic = self.space.sample(parameters, noise)
             flat = self.space.features(stochastic)
-            states.append(State(deterministic, stochastic, parameters))
-        return State(*(torch.stack(parts, time) for parts in zip(*states, strict=True)))
+            states.append(RecurrentState(deterministic, stochastic, parameters))
+        return RecurrentState(*(torch.stack(parts, time) for parts in zip(*states, strict=True)))
 
-    def imagine(self, deterministic: Tensor, stochastic: Tensor, action: Tensor, noise: Noise) -> State:
+    def predict(self, deterministic: Tensor, stochastic: Tensor, action: Tensor, noise: Noise) -> RecurrentState:
         """The next state without an observation."""
         flat = self.space.features(stochastic)
         deterministic = self.core(deterministic, flat, self.core.embed_action(action))
         parameters = self.prior_parameters(deterministic)
-        return State(deterministic, self.space.sample(parameters, noise), parameters)
+        return RecurrentState(deterministic, self.space.sample(parameters, noise), parameters)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchrl.data import TensorSpec
 
 from worldloom_rl.models.jepa.config import JEPAConfig
-from worldloom_rl.nn.vision_transformer import VisionTransformer
+from worldloom_rl.models.jepa.vision_transformer import VisionTransformer
 
 _COARSEST = 4  # rows or columns that the convolutions leave at least
 

@@ -21,7 +21,8 @@ from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, tem
 from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.jepa.config import PRESETS, JEPAConfig
 from worldloom_rl.models.jepa.encoder import ActionEncoder, ObservationEncoder, Projector
-from worldloom_rl.nn.transformer import ConditionedPredictor, dropout, keep_all
+from worldloom_rl.models.jepa.predictor import ConditionedPredictor
+from worldloom_rl.nn.transformer import dropout, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.specs.observations import is_image, sort_leaves

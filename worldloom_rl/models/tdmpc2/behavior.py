@@ -20,7 +20,7 @@ from worldloom_rl.functional.squashed_gaussian import (
 )
 from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
-from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
+from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.noise import Noise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from worldloom_rl.config import WorldModelConfig, added_field, check_range
-from worldloom_rl.functional.activation import fast_mish
+from worldloom_rl.kernels.mish import fast_mish
 from worldloom_rl.nn.mlp import Activation
 
 

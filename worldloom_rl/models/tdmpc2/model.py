@@ -20,7 +20,7 @@ from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
 from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
-from worldloom_rl.nn.ensemble import EnsembleLinear
+from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.pretrained.registry import register_world_model

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from worldloom_rl.models.tdmpc2.behavior import PolicySample
-from worldloom_rl.nn.normalizers import RunningScale
+from worldloom_rl.models.tdmpc2.running_scale import RunningScale
 from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import Latent, WorldModel
 

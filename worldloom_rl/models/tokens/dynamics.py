@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl.latents import CodebookLatent
+from worldloom_rl.models.tokens.causal_transformer import CausalTransformer
 from worldloom_rl.models.tokens.config import TokensConfig
-from worldloom_rl.nn.causal_transformer import CausalTransformer
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 

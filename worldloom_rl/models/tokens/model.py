@@ -20,11 +20,11 @@ from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.latents import CodebookLatent
+from worldloom_rl.models.tokens.causal_transformer import stretch_causal_mask
 from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
 from worldloom_rl.models.tokens.dynamics import Dynamics, Outlook
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
-from worldloom_rl.nn.causal_transformer import stretch_causal_mask
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import register_world_model

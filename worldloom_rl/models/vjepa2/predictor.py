@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.nn.rotary_attention import RotaryAttention, video_rotation
+from worldloom_rl.models.vjepa2.rotary_attention import RotaryAttention, video_rotation
 from worldloom_rl.nn.transformer import frame_causal_mask
 
 _EPSILON = 1e-6  # of the layer norms

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.nn.mlp import Activation, adds_bias_later, affine
+from worldloom_rl.kernels.late_bias import affine, stacked_affine
+from worldloom_rl.nn.mlp import Activation
 from worldloom_rl.noise import Noise
 
 
@@ -91,10 +92,8 @@ class EnsembleMLP(nn.Module):
                 hidden = torch.unflatten(hidden, -1, (count, width)).transpose(0, 1)
                 if keep is not None:
                     hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))
-            elif adds_bias_later(hidden[0]):
-                hidden = torch.bmm(hidden, weight.transpose(1, 2)) + bias.unsqueeze(1)
             else:
-                hidden = torch.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
+                hidden = stacked_affine(hidden, weight, bias)
             if layer.norm_weight is not None and layer.norm_bias is not None:
                 norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
                 normed = F.layer_norm(hidden, hidden.shape[-1:])

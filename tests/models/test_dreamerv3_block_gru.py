@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldloom_rl.nn.block_gru import MANY_ROWS, BlockGRU
+from worldloom_rl.kernels.wide_block_linear import MANY_ROWS
+from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
 
 ROWS = 2 * MANY_ROWS + 44
 
@@ -30,15 +31,3 @@ def test_many_rows_go_where_few_do(autocast: bool) -> None:
     assert many.dtype == torch.float32
     torch.testing.assert_close(many, few, **tolerance)
     torch.testing.assert_close(core(*inputs).detach(), few, **tolerance)  # with a gradient
-
-
-def test_the_next_states_are_written_where_they_are_wanted() -> None:
-    core, (state, stochastic, action) = make()
-    with torch.no_grad():
-        expected = core(state, stochastic, action)
-        shared = torch.cat([core.from_deterministic(state), core.from_stochastic(stochastic), action], -1)
-        place = torch.zeros(ROWS, 40)
-        mixed = core.mix_norm(core.mix(state, shared))
-        assert core.next_state(mixed, state, out=place[:, :32]).data_ptr() == place.data_ptr()
-    torch.testing.assert_close(place[:, :32], expected)
-    assert (place[:, 32:] == 0).all()

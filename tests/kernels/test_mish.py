@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from worldloom_rl.functional.activation import fast_mish
+from worldloom_rl.kernels.mish import fast_mish
 
 POINTS = torch.cat([torch.linspace(-100, 100, 4001), torch.tensor([0.0, -1e4, 1e4, 20.0, 20.001])])
 

@@ -1,38 +1,40 @@
-"""Imagination of many rows without a gradient: the steps of `RSSM.imagine`, laid out for a CPU.
+"""Imagination of many rows without a gradient: the steps of `RSSM.predict`, laid out for a CPU.
 
-The numbers are those of the step within rounding. A class of the stochastic state picks a row of a table instead of
-multiplying a matrix by zeros and a one, layers that read the same memory are one product, and weights are rearranged
-once for all steps.
+Equals: features and actions of the plain loop in `DreamerV3.imagine_states`, within rounding.
+Taken: for 256 rows and more on a CPU, if the stochastic state is one-hot.
+Saved: a class of the stochastic state picks a row of a table instead of multiplying a matrix by zeros and a one, layers
+that read the same memory are one product, and weights are rearranged once for all steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.latents import CategoricalLatent
-from worldloom_rl.nn.block_gru import MANY_ROWS, BlockGRU
+from worldloom_rl.kernels.block_gru_update import many_rows_update
+from worldloom_rl.kernels.transforms import transformed
+from worldloom_rl.kernels.wide_block_linear import MANY_ROWS, shared_weight, wide_block_linear
+from worldloom_rl.latents import CategoricalLatent, GaussianLatent
+from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
 from worldloom_rl.nn.mlp import MLP, NormedLinear
 from worldloom_rl.noise import Noise
 
-if TYPE_CHECKING:
-    from worldloom_rl.models.dreamerv3.rssm import RSSM
 
-
-def can_imagine(rssm: RSSM, like: Tensor) -> bool:
-    """Whether `imagine` serves rows [..., D]: there are many on a CPU, and their stochastic state is one-hot."""
+def can_imagine_fast(space: CategoricalLatent | GaussianLatent, prior: MLP, like: Tensor) -> bool:
+    """Whether `imagine_fast` serves rows [..., D]."""
     return (
-        isinstance(rssm.space, CategoricalLatent)
-        and rssm.space.temperature is None
-        and isinstance(rssm.prior[0], NormedLinear)
+        isinstance(space, CategoricalLatent)
+        and space.temperature is None
+        and isinstance(prior[0], NormedLinear)
         and like.device.type == "cpu"
         and like.shape[:-1].numel() >= MANY_ROWS
         and not torch.is_autocast_enabled("cpu")
+        and not transformed()
     )
 
 
@@ -55,7 +57,7 @@ class Layout(NamedTuple):
             torch.cat([core.from_deterministic.bias, first.bias]),
             stochastic.weight.t().contiguous(),
             stochastic.bias,
-            core.mix.shared_weight(),
+            shared_weight(core.mix.weight, core.mix.own),
         )
 
 
@@ -87,8 +89,9 @@ class ImaginedStep(nn.Module):
             core.from_stochastic.norm(stochastic + layout.stochastic_bias),
             core.embed_action(action),
         )
-        mixed = core.mix(state, torch.cat(parts, -1), wide=layout.shared)
-        state = core.next_state(core.mix_norm(mixed, inplace=True), state, out=out)
+        mixed = wide_block_linear(state, torch.cat(parts, -1), core.mix.weight, core.mix.bias, layout.shared)
+        mixed = core.mix_norm(mixed, inplace=True)
+        state = many_rows_update(mixed, state, core.gates.weight, core.gates.bias, out)
         embedded = torch.addmm(layout.memory_bias, state, layout.memory)
         first, *others = prior
         assert isinstance(first, NormedLinear)
@@ -99,8 +102,11 @@ class ImaginedStep(nn.Module):
 
 
 @torch.no_grad()
-def imagine(
-    rssm: RSSM,
+def imagine_fast(
+    step: ImaginedStep,
+    core: BlockGRU,
+    prior: MLP,
+    space: CategoricalLatent | GaussianLatent,
     features: Tensor,
     act: Callable[[Tensor, Noise], Tensor],
     bounded: Callable[[Tensor], Tensor],
@@ -109,14 +115,14 @@ def imagine(
     """Fills features [1 + H, *B, D + S · K] from the first row on; gives the actions [H, *B, A].
 
     Args:
+        space: one-hot.
         act: flat actions from a row of features and noise.
         bounded: from these the ones that the environment would see.
     """
-    core, prior, space = rssm.core, rssm.prior, rssm.space
     assert isinstance(space, CategoricalLatent)
     layout = Layout.of(core, prior)
     width, batch = features.shape[-1] - space.features_width, features.shape[1:-1]
-    state, one_hot = features[0].flatten(0, -2).split([width, space.features_width], -1)
+    state, one_hot = torch.split(features[0].flatten(0, -2), [width, space.features_width], -1)
     embedded = torch.addmm(layout.memory_bias, state, layout.memory)
     stochastic = one_hot @ layout.stochastic
     first_class = torch.arange(0, space.features_width, space.classes)
@@ -124,7 +130,7 @@ def imagine(
     for row, after in pairwise(features):
         actions.append(act(row, noise))
         action, out = bounded(actions[-1]).flatten(0, -2), after.flatten(0, -2)[:, :width]
-        state, embedded, parameters = rssm.imagined_step(core, prior, layout, state, embedded, stochastic, action, out)
+        state, embedded, parameters = step(core, prior, layout, state, embedded, stochastic, action, out)
         if state is not out:
             out.copy_(state)
         index = space.draw(parameters.unflatten(0, batch), noise)

@@ -1,4 +1,4 @@
-"""The filter's written-out gradient against autograd over single steps."""
+"""The fast filter with its written-out gradient, against autograd over the plain loop and over single steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.dreamerv3.config import PRESETS
+from worldloom_rl.models.dreamerv3.fast.filter import can_filter_fast, filter_fast
 from worldloom_rl.noise import ReplayNoise
 
 BATCH, TIME = 3, 5
@@ -27,7 +28,7 @@ def build(classes: int) -> DreamerV3:
 
 
 @pytest.mark.parametrize("classes", [4, 9])  # few, and too many for the softmax over few
-def test_the_scan_and_single_steps_agree_in_states_and_gradients(classes: int) -> None:
+def test_the_fast_filter_the_loop_and_single_steps_agree_in_states_and_gradients(classes: int) -> None:
     model = build(classes)
     space, rssm = model.rssm.space, model.rssm
     generator = torch.Generator().manual_seed(1)
@@ -43,23 +44,42 @@ def test_the_scan_and_single_steps_agree_in_states_and_gradients(classes: int) -
     ]  # fmt: skip
     weights = [random(BATCH, TIME, 16), random(BATCH, TIME, 3, classes), random(BATCH, TIME, 3 * classes)]
 
-    def gradients(stepwise: bool) -> tuple[list[Tensor], list[Tensor]]:
+    def gradients(way: str) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [x.clone().requires_grad_() for x in inputs]
         state, stochastic, action, tokens = leaves
         noise = ReplayNoise({"stochastic": uniform})
-        if stepwise:
+        if way == "steps":
             rows = []
             for t in range(TIME):
                 rows.append(rssm.observe(state, stochastic, action[:, t], tokens[:, t], is_init[:, t], noise))
                 state, stochastic, _ = rows[-1]
             outputs = [torch.stack(parts, 1) for parts in zip(*rows, strict=True)]
-        else:
+        elif way == "loop":
             outputs = list(rssm.observe_sequence(state, stochastic, action, tokens, is_init, noise))
-            assert type(outputs[0].grad_fn.next_functions[0][0]).__name__ == "_ScanBackward"
+        else:
+            assert can_filter_fast(space, rssm.posterior, is_init)
+            parts = (rssm.core, rssm.posterior, space)
+            outputs = list(filter_fast(*parts, state, stochastic, action, tokens, is_init, noise))
+            assert type(outputs[0].grad_fn.next_functions[0][0]).__name__ == "_FilterBackward"
         loss = sum((output * weight).sum() for output, weight in zip(outputs, weights, strict=True))
         learned = [*leaves, *(parameter for name, parameter in rssm.named_parameters() if not name.startswith("prior"))]
         return [output.detach() for output in outputs], list(torch.autograd.grad(loss, learned))
 
-    for scanned, single in zip(gradients(stepwise=False), gradients(stepwise=True), strict=True):
-        for ours, expected in zip(scanned, single, strict=True):
+    for fast, loop, single in zip(gradients("fast"), gradients("loop"), gradients("steps"), strict=True):
+        for ours, plain, expected in zip(fast, loop, single, strict=True):
+            torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-6, check_dtype=False)
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, check_dtype=False)
+
+
+def test_a_model_learns_by_the_fast_filter_and_acts_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(4).float()
+    taken: list[int] = []
+    plain = model.rssm.observe_sequence
+    monkeypatch.setattr(model.rssm, "observe_sequence", lambda *given: taken.append(1) or plain(*given))
+    rows = (model.initial_latent((BATCH,)), torch.zeros(BATCH, TIME, 2), {"observation": torch.zeros(BATCH, TIME, 5)})
+    is_init = torch.zeros(BATCH, TIME, 1, dtype=torch.bool)
+    model.filter_sequence(*rows, is_init, model.noise)
+    assert not taken
+    with torch.no_grad():
+        model.filter_sequence(*rows, is_init, model.noise)
+    assert taken

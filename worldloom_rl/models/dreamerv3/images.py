@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.nn.block_gru import BlockLinear
+from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.mlp import NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
 

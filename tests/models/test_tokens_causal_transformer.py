@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal_mask
+from worldloom_rl.models.tokens.causal_transformer import CausalTransformer, stretch_causal_mask
 from worldloom_rl.nn.transformer import TransformerBlock
 
 

@@ -1,30 +1,34 @@
-"""Activations."""
+"""Mish with one exponential.
+
+Equals: `torch.nn.functional.mish` within rounding, as exact.
+Taken: on a CPU, and in compiled code; on other devices PyTorch's fused kernel is.
+Saved: 0.6 of the time of PyTorch's Mish on a CPU, which was a quarter of a TD-MPC2 plan. With one exponential e,
+tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldloom_rl.kernels.context import Context
+from worldloom_rl.kernels.transforms import eager_on_cpu
+
 _LARGEST_EXPONENT = 20.0  # above it tanh(softplus(x)) is 1 in float32
 _PART = 2**17  # numbers worked on at a time, which a core's cache holds
 
 
 def fast_mish(x: Tensor) -> Tensor:
-    """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681), as exact as PyTorch's but rounded otherwise.
-
-    With one exponential e, tanh(softplus(x)) = e (e + 2) / (e (e + 2) + 2): on a CPU this takes 0.4 of PyTorch's time,
-    where Mish was a quarter of a TD-MPC2 plan. On other devices PyTorch's fused kernel is used.
-    """
+    """x · tanh(softplus(x)), elementwise (Misra 2019, arXiv:1908.08681)."""
     if torch.compiler.is_compiling():
         exponential = x.clamp(max=_LARGEST_EXPONENT).exp()
         numerator = exponential * (exponential + 2)
         return x * (numerator / (numerator + 2))
-    if x.device.type != "cpu":
+    if not eager_on_cpu(x):
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[no-any-return, no-untyped-call]
@@ -54,7 +58,7 @@ class _Mish(torch.autograd.Function):
     """Keeps the derivative instead of the input, so that the backward pass is one product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor) -> Tensor:
         value, derivative = (torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(2))
         for part, result, derived in _parts(x, value, derivative):
             exponential = part.clamp(max=_LARGEST_EXPONENT).exp_()
@@ -68,6 +72,6 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Context, gradient: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
-        return gradient * derivative  # type: ignore[no-any-return]
+        return gradient * derivative

@@ -66,14 +66,10 @@ def make_losses(model: TokenWorldModel) -> Losses:
 def loss_weights(model: TokenWorldModel) -> dict[str, float]:
     """The weights of the world model's loss terms."""
     config = model.config
-    quantizer = {
-        "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
-        "vq-ema": {"commitment": config.commitment_coef},
-        "fsq": {},
-    }[config.quantizer]
+    quantizer = {"codebook": config.codebook_coef, "commitment": config.commitment_coef}
     return {
         "reconstruction": config.reconstruction_coef,
-        **quantizer,
+        **{name: quantizer[name] for name in model.space.kind.errors},
         "dynamics": config.dynamics_coef,
         "reward": config.reward_coef,
         "continue": config.continue_coef,

@@ -242,7 +242,7 @@ def test_replay_on_cuda_draws_the_cpus_windows_and_takes_latents_back() -> None:
             "is_init": torch.arange(100).unsqueeze(-1) % 10 == 0,
             "terminated": torch.zeros(100, 1, dtype=torch.bool),
             "truncated": torch.arange(100).unsqueeze(-1) % 10 == 9,
-            "stream": torch.zeros(100, dtype=torch.int64),
+            ("replay", "stream"): torch.zeros(100, dtype=torch.int64),
         },
         batch_size=[100],
     )
@@ -252,7 +252,7 @@ def test_replay_on_cuda_draws_the_cpus_windows_and_takes_latents_back() -> None:
         replay = Replay(capacity=100, window=4, batch_size=5, generator=generator, device=device)
         replay.extend(rows)
         batch = replay.sample()
-        written = batch.select("index", "index_generation", "latent")
+        written = batch.select("replay", "latent")
         written["latent", "state"] = written["latent", "state"] + 1
         assert replay.write_back(written) > 0
         batches.append((batch, replay.sample()))

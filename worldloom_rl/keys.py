@@ -33,6 +33,15 @@ LAMBDA_RETURN = "lambda_return"  # [H]  of imagined steps
 PLANNER_MEAN = ("planner", "mean")  # [H, A]  warm start of the next plan
 PLANNER_SEQUENCE = ("planner", "sequence")  # [E, A]  flat actions of the last plan, executed one after the other
 PLANNER_LEFT = ("planner", "left")  # [1]  int64, how many of them are still to be executed
+STREAM = ("replay", "stream")  # []  int64, which environment a replay row comes from; stored with it, not sampled
+INDEX = ("replay", "index")  # []  int64, a sampled row's slot
+GENERATION = ("replay", "generation")  # []  int64, how often the ring had gone round when the row was written
+
+# Names at the root of a tensordict that no observation may have: ours, and those that TorchRL's collectors write.
+RESERVED = frozenset(
+    {LATENT, ACTION, PREVIOUS_ACTION, REWARD, CONTINUE, IS_INIT, TERMINATED, TRUNCATED, DONE, LAMBDA_RETURN}
+    | {POLICY_ACTION[0], PLANNER_MEAN[0], STREAM[0], "next", "collector", "_reset"}
+)
 
 
 def as_tuple(key: NestedKey) -> tuple[str, ...]:

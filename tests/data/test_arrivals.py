@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.data.arrivals import STREAM
+from worldloom_rl.keys import STREAM
 
 LATENT = ("latent", "deterministic")
 

@@ -22,6 +22,7 @@ from torchrl.modules import RandomPolicy
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.recording import fill
 from worldloom_rl.envs import make_env
+from worldloom_rl.keys import STREAM
 from worldloom_rl.specs.spaces import resize_image
 
 torch.set_num_threads(1)
@@ -188,7 +189,7 @@ def test_rows_of_hdf5_videos_are_those_of_the_collector(one_file: bool, tmp_path
     assert torch.equal(found["pixels"], expected["observation"])
     assert found["pixels"].dtype == torch.uint8
     assert torch.equal(found["previous_action"], expected["previous_action"].float())
-    for key in ("is_init", "truncated", "terminated", "stream"):
+    for key in ("is_init", "truncated", "terminated", STREAM):
         assert torch.equal(found[key], expected[key]), key
     assert not found["reward"].any()
     assert found["proprio"][:3].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from worldloom_rl.data import Arrived, Replay
-from worldloom_rl.data.arrivals import STREAM
+from worldloom_rl.keys import GENERATION, INDEX, STREAM
 
 torch.set_num_threads(1)
 LATENT = ("latent", "deterministic")
@@ -216,7 +216,7 @@ def test_samples_hold_every_key_of_the_rows_in_order_of_time():
     fill(replay, History([(0, "step"), (1, "step")] * 6))
     batch = replay.sample()
     assert batch.batch_size == (4, 3)
-    keys = {"observation", "frame", "is_init", "terminated", "truncated", LATENT, "index", "index_generation"}
+    keys = {"observation", "frame", "is_init", "terminated", "truncated", LATENT, INDEX, GENERATION}
     assert set(batch.keys(True, True)) == keys
     assert (batch["observation"][:, 1:] - batch["observation"][:, :-1] == 2).all()
     assert replay.sample(7).batch_size == (7, 3)
@@ -239,7 +239,7 @@ def test_memory_mapped_rows_are_drawn_like_rows_in_memory(tmp_path):
         replay = build(30, 3, "window", memmap_dir=directory)
         fill(replay, history)
         batch = replay.sample(16)
-        replay.write_back(batch.select("index", "index_generation", "latent").apply(lambda x: x))
+        replay.write_back(batch.select("replay", "latent").apply(lambda x: x))
         batches.append(replay.sample(16))
     assert (batches[0] == batches[1]).all()
     assert (tmp_path / "rows").exists()
@@ -262,7 +262,7 @@ def test_write_back_replaces_live_rows_skips_recycled_ones_and_the_last_of_dupli
     batch = replay.sample(32)
     batch[LATENT] = torch.arange(64.0).reshape(32, 2, 1).expand(32, 2, 2)
     replay.extend(History([(1, "step")] * 3).tensors(0, 3))  # recycles rows 0, 1, 2
-    chosen = batch.select("index", "index_generation", "latent")
+    chosen = batch.select("replay", "latent")
     assert replay.write_back(chosen) == 7
     last = {int(row["observation"]): value for value, row in enumerate(batch.reshape(-1))}
     stored = replay._leaves["latent", "deterministic"][:, 0]
@@ -273,7 +273,7 @@ def test_write_back_replaces_live_rows_skips_recycled_ones_and_the_last_of_dupli
 def test_write_back_casts_to_the_stored_dtype_and_refuses_unknown_keys():
     replay = build(10, 2, "window")
     fill(replay, History([(0, "step")] * 5))
-    batch = replay.sample().select("index", "index_generation", "latent")
+    batch = replay.sample().select("replay", "latent")
     assert replay.write_back(batch.apply(lambda value: value.bfloat16() if value.is_floating_point() else value)) > 0
     batch["value"] = batch["latent", "deterministic"]
     with pytest.raises(KeyError, match="value"):
@@ -305,7 +305,7 @@ def test_bookkeeping_of_a_64_pixel_frame_is_under_a_twentieth_of_it():
 def test_an_emptied_replay_draws_nothing_old_and_its_handles_are_stale():
     replay = build(10, 2, "window")
     fill(replay, History([(0, "step")] * 8))
-    handles = replay.sample().select("index", "index_generation", "latent")
+    handles = replay.sample().select("replay", "latent")
     replay.empty()
     assert (len(replay), replay.episodes, replay.can_sample()) == (0, 0, False)
     assert replay.write_back(handles) == 0

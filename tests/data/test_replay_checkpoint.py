@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from worldloom_rl.data import Replay
-from worldloom_rl.data.arrivals import STREAM
 from worldloom_rl.data.journal import Journal
+from worldloom_rl.data.laws import WindowLaw, find_law
+from worldloom_rl.keys import STREAM
 
 torch.set_num_threads(1)
 LATENT = ("latent", "deterministic")
@@ -43,7 +44,7 @@ def rows(number, *, streams=2, length=7, first=0):
 def train(replay, value):
     """Writes a latent back, as a step of training does."""
     if replay.can_sample():
-        batch = replay.sample().select("index", "index_generation", "latent")
+        batch = replay.sample().select("replay", "latent")
         batch[LATENT] = torch.full_like(batch[LATENT], value)
         replay.write_back(batch)
 
@@ -263,3 +264,43 @@ def test_a_save_into_another_directory_links_what_was_saved_before(tmp_path):
     loaded = build(by="window", capacity=64)
     loaded.load(tmp_path / "second")
     same_future(replay, loaded, 40)
+
+
+def test_files_of_version_0_6_which_named_a_row_s_stream_otherwise_are_loaded(tmp_path):
+    replay = build()
+    replay.extend(rows(30)[:24])
+    train(replay, 1.0)
+    replay.save(tmp_path)
+    journal = Journal(tmp_path)
+    manifest = journal.manifest()
+    for place, entry in enumerate(manifest["files"]["rows"]):
+        tensors = journal.read(entry)
+        tensors['["stream"]'] = tensors.pop('["replay", "stream"]')
+        manifest["files"]["rows"][place] = journal.write("rows", tensors, first=entry["first"], stop=entry["stop"])
+    journal.commit(manifest)
+    loaded = build()
+    loaded.load(tmp_path)
+    same_future(replay, loaded, 24)
+    loaded.save(tmp_path)
+    again = build()
+    again.load(tmp_path)
+    assert (again.entries("observation", STREAM) == loaded.entries("observation", STREAM)).all()
+
+
+def test_a_law_of_one_s_own_is_taken_as_it_is_and_named_in_checkpoints(tmp_path):
+    class Youngest(WindowLaw):
+        name = "youngest"
+
+        def draw(self, number, generator):
+            return self.members.items[-1:].expand(number)
+
+    replay = build(by=Youngest)
+    replay.extend(rows(20))
+    assert (replay.sample()["observation"][:, 0] == replay.sample()["observation"][0, 0]).all()
+    replay.save(tmp_path)
+    build(by=Youngest).load(tmp_path)
+    with pytest.raises(ValueError, match="saved with by='youngest', this replay has 'window'"):
+        build(by="window").load(tmp_path)
+    assert find_law("window") is find_law(WindowLaw) is WindowLaw
+    with pytest.raises(ValueError, match="by='newest' is no sampling law: choose one of"):
+        build(by="newest")

@@ -70,7 +70,7 @@ def check_rows_equal_transitions(env, streams):
             found[tuple(row["observation"].tolist())] = row
     seen = set()
     batch = replay.sample()  # every window many times
-    once = dict(zip(batch["index"][:, 0].tolist(), range(len(batch)), strict=True))
+    once = dict(zip(batch["replay", "index"][:, 0].tolist(), range(len(batch)), strict=True))
     windows = batch[list(once.values())]
     for before, after in (window.unbind(0) for window in windows):
         if after["is_init"]:

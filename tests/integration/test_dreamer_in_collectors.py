@@ -13,6 +13,7 @@ from torchrl.modules import set_recurrent_mode
 
 from worldloom_rl import ModeNoise
 from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.keys import INDEX
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
@@ -115,10 +116,10 @@ def test_latents_written_back_replace_those_of_live_rows_only() -> None:
     model = build("CartPole-v1")
     replay = collect(model, makers("CartPole-v1", 1)[0]())
     batch = replay.sample(4)
-    rows = batch[:, 1:].select("index", "index_generation")
+    rows = batch[:, 1:].select("replay")
     rows["latent", "deterministic"] = torch.full_like(batch["latent", "deterministic"][:, 1:], 0.5)
-    assert replay.write_back(rows) == len(batch["index"][:, 1:].unique())
+    assert replay.write_back(rows) == len(batch[INDEX][:, 1:].unique())
     again = replay.sample(64)
-    written = torch.isin(again["index"], rows["index"])
+    written = torch.isin(again[INDEX], rows[INDEX])
     assert (again["latent", "deterministic"][written] == 0.5).all()
     assert (again["latent", "deterministic"][~written] != 0.5).any()

@@ -10,19 +10,20 @@ import pytest
 import torch
 
 from worldloom_rl.latents import CodebookLatent
+from worldloom_rl.latents.quantizers import AveragedCodes, FixedGrid, LearnedCodes
 from worldloom_rl.noise import GeneratorNoise, ModeNoise
 
 KINDS = {
-    "vq": {"quantizer": "vq", "vocabulary": 7},
-    "vq-ema": {"quantizer": "vq-ema", "vocabulary": 7},
-    "fsq": {"quantizer": "fsq", "levels": (3, 4)},
-    "fsq without layers around it": {"quantizer": "fsq", "levels": (3, 4, 5, 3, 3)},
+    "vq": LearnedCodes(7),
+    "vq-ema": AveragedCodes(7),
+    "fsq": FixedGrid((3, 4)),
+    "fsq without layers around it": FixedGrid((3, 4, 5, 3, 3)),
 }
 
 
 def make(kind: str) -> CodebookLatent:
     torch.manual_seed(0)
-    return CodebookLatent(4, 5, **KINDS[kind])
+    return CodebookLatent(4, 5, KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,7 +35,6 @@ def test_tokens_are_the_embeddings_of_the_indices_bit_for_bit(kind: str) -> None
     assert quantized.indices.dtype == torch.int64
     assert space.spec((2, 3)).is_in({"codebook_indices": quantized.indices, "tokens": quantized.tokens.detach()})
     assert torch.equal(quantized.tokens, space.codebook[quantized.indices])
-    assert torch.equal(space.lookup(quantized.indices), quantized.tokens)
     assert space.codebook.shape == (space.vocabulary, 5)
     drawn, tokens = space.sample(torch.randn(2, 3, 4, space.vocabulary), GeneratorNoise())
     assert torch.equal(tokens, space.codebook[drawn])
@@ -50,7 +50,7 @@ def test_the_nearest_code_is_taken(kind: str) -> None:
 
 def test_finite_scalar_quantisation_rounds_each_bounded_number() -> None:
     """With odd numbers of levels L the grid is round(tanh(z) (L − 1) (1 + ε) / 2) / ⌊L / 2⌋, ε = 0.001."""
-    space = CodebookLatent(4, 3, quantizer="fsq", levels=(3, 5, 7))
+    space = CodebookLatent(4, 3, FixedGrid((3, 5, 7)))
     levels = torch.tensor([3, 5, 7])
     vectors = 2 * torch.randn(8, 4, 3)
     rounded = (torch.tanh(vectors) * (levels - 1) * 1.001 / 2).round()
@@ -58,8 +58,7 @@ def test_finite_scalar_quantisation_rounds_each_bounded_number() -> None:
     torch.testing.assert_close(quantized.tokens, rounded / (levels // 2))
     place = (rounded + levels // 2).long()
     assert torch.equal(quantized.indices, place[..., 0] + 3 * place[..., 1] + 15 * place[..., 2])
-    assert quantized.codebook_error is None
-    assert quantized.commitment_error is None
+    assert quantized.errors == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,7 +81,7 @@ def test_gradients_reach_vectors_logits_and_what_learns_by_them(kind: str) -> No
     space = make(kind)
     vectors = torch.randn(6, 4, 5, requires_grad=True)
     quantized = space.quantize(vectors)
-    errors = [error for error in (quantized.codebook_error, quantized.commitment_error) if error is not None]
+    errors = quantized.errors.values()
     outcome = (quantized.tokens * torch.randn_like(quantized.tokens)).sum()
     torch.stack([outcome, *(error.sum() for error in errors)]).sum().backward()
     for tensor in (vectors, *space.parameters()):
@@ -115,26 +114,24 @@ def test_a_codebook_is_built_on_the_meta_device() -> None:
         assert all(tensor.is_meta for tensor in (*space.parameters(), *space.buffers()))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"quantizer": "vqq"}, "must be one of"),
-        ({"quantizer": "fsq", "levels": (2, 5)}, "at least 3 values"),
-    ],
-)
-def test_settings_that_cannot_be_meant(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CodebookLatent(4, 5, **settings)  # type: ignore[arg-type]
+def test_a_grid_needs_three_values_each() -> None:
+    for levels in ((2, 5), ()):
+        with pytest.raises(ValueError, match="at least 3 values"):
+            FixedGrid(levels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_errors_are_those_the_quantiser_names(kind: str) -> None:
+    space = make(kind)
+    errors = space.quantize(torch.randn(2, 3, 4, 5)).errors
+    assert tuple(errors) == space.kind.errors
+    assert all(error.shape == (2, 3) for error in errors.values())
 
 
 def test_wrong_shapes_say_what_was_expected() -> None:
     space = make("vq")
     with pytest.raises(ValueError, match=r"expects logits \[..., 4, 7\], got \(2, 4, 6\)"):
         space.sample(torch.zeros(2, 4, 6), GeneratorNoise())
-    with pytest.raises(ValueError, match=r"shape \(7, 4\), expected \(7, 5\)"):
-        space.set_codebook(torch.zeros(7, 4))
-    with pytest.raises(ValueError, match="a fixed grid"):
-        make("fsq").set_codebook(torch.zeros(12, 5))
 
 
 BLOCKED = """

@@ -17,7 +17,8 @@ from dreamerv3_golden import GOLDEN, ROOT
 from worldloom_rl import AutoWorldModel
 from worldloom_rl.cli import main
 from worldloom_rl.models.dreamerv3 import DreamerV3
-from worldloom_rl.models.dreamerv3.importer import ImportSettings, counterparts, import_checkpoint
+from worldloom_rl.models.dreamerv3.importer import ImportSettings, import_checkpoint
+from worldloom_rl.models.dreamerv3.official.names import counterparts
 from worldloom_rl.noise import ModeNoise
 
 DEBUG = ROOT / "example_ckpt_debug"  # images, categories, vectors and two actions, with its config.yaml

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config
-from worldloom_rl.models.dreamerv3.importer import load_official
+from worldloom_rl.models.dreamerv3.official.names import load_official
 from worldloom_rl.noise import GeneratorNoise
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "data" / "dreamerv3" / "golden_public_proprio.safetensors"

@@ -19,12 +19,8 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl import AutoWorldModel, ReplayNoise
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
-from worldloom_rl.models.tdmpc2.importer import (
-    ImportSettings,
-    import_checkpoint,
-    model_from_state_dict,
-    official_name,
-)
+from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint, model_from_state_dict
+from worldloom_rl.models.tdmpc2.official.names import official_name
 
 DATA = Path(__file__).parents[1] / "reference" / "data"
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", DATA)) / "tdmpc2"

@@ -24,7 +24,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.keys import LAMBDA_RETURN, POLICY_ACTION
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
-from worldloom_rl.models.dreamerv3.importer import counterparts, load_official, official_key
+from worldloom_rl.models.dreamerv3.official.names import counterparts, load_official, official_key
 from worldloom_rl.models.dreamerv3.rssm import RSSM, RecurrentState
 from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.heads import ActionDistribution, TwoHotHead

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from worldloom_rl.models.vjepa2 import VJEPA2Encoder
 from worldloom_rl.models.vjepa2.config import mlp_ratio
-from worldloom_rl.models.vjepa2.official_names import encoder_tensors, masked_predictor_tensors
+from worldloom_rl.models.vjepa2.official.names import encoder_tensors, masked_predictor_tensors
 
 transformers = pytest.importorskip("transformers")
 

@@ -287,7 +287,7 @@ def test_replay_bytes_are_those_that_a_replay_allocates(name: str) -> None:
         rows = state.replay._storage._storage
         leaves = sum(leaf.nbytes for leaf in rows.values(include_nested=True, leaves_only=True))
         ring = state.replay._ring
-        beside = ring.nbytes + state.replay._changed.nbytes + state.replay._change_of.nbytes
+        beside = ring.nbytes + state.replay._saved.nbytes
         assert capacity == 2000
         assert family.trial.row_bytes == pytest.approx((leaves + beside) / capacity, rel=0.05)
 

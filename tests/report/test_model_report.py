@@ -133,7 +133,7 @@ def stream(pushes: float, steps: int, generator: torch.Generator) -> TensorDict:
         ended = torch.tensor([not fresh and float(place.norm()) > EDGE])
         reward = torch.zeros(1) if fresh else place[:1]
         rows.append({"place": place, "previous_action": action, "reward": reward, "terminated": ended,
-                     "is_init": torch.tensor([fresh]), "at_random": torch.tensor(pushes > 0)})  # fmt: skip
+                     "is_init": torch.tensor([fresh]), ("replay", "at_random"): torch.tensor(pushes > 0)})  # fmt: skip
     return TensorDict({key: torch.stack([row[key] for row in rows]) for key in rows[0]}, batch_size=[steps])
 
 
@@ -344,7 +344,7 @@ def test_the_first_actions_of_each_episode_are_random_and_a_recurrent_model_is_t
         for is_init in rows["is_init"].flatten().tolist():
             age = 0 if is_init else age + 1
             expected.append(0 < age <= random)
-        assert rows["at_random"].tolist() == expected
+        assert rows["replay", "at_random"].tolist() == expected
         assert rows["is_init"].sum() >= 3
     if family == "dreamerv3":  # told, at every row that was acted from, what was done in the third environment
         inside = ~streams[2]["is_init"].flatten()

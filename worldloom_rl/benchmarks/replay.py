@@ -20,6 +20,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
 from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
 from worldloom_rl.data import Replay
+from worldloom_rl.keys import STREAM
 
 EPISODE = 100  # rows
 
@@ -36,7 +37,7 @@ def make_rows(observation: Tensor, latent: int = 0) -> TensorDict:
             "is_init": step == 0,
             "terminated": torch.zeros(number, 1, dtype=torch.bool),
             "truncated": step == EPISODE - 1,
-            "stream": torch.zeros(number, dtype=torch.int64),
+            STREAM: torch.zeros(number, dtype=torch.int64),
         },
         batch_size=[number],
     )
@@ -66,7 +67,7 @@ def sample_slices(observation: Tensor, windows: int, length: int) -> Call:
     """TorchRL's draw of as many windows from the same rows; its end-of-slice marks are off."""
     sampler = SliceSampler(slice_len=length, traj_key="episode", cache_values=True, truncated_key=None)
     buffer = ReplayBuffer(storage=LazyTensorStorage(len(observation)), sampler=sampler, batch_size=windows * length)
-    rows = make_rows(observation).exclude("stream")
+    rows = make_rows(observation).exclude(STREAM)
     buffer.extend(rows.set("episode", torch.arange(len(rows)) // EPISODE))
     return lambda: buffer.sample().reshape(windows, length)
 
@@ -84,7 +85,7 @@ def extend(mode: Mode) -> Call:
     with torch.device("cpu"):
         replay, rows = _written()
         step = rows[:16].clone()
-        step["stream"] = torch.arange(16) + 1
+        step[STREAM] = torch.arange(16) + 1
         step["is_init"], step["truncated"] = torch.ones(16, 1).bool(), torch.zeros(16, 1).bool()
 
     def call() -> None:
@@ -98,7 +99,7 @@ def write_back(mode: Mode) -> Call:
     """Replaces the latents of a batch of sampled rows."""
     with torch.device("cpu"):
         replay, _ = _written()
-        batch = replay.sample().select("index", "index_generation", "latent")
+        batch = replay.sample().select("replay", "latent")
     return lambda: replay.write_back(batch)
 
 

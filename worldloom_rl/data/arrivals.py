@@ -14,22 +14,22 @@ from worldloom_rl.keys import (
     ACTION,
     DONE,
     IS_INIT,
+    RESERVED,
     REWARD,
+    STREAM,
     TERMINATED,
     TRUNCATED,
     as_tuple,
     previous_action_keys,
 )
 
-STREAM = "stream"  # []  int64, which environment a row comes from; stored with the row, not sampled
-
 
 class Arrived(NamedTuple):
     """What one batch of transitions brings to replay.
 
     Attributes:
-        rows: [N] replay rows, ordered in time within each "stream".
-        late: [K] "stream" and latent of the row that stands last in that stream; None if there is none.
+        rows: [N] replay rows, ordered in time within each stream.
+        late: [K] stream and latent of the row that stands last in that stream; None if there is none.
     """
 
     rows: TensorDictBase
@@ -71,6 +71,12 @@ class Arrivals:
     ) -> None:
         if isinstance(observation_keys, str) or not observation_keys:
             raise ValueError(f"observation_keys is {observation_keys!r}: give a list with at least one key.")
+        reserved = [key for key in observation_keys if as_tuple(key)[0] in RESERVED]
+        if reserved:
+            raise ValueError(
+                f"The observations {reserved} have names of the key contract, under which other entries stand: rename "
+                "them in the environment."
+            )
         self.observation_keys = tuple(observation_keys)
         self.action_keys = tuple(action_keys)
         self.latent_keys = tuple(latent_keys)

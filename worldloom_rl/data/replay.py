@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
 
-from worldloom_rl.data.arrivals import STREAM, Arrived
-from worldloom_rl.data.journal import Entry, Journal
-from worldloom_rl.data.ring import EpisodeLaw, LinkedRingWriter, OnlineLaw, WindowLaw, WindowSampler, WithinLaw
-from worldloom_rl.keys import TRUNCATED, as_tuple
+from worldloom_rl.data.arrivals import Arrived
+from worldloom_rl.data.journal import Journal
+from worldloom_rl.data.laws import MakeLaw, find_law
+from worldloom_rl.data.ring import LinkedRingWriter
+from worldloom_rl.data.saved_rows import SavedRows, leaf_name
+from worldloom_rl.data.window_sampler import WindowSampler
+from worldloom_rl.keys import GENERATION, INDEX, STREAM, TRUNCATED, as_tuple
 
-INDEX = "index"  # []  int64, the row's slot
-GENERATION = "index_generation"  # []  int64, how often the ring had gone round when the row was written
-_SERIAL = "serial"  # in files, the rows' serials; a leaf's name there is the JSON of its key
 _FORMAT = 2
-_FILE_BYTES = 2**28  # about, of rows in one file
-_LAWS = {"episode": EpisodeLaw, "online": OnlineLaw, "window": WindowLaw, "within": WithinLaw}
 
 
 class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
-    """Windows [B, L] of rows that follow each other in a stream: the rows' keys, "index" and "index_generation".
+    """Windows [B, L] of rows that follow each other in a stream: the rows' keys, and their handles under "replay".
 
     Rows of all streams share one first-in-first-out ring; contributions may be ragged. A sample costs the same whatever
     the capacity, and draws from `generator` only.
@@ -36,10 +33,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         capacity: rows kept.
         window: L, rows of a sample.
         batch_size: B, windows of a sample.
-        by: "episode": a complete episode uniformly, then a start uniformly among its windows whose rows are all still
-            there (TD-MPC2). "window": uniform over all windows, across episode ends, running episodes too. "online": as
-            "window", but each new stretch of L rows of a stream is sampled once as soon as it is whole (DreamerV3).
-            "within": uniform over all windows inside an episode, running episodes too (JEPA).
+        by: the law by which windows are drawn, or its name: "episode", "online", "window", "within"; see `data.laws`.
         memmap_dir: keep the rows in memory-mapped files there (scratch: `save` makes checkpoints), else in memory.
         frame_stack: {key: k} samples [B, L, k·C, height, width] of stored [C, height, width] frames: this one after the
             k-1 before it in the same episode, the episode's first one repeated, as TorchRL's CatFrames does. A window
@@ -64,21 +58,19 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         capacity: int,
         window: int,
         batch_size: int,
-        by: Literal["episode", "online", "window", "within"] = "episode",
+        by: str | MakeLaw = "episode",
         memmap_dir: str | os.PathLike[str] | None = None,
         frame_stack: Mapping[NestedKey, int] | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if by not in _LAWS:
-            raise ValueError(f"by={by!r} is no sampling law: choose one of {sorted(_LAWS)}.")
+        law = find_law(by)
         if not 1 <= window <= capacity:
             raise ValueError(f"a window of {window} rows does not fit a capacity of {capacity} rows.")
         self._frame_stack = {as_tuple(key): number for key, number in (frame_stack or {}).items()}
         if any(number < 1 for number in self._frame_stack.values()):
             raise ValueError(f"frame_stack={frame_stack}: stack at least one frame.")
-        self._by = by
-        self._ring = LinkedRingWriter(capacity, window, max(self._frame_stack.values(), default=1) - 1, _LAWS[by])
+        self._ring = LinkedRingWriter(capacity, window, max(self._frame_stack.values(), default=1) - 1, law)
         super().__init__(
             storage=LazyTensorStorage(capacity, device=device)
             if memmap_dir is None
@@ -90,12 +82,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         )
         self._warned_batch_size_conflict = True  # who passes a batch size to sample means it
         self._leaves: dict[tuple[str, ...], Tensor] = {}  # the storage's, [capacity, ...]
-        self._changed = torch.zeros(capacity, dtype=torch.bool)  # rows patched since the last save
-        self._patched: set[tuple[str, ...]] = set()  # keys ever patched
-        self._change_of = torch.full((capacity,), -1)  # number of the change file that holds the row's last patch
-        self._saved_in: Path | None = None
-        self._saved_up_to = 0  # serial
-        self._files: dict[str, list[Entry]] = {}
+        self._saved = SavedRows(self._ring)
 
     @property
     def capacity(self) -> int:
@@ -116,17 +103,17 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def bytes_per_row(self) -> float:
         """Bytes that one row of capacity takes: its leaves, and the links and tables beside them."""
         ring, leaves = self._ring, self._leaves.values()
-        beside = ring.nbytes + self._changed.nbytes + self._change_of.nbytes
-        index = 8  # TorchRL's writer keeps the slot as a leaf
+        beside = ring.nbytes + self._saved.nbytes
+        index = 8  # the slot, which the ring keeps as a leaf
         return float(beside + sum(leaf.nbytes for leaf in leaves)) / ring.capacity + index
 
     def extend(self, data: Arrived | TensorDictBase, *, update_priority: bool | None = None) -> Tensor:
         """Writes rows [N]; returns their slots [N].
 
         Args:
-            data: what `Arrivals` returns, or rows with "stream", "is_init", "terminated" and "truncated", in order
-                within a stream. An init row after a row that ended nothing (the collector was reset) marks that one
-                truncated.
+            data: what `Arrivals` returns, or rows with `keys.STREAM`, "is_init", "terminated" and "truncated", in
+                order within a stream. An init row after a row that ended nothing (the collector was reset) marks that
+                one truncated.
         """
         arrived = data if isinstance(data, Arrived) else Arrived(data)
         if arrived.late is not None:
@@ -135,7 +122,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         self._check_rows(rows)
         index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
-        self._change_of[index] = -1
+        self._saved.note_written(index)
         cuts, self._ring.cuts = torch.tensor(self._ring.cuts, dtype=torch.int64), []
         if len(cuts):
             patch = {TRUNCATED: torch.ones_like(self._leaves[as_tuple(TRUNCATED)][: len(cuts)])}
@@ -143,7 +130,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         return index
 
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
-        """Windows [B, L]: the rows' keys, "index" and "index_generation" (see `write_back`).
+        """Windows [B, L]: the rows' keys, and their handles `keys.INDEX` and `keys.GENERATION` (see `write_back`).
 
         Raises:
             RuntimeError: no window can be drawn yet.
@@ -163,9 +150,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         """Replaces entries of sampled rows; the number of rows replaced.
 
         Args:
-            rows: [*any] "index", "index_generation" and the entries to replace, for example
-                `posterior.select("index", "index_generation", "latent")`. Rows recycled since are skipped; of several
-                values for one row the last wins.
+            rows: [*any] the handles and the entries to replace, for example `posterior.select("replay", "latent")`.
+                Rows recycled since are skipped; of several values for one row the last wins.
         """
         index = rows[INDEX].reshape(-1)
         patch = rows.exclude(INDEX, GENERATION).reshape(-1).detach()
@@ -182,9 +168,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def update_if_present(self, *, index: Tensor, generation: Tensor, patch: Any, **version: Any) -> Any:
         """TorchRL's conditional update of rows [N], noted for the next checkpoint."""
         result = super().update_if_present(index=index, generation=generation, patch=patch, **version)
-        self._changed[index[result.updated].cpu()] = True
         keys = patch.keys(True, True) if isinstance(patch, TensorDictBase) else patch.keys()
-        self._patched.update(as_tuple(key) for key in keys)
+        self._saved.note_patched(index[result.updated].cpu(), keys)
         return result
 
     def dumps(self, path: str | os.PathLike[str]) -> None:
@@ -194,37 +179,11 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         since is told by `moved`. The manifest is renamed into place last, so a save that is cut off leaves the
         previous one. Files whose rows are all recycled, or patched again since, are removed after it.
         """
-        journal, ring = Journal(path), self._ring
-        previous = self._saved_in if self._saved_in is not None and self._saved_in.is_dir() else None
-        fresh = previous is None
-        files: dict[str, list[Entry]] = {"rows": [], "changes": []} if fresh else self._files
-        saved = ring.oldest if fresh else max(self._saved_up_to, ring.oldest)
-        rows = [entry for entry in files["rows"] if entry["stop"] > ring.oldest]
-        rows += [self._save_rows(journal, first, stop) for first, stop in self._parts(saved, ring.serial)]
-        change_of = torch.full_like(self._change_of, -1) if fresh else self._change_of.clone()
-        changed = torch.arange(ring.oldest, saved)
-        changed = changed[self._changed[changed % ring.capacity]]
-        changes = list(files["changes"])
-        if len(changed):
-            number = 1 + max((entry["number"] for entry in changes), default=0)
-            change_of[changed % ring.capacity] = number
-            changes.append(journal.write("changes", self._take(sorted(self._patched), changed), number=number))
-        live = set(change_of[torch.arange(ring.oldest, ring.serial) % ring.capacity].tolist())
-        changes = [entry for entry in changes if entry["number"] in live]
-        if previous is not None:
-            for entry in (*rows, *changes):
-                journal.adopt(entry, previous)
-        order = journal.write("order", ring.law.state())
-        files = {"rows": rows, "changes": changes, "order": [order]}
-        patched = sorted(map(_name, self._patched))
-        state = {"serial": ring.serial, "oldest": ring.oldest, "patched": patched, "files": files}
-        journal.commit(self._settings() | state)
-        self._change_of = change_of
-        self._note_saved(journal, files)
+        self._saved.save(Journal(path), self._leaves, self._settings(), self.bytes_per_row)
 
     def moved(self, directory: str | os.PathLike[str]) -> None:
         """Tells that the directory of the last `save` has this name now, so that the next one can build on it."""
-        self._saved_in = Path(directory).absolute()
+        self._saved.directory = Path(directory).absolute()
 
     def loads(self, path: str | os.PathLike[str]) -> None:
         """Restores what `save` wrote (also called `load`) into a replay of the same settings; its own rows are dropped.
@@ -242,17 +201,15 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         try:
             self.empty()
             ring.resume(state["oldest"])
-            for entry in state["files"]["rows"]:
-                self.extend(_rows(journal.read(entry))[max(0, state["oldest"] - entry["first"]) :])
-            self._change_of.fill_(-1)
-            for entry in state["files"]["changes"]:
-                self._restore_changes(journal.read(entry), entry["number"])
+            for rows in self._saved.rows(journal, state):
+                self.extend(rows)
+            for slots, patch in self._saved.patches(journal, state):
+                self.update_if_present(index=slots, generation=ring.generations_of(slots), patch=patch)
             ring.law.restore(journal.read(state["files"]["order"][0]))
         except BaseException:
             self.empty()
             raise
-        self._patched = {_key(name) for name in state["patched"]}
-        self._note_saved(journal, state["files"])
+        self._saved.restored(journal, state)
 
     def state_dict(self) -> dict[str, Any]:
         raise NotImplementedError(
@@ -267,7 +224,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def empty(self, empty_write_count: bool = True) -> None:
         """Drops all rows; handles of sampled ones go stale."""
         super().empty(empty_write_count)
-        self._saved_in = None
+        self._saved.directory = None
 
     # ------------------------------------------------------------------------------------------------ sampling
 
@@ -276,7 +233,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             index, info = self._sampler.sample(self._storage, batch_size)
             info |= {INDEX: index, GENERATION: self._ring.generations_of(index)}
             data = self._gather(index)
-        data.update(info)
+        for key, value in info.items():
+            data.set(key, value)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
         return data, info
@@ -285,7 +243,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         """Rows at slots [B, L], by index_select: advanced indexing takes ten times as long for images."""
         tree: dict[str, Any] = {}
         for key, leaf in self._leaves.items():
-            if key == (STREAM,):
+            if key == STREAM:
                 continue
             number = self._frame_stack.get(key, 1)
             slots = index if number == 1 else self._ring.stack_back(index, number)
@@ -328,12 +286,10 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             raise KeyError(f"the rows in replay have no {key!r} to replace; they have {sorted(self._leaves)}.")
         return value.to(leaf)
 
-    # ------------------------------------------------------------------------------------------------ checkpoints
-
     def _settings(self) -> dict[str, Any]:
-        stack = {_name(key): number for key, number in sorted(self._frame_stack.items())}
+        stack = {leaf_name(key): number for key, number in sorted(self._frame_stack.items())}
         ring = {"capacity": self._ring.capacity, "window": self._ring.window}
-        return {"format_version": _FORMAT, "by": self._by, "frame_stack": stack, **ring}
+        return {"format_version": _FORMAT, "by": self._ring.law.name, "frame_stack": stack, **ring}
 
     def _check_settings(self, state: dict[str, Any], journal: Journal) -> None:
         for name, expected in self._settings().items():
@@ -343,48 +299,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
                     "build it with the settings it was saved with."
                 )
 
-    def _note_saved(self, journal: Journal, files: dict[str, list[Entry]]) -> None:
-        self._files, self._saved_in, self._saved_up_to = files, journal.directory, self._ring.serial
-        self._changed.zero_()
-
-    def _parts(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
-        step = max(1, int(_FILE_BYTES / self.bytes_per_row)) if stop > first else 1
-        return ((start, min(start + step, stop)) for start in range(first, stop, step))
-
-    def _save_rows(self, journal: Journal, first: int, stop: int) -> Entry:
-        return journal.write("rows", self._take(list(self._leaves), torch.arange(first, stop)), first=first, stop=stop)
-
-    def _take(self, keys: list[tuple[str, ...]], serials: Tensor) -> dict[str, Tensor]:
-        """Leaves of the rows by name, and their serials."""
-        slots = serials % self._ring.capacity
-        leaves = {_name(key): self._leaves[key] for key in keys}
-        return {_SERIAL: serials} | {name: leaf.index_select(0, slots.to(leaf.device)) for name, leaf in leaves.items()}
-
-    def _restore_changes(self, tensors: dict[str, Tensor], number: int) -> None:
-        serials = tensors.pop(_SERIAL)
-        live = serials >= self._ring.oldest
-        slots = serials[live] % self._ring.capacity
-        patch = {_key(name): value[live] for name, value in tensors.items()}
-        self.update_if_present(index=slots, generation=self._ring.generations_of(slots), patch=patch)
-        self._change_of[slots] = number
-
 
 def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:
-    """Leaves by key, without TorchRL's own index; memory-mapped ones as plain tensors on the same memory."""
+    """Leaves by key, without the slots; memory-mapped ones as plain tensors on the same memory."""
     leaves = {as_tuple(key): leaf for key, leaf in rows.items(True, True) if key != INDEX}
     return {key: leaf.as_subclass(Tensor) for key, leaf in leaves.items()}
-
-
-def _rows(tensors: dict[str, Tensor]) -> TensorDict:
-    rows = TensorDict({}, batch_size=tensors.pop(_SERIAL).shape)
-    for name, value in tensors.items():
-        rows[_key(name)] = value
-    return rows
-
-
-def _name(key: tuple[str, ...]) -> str:
-    return json.dumps(key)
-
-
-def _key(name: str) -> tuple[str, ...]:
-    return tuple(json.loads(name))

@@ -1,10 +1,9 @@
-"""The ring: rows in slots, each linked to the next row of its stream, and the laws by which windows are drawn."""
+"""The ring: rows in slots, each linked to the next row of its stream."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,201 +11,14 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data import TensorDictRoundRobinWriter
-from torchrl.data.replay_buffers.samplers import Sampler
+from torchrl.data import RoundRobinWriter
 
-from worldloom_rl.data.arrivals import STREAM
-from worldloom_rl.keys import IS_INIT, TERMINATED, TRUNCATED
+from worldloom_rl.data.laws import MakeLaw
+from worldloom_rl.keys import INDEX, IS_INIT, STREAM, TERMINATED, TRUNCATED
 
 # A row's serial counts the rows ever written; its slot is serial % capacity, and it is live from `oldest` on.
 _UNKNOWN = -1  # as a previous row: the one before was recycled; as a next slot: none has come yet
 _INIT = -2  # as a previous row: the episode starts here
-
-
-class _DenseSet:
-    """Integers below `size`, with constant-time add, discard and uniform draw."""
-
-    def __init__(self, size: int) -> None:
-        self.members = torch.zeros(size, dtype=torch.int64)
-        self._members = self.members.numpy()
-        self._position = np.full(size, -1, dtype=np.int64)
-        self.count = 0
-
-    @property
-    def items(self) -> Tensor:
-        """[count] the members, in the order that a draw indexes."""
-        return self.members[: self.count]
-
-    @property
-    def nbytes(self) -> int:
-        return self._members.nbytes + self._position.nbytes
-
-    def add(self, item: int) -> None:
-        self._position[item] = self.count
-        self._members[self.count] = item
-        self.count += 1
-
-    def discard(self, item: int) -> None:
-        hole = self._position[item]
-        if hole >= 0:
-            self.count -= 1
-            moved = self._members[self.count]
-            self._members[hole], self._position[moved] = moved, hole
-            self._position[item] = -1
-
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        return self.members.index_select(0, torch.randint(self.count, (number,), generator=generator))
-
-    def reorder(self, members: Tensor) -> None:
-        """Puts the same members in the order given: draws then repeat those of the set that had it."""
-        if not torch.equal(members.sort().values, self.items.sort().values):
-            raise ValueError(f"the order lists {len(members)} other members than the {self.count} of the rows.")
-        self._members[: self.count] = members.numpy()
-        self._position[members.numpy()] = np.arange(self.count)
-
-
-class Law(ABC):
-    """By which law a window's first row is drawn. The writer tells it of windows, of ends and of lost rows."""
-
-    def __init__(self, capacity: int) -> None:
-        self.members = _DenseSet(capacity)  # what is drawn uniformly
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tables, all told."""
-        return self.members.nbytes
-
-    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:  # noqa: B027
-        """Row `start` (a serial) has become the first of a whole window of its stream."""
-
-    def episode(self, ring: LinkedRingWriter, last: int) -> None:  # noqa: B027
-        """Row `last` (a serial) has closed its episode."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What the rows don't tell: the order of draws."""
-        return {"members": self.members.items.clone()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Puts a state back after all rows of a checkpoint were written anew."""
-        self.members.reorder(state["members"])
-
-    @abstractmethod
-    def discard(self, slot: int) -> None:
-        """The slot's row starts no window any more."""
-
-    @abstractmethod
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        """[number] slots of first rows."""
-
-
-class WindowLaw(Law):
-    """Uniform over all whole windows, across episode ends (DreamerV3)."""
-
-    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
-        if ring.reaches_back(start):
-            self.members.add(start % ring.capacity)
-
-    def discard(self, slot: int) -> None:
-        self.members.discard(slot)
-
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        return self.members.draw(number, generator)
-
-
-class WithinLaw(WindowLaw):
-    """Uniform over all whole windows inside an episode (JEPA)."""
-
-    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
-        if ring.inside_episode(stream):
-            super().window(ring, start, stream)
-
-
-class OnlineLaw(WindowLaw):
-    """As `WindowLaw`, but first, once, every newly completed window that follows the last such one of its stream.
-
-    So each row is learned from soon after it came.
-    Reference: dreamerv3 embodied/core/replay.py, the online queue.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
-        self._queue: deque[int] = deque()  # slots
-        self._since: dict[int, int] = {}  # of stream: rows since the start that was queued last
-
-    def window(self, ring: LinkedRingWriter, start: int, stream: int) -> None:
-        super().window(ring, start, stream)
-        since = self._since.get(stream, ring.window)
-        if since >= ring.window and ring.reaches_back(start):
-            self._queue.append(start % ring.capacity)
-            since = 0
-        self._since[stream] = since + 1
-
-    def discard(self, slot: int) -> None:
-        super().discard(slot)
-        if slot in self._queue:
-            self._queue.remove(slot)
-
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        fresh = [self._queue.popleft() for _ in range(min(number, len(self._queue)))]
-        return torch.cat([torch.tensor(fresh, dtype=torch.int64), super().draw(number - len(fresh), generator)])
-
-    def state(self) -> dict[str, Tensor]:
-        since = torch.tensor(sorted(self._since.items()), dtype=torch.int64).reshape(-1, 2)
-        return {**super().state(), "queue": torch.tensor(list(self._queue), dtype=torch.int64), "since": since}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        super().restore(state)
-        self._queue = deque(state["queue"].tolist())
-        self._since = dict(state["since"].tolist())
-
-
-class EpisodeLaw(Law):
-    """A complete episode uniformly, then a start uniformly among its windows that are still there (TD-MPC2).
-
-    An episode is named by the slot of its last row, which outlives its other rows. Its starts stand in order in an
-    arena that goes round. While a row is live fewer than 2·capacity starts come after it: rows that were live when its
-    episode closed, and rows written since; so an arena of that size never overwrites a live one.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
-        self._first = torch.zeros(capacity, dtype=torch.int64)  # of episode: its first start, counted through the arena
-        self._count = torch.zeros(capacity, dtype=torch.int64)  # of episode: how many there are
-        self._arena = torch.zeros(2 * capacity, dtype=torch.int64)  # slots of starts
-        self._used = 0  # starts that ever entered the arena
-        self._episode_of = np.full(capacity, -1, dtype=np.int64)  # of start: its episode
-        self._first_array, self._count_array = self._first.numpy(), self._count.numpy()
-
-    @property
-    def nbytes(self) -> int:
-        tables = self._first.nbytes + self._count.nbytes + self._arena.nbytes + self._episode_of.nbytes
-        return self.members.nbytes + tables
-
-    def episode(self, ring: LinkedRingWriter, last: int) -> None:
-        starts = ring.starts(last)
-        if not starts:
-            return
-        slots, episode = np.asarray(starts) % ring.capacity, last % ring.capacity
-        self._arena.numpy()[np.arange(self._used, self._used + len(starts)) % len(self._arena)] = slots
-        self._first_array[episode], self._count_array[episode] = self._used, len(starts)
-        self._used += len(starts)
-        self._episode_of[slots] = episode
-        self.members.add(episode)
-
-    def discard(self, slot: int) -> None:
-        episode = self._episode_of[slot]
-        if episode < 0:
-            return
-        self._episode_of[slot] = -1
-        self._first_array[episode] += 1  # rows of a stream go in order
-        self._count_array[episode] -= 1
-        if self._count_array[episode] == 0:
-            self.members.discard(int(episode))
-
-    def draw(self, number: int, generator: torch.Generator | None) -> Tensor:
-        episode = self.members.draw(number, generator)
-        start = torch.randint(2**62, (number,), generator=generator) % self._count.index_select(0, episode)
-        return self._arena.index_select(0, (self._first.index_select(0, episode) + start) % len(self._arena))
 
 
 @dataclass
@@ -217,7 +29,7 @@ class _Stream:
     open: bool = False
 
 
-class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # torchrl is untyped
+class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is untyped
     """Round-robin writer that links every row to the next one of its stream.
 
     A live row's successors are always live. A stream idle for longer than the ring has lost its last row: serials are
@@ -230,7 +42,7 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
         law: is made with the capacity and told of windows, episodes and recycled rows.
     """
 
-    def __init__(self, capacity: int, window: int, reach: int, law: Callable[[int], Law]) -> None:
+    def __init__(self, capacity: int, window: int, reach: int, law: MakeLaw) -> None:
         super().__init__(track_generations=True)
         self.capacity, self.window, self.reach, self._make_law = capacity, window, reach, law
         self.resume(0)
@@ -303,6 +115,8 @@ class LinkedRingWriter(TensorDictRoundRobinWriter):  # type: ignore[misc]  # tor
         oldest = max(self.oldest, self.serial + len(data) - self.capacity)
         for serial in range(self.oldest, oldest):
             self._recycle(serial % self.capacity)
+        # As TorchRL's writer of tensordicts has it, whose own name for it an observation may have too.
+        data.set(INDEX, torch.arange(self.serial, self.serial + len(data), device=data.device) % self.capacity)
         index: Tensor = super().extend(data)
         first, self.serial, self.oldest = self.serial, self.serial + len(data), oldest
         for serial, (stream, is_init, done) in enumerate(marks, first):
@@ -379,37 +193,3 @@ def _marks(data: TensorDictBase) -> list[tuple[int, bool, bool]]:
     done = data[TERMINATED].bool() | data[TRUNCATED].bool()
     columns: Iterable[Tensor] = (data[STREAM], data[IS_INIT], done)
     return list(zip(*(column.reshape(len(data), -1)[:, 0].tolist() for column in columns), strict=True))
-
-
-class WindowSampler(Sampler):  # type: ignore[misc]  # torchrl is untyped
-    """Windows [B, window] of slots: first rows by the law, then links. Draws from the buffer's generator only."""
-
-    def __init__(self, ring: LinkedRingWriter) -> None:
-        self._ring = ring
-
-    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
-        ring = self._ring
-        if ring.law.members.count == 0:
-            raise RuntimeError(
-                f"no window of {ring.window} rows to sample by {type(ring.law).__name__}: replay holds {len(storage)} "
-                f"rows and {ring.episodes} complete episodes. Collect more, or shorten the window."
-            )
-        return ring.follow(ring.law.draw(batch_size, self._rng)), {}
-
-    def _sampleable_count(self, storage: Any, batch_size: int) -> int:
-        return self._ring.law.members.count
-
-    def _empty(self) -> None:
-        return
-
-    def dumps(self, path: Any) -> None:
-        return
-
-    def loads(self, path: Any) -> None:
-        return
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        return

@@ -7,34 +7,17 @@ costs microseconds where a TorchRL transform costs a tenth of a millisecond.
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import math
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from types import ModuleType
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
-from gymnasium import spaces
 from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
 
-from worldloom_rl import keys
-from worldloom_rl.envs import atari, crafter
-from worldloom_rl.specs.spaces import (
-    action_block_space,
-    action_space_of,
-    convert_observation,
-    observation_space_of,
-    resize_image,
-)
-
-_DMC = "dmc:"
-_DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
+from worldloom_rl.envs.agent_steps import AgentSteps, Frames
+from worldloom_rl.envs.by_name import make_simulator, rescaled
 
 
 def make_env(
@@ -123,7 +106,7 @@ def episode_length(env: EnvBase) -> int:
             return inner.length
         inner = inner.base_env
     raise ValueError(
-        f"{type(env).__name__} does not say how long its episodes are; build it with worldloom_rl.make_env."
+        f"{type(env).__name__} does not say how long its episodes are; build it with worldloom_rl.envs.make_env."
     )
 
 
@@ -170,257 +153,9 @@ def _agent_steps(
     time_limit: int | None,
     rescale_observations: bool,
 ) -> AgentSteps:
-    family = name.partition(":")[0]
-    makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
-    make = makers.get(family, _make_gym)
-    simulator, limit = make(name, pixels, image_size, time_limit)
+    simulator, limit = make_simulator(name, pixels, image_size, time_limit)
     if rescale_observations:
-        simulator = _rescaled(name, simulator)
-    image = _Image(frame_stack, image_size) if pixels else None
+        simulator = rescaled(name, simulator)
+    image = Frames(frame_stack, image_size) if pixels else None
     length = math.ceil(limit / action_repeat / action_block)
     return AgentSteps(simulator, name, action_repeat, length, image, action_block)
-
-
-def _rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment with the bounded entries of its observation in [-1, 1], the others as they are."""
-    space = simulator.observation_space
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise ValueError(
-            f"{name} observes {space}; only a real Box can be rescaled: leave rescale_observations off, or register "
-            "the environment under a gymnasium.wrappers.TransformObservation of your own."
-        )
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    if not bounded.any():
-        raise ValueError(f"{name} gives no bounds of its observation {space}, so nothing can be rescaled.")
-    low, high = np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high)
-    return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
-
-
-# ------------------------------------------------------------------------------------------------ simulators
-
-
-def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
-    """The gymnasium environment and its time limit in simulator steps."""
-    module, _, identifier = name.rpartition(":")
-    if module:
-        importlib.import_module(module)  # registers the id; gymnasium.spec, other than gymnasium.make, does not import
-    try:
-        spec = gymnasium.spec(identifier)
-    except gymnasium.error.Error as error:
-        raise ValueError(f"gymnasium knows no {name!r}. {_did_you_mean(identifier, gymnasium.registry)}") from error
-    limit = time_limit or spec.max_episode_steps
-    if limit is None:
-        raise ValueError(
-            f"{name} has no time limit, and the discount and the replay need one: give it in simulator steps, "
-            "make_env(…, time_limit=1000) or --time-limit 1000."
-        )
-    options: dict[str, Any] = {"render_mode": "rgb_array"} if pixels else {}
-    if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
-        options |= {"width": image_size, "height": image_size}  # renders at the size asked for
-    try:
-        # The passive checker repeats at every step what TorchRL's specs say.
-        return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
-
-
-def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
-    """The DeepMind Control task as a gymnasium environment and its time limit in simulator steps."""
-    if pixels and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when dm_control is imported
-    suite = _dm_control_suite()
-    domain, _, task = name.removeprefix(_DMC).partition("-")
-    domain, task = _DMC_DOMAINS.get(domain, domain), task.replace("-", "_")
-    if (domain, task) not in suite.ALL_TASKS:
-        known = [_DMC + "-".join(pair) for pair in suite.ALL_TASKS]
-        raise ValueError(f"DeepMind Control has no {name!r} (domain-task). {_did_you_mean(name, known)}")
-    simulator = _DeepMindControl(suite, domain, task, image_size if pixels else None, own_limit=time_limit is None)
-    limit = simulator.limit if time_limit is None else float(time_limit)
-    if math.isinf(limit):
-        raise ValueError(f"{name} has no time limit: give one, make_env(…, time_limit=1000) or --time-limit 1000.")
-    if time_limit is not None:
-        return gymnasium.wrappers.TimeLimit(simulator, time_limit), time_limit
-    return simulator, math.ceil(limit)
-
-
-def _dm_control_suite() -> ModuleType:
-    try:
-        return importlib.import_module("dm_control.suite")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "Names that begin with 'dmc:' need dm-control and mujoco below 4: pip install 'worldloom-rl[dmc]'."
-        ) from error
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return (
-        "Environments of another package are named module:Id, those of DeepMind Control dmc:domain-task, "
-        "games of Atari ale:Game."
-    )
-
-
-def _make_atari(
-    name: str, pixels: bool, image_size: int, time_limit: int | None
-) -> tuple[gymnasium.Env[Any, Any], int]:
-    """The game under its benchmark's preset and its time limit in steps of four frames."""
-    preset, _, game = name.partition(":")
-    known = atari.games()
-    if game not in known:
-        raise ValueError(
-            f"The Atari emulator has no {name!r}. {_did_you_mean(name, [f'{preset}:{other}' for other in known])}"
-        )
-    limit = time_limit or atari.STEPS
-    return gymnasium.wrappers.TimeLimit(atari.make_atari(game, atari.PRESETS[preset]), limit), limit
-
-
-def _make_crafter(
-    name: str, pixels: bool, image_size: int, time_limit: int | None
-) -> tuple[gymnasium.Env[Any, Any], int]:
-    """Crafter and its time limit in steps."""
-    task = name.partition(":")[2] or "reward"
-    limit = time_limit or crafter.STEPS
-    return crafter.Crafter(task, size=image_size if pixels else crafter.SIZE, steps=limit), limit
-
-
-class _DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A DeepMind Control task: float32 observations concatenated in the task's order.
-
-    The end of an episode is terminal only where the task says so (discount 0); TorchRL's `DMControlEnv` also takes
-    any other discount below one for a terminal state.
-    """
-
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium declares it on instances
-
-    def __init__(self, suite: ModuleType, domain: str, task: str, image_size: int | None, *, own_limit: bool) -> None:
-        options = {} if own_limit else {"time_limit": math.inf}
-        self._task = suite.load(domain, task, task_kwargs=options)
-        self._image_size = image_size
-        self._camera = 2 if domain == "quadruped" else 0  # tdmpc2 envs/dmcontrol.py, Pixels
-        self.render_mode = "rgb_array" if image_size else None
-        self.limit = float(getattr(self._task, "_step_limit", math.inf))  # dm_control.rl.control.Environment
-        action = self._task.action_spec()
-        self.action_space = spaces.Box(action.minimum, action.maximum, dtype=action.dtype)
-        size = sum(math.prod(leaf.shape) for leaf in self._task.observation_spec().values())
-        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        if seed is not None:
-            self._task.task._random = np.random.RandomState(seed)  # as TorchRL's DMControlEnv does
-        return self._observation(self._task.reset()), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
-        step = self._task.step(action)
-        terminated = step.last() and step.discount == 0.0
-        return self._observation(step), step.reward, terminated, step.last() and not terminated, {}
-
-    def render(self) -> np.ndarray:
-        image: np.ndarray = self._task.physics.render(self._image_size, self._image_size, camera_id=self._camera)
-        return image
-
-    def close(self) -> None:
-        self._task.close()
-
-    @staticmethod
-    def _observation(step: Any) -> np.ndarray:
-        return np.concatenate([np.ravel(leaf) for leaf in step.observation.values()]).astype(np.float32)
-
-
-# --------------------------------------------------------------------------------------------- the agent's step
-
-
-_SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics name it in their info
-
-
-class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
-
-    def __init__(
-        self,
-        env: gymnasium.Env[Any, Any],
-        name: str,
-        action_repeat: int,
-        episode_length: int,
-        image: _Image | None,
-        action_block: int = 1,
-    ) -> None:
-        super().__init__(env)
-        self.action_block = action_block
-        self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
-        self.action_space = action_block_space(name, action_space_of(name, env.action_space), action_block)
-        if image is not None:
-            self.observation_space = spaces.Dict({"pixels": image.space})
-        else:
-            self.observation_space = observation_space_of(name, env.observation_space)
-        clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, "observation")
-        if clashes:
-            raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
-        self.steps_done = 0
-        self.succeeded: bool | None = None  # in this episode so far; None as long as the environment did not say
-        self.last_success: bool | None = None  # of the episode that ended last
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        self.steps_done, self.succeeded = 0, None
-        if self.image is not None:
-            return {"pixels": self.image.first(self.env.render())}, info
-        return convert_observation(self.env.observation_space, observation), info
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        total = 0.0
-        block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
-        for action in [part for part in block for _ in range(self.action_repeat)]:
-            if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
-                action = action[0]
-            action = _simulator_action(self.env.action_space, action)
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            self.steps_done += 1
-            total += float(reward)
-            if not math.isfinite(total):
-                raise ValueError(
-                    f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
-                    f"(action {action}); rewards must be finite: mend the environment."
-                )
-            for name in _SUCCESS:
-                if name in info:
-                    self.succeeded = bool(info[name]) or bool(self.succeeded)
-            if terminated or truncated:
-                self.last_success = self.succeeded
-                break
-        if self.image is not None:
-            seen: Any = {"pixels": self.image.next(self.env.render())}
-        else:
-            seen = convert_observation(self.env.observation_space, observation)
-        return seen, total, bool(terminated), bool(truncated), info
-
-
-class _Image:
-    """The last frames as one uint8 image [3·frames, size, size]."""
-
-    def __init__(self, frames: int, size: int) -> None:
-        self.size = size
-        self.frames: deque[np.ndarray] = deque(maxlen=frames)
-        self.space = spaces.Box(0, 255, (3 * frames, size, size), np.uint8)
-
-    def first(self, frame: Any) -> np.ndarray:
-        self.frames.extend([resize_image(np.moveaxis(frame, -1, 0), self.size)] * (self.frames.maxlen or 1))
-        return np.concatenate(self.frames)
-
-    def next(self, frame: Any) -> np.ndarray:
-        self.frames.append(resize_image(np.moveaxis(frame, -1, 0), self.size))
-        return np.concatenate(self.frames)
-
-
-def _names(space: spaces.Space[Any], alone: str) -> set[str]:
-    """The names at the root of the tensordict."""
-    return set(space) if isinstance(space, spaces.Dict) else {alone}
-
-
-def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
-    return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action

@@ -8,8 +8,6 @@ or in a compiled library that does not show its state (the Atari emulator); `Can
 
 from __future__ import annotations
 
-import base64
-import sys
 from collections import deque
 from enum import Enum
 from pathlib import PurePath
@@ -22,6 +20,8 @@ from gymnasium.envs.registration import EnvSpec
 from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json
+from worldloom_rl.envs.mujoco_state import restore_simulation, simulation_of, simulation_state
+from worldloom_rl.envs.plain_json import decode, encode, plain, unplain
 from worldloom_rl.envs.real import simulators
 
 # Part of how an environment was made, not of where it stands: the restored environment has its own.
@@ -81,16 +81,16 @@ class _Reader:
         if isinstance(value, Enum):
             return {"enum": type(value).__qualname__, "name": value.name}
         if isinstance(value, np.generic):
-            return {"scalar": _encode(np.asarray(value))}
+            return {"scalar": encode(np.asarray(value))}
         if isinstance(value, np.ndarray):
             self._check_memory(value, name)
-            return {"array": _encode(value)}
+            return {"array": encode(value)}
         if type(value) is tuple:
             return {"tuple": self._items(value, name)}
         if isinstance(value, np.random.Generator):
-            return {"generator": _plain(value.bit_generator.state)}
+            return {"generator": plain(value.bit_generator.state)}
         if isinstance(value, np.random.RandomState):
-            return {"generator": _plain(value.get_state(legacy=False))}
+            return {"generator": plain(value.get_state(legacy=False))}
         if _is_fixed(value):
             return {"fixed": type(value).__name__}
         if id(value) in self._met:
@@ -110,9 +110,9 @@ class _Reader:
             raise CannotKeep(f"{name} is of type {type(value).__module__}.{type(value).__qualname__}.")
         kept: dict[str, Json] = {"object": type(value).__qualname__}
         attributes = vars(value)
-        simulation = _mujoco(value)
+        simulation = simulation_of(value)
         if simulation is not None:
-            kept["mujoco"] = _encode(_mujoco_state(*simulation))
+            kept["mujoco"] = encode(simulation_state(*simulation))
             gymnasium_env = isinstance(value, gymnasium.Env)  # DeepMind Control's Physics only shows its simulation
             attributes = {k: v for k, v in attributes.items() if gymnasium_env and k not in ("model", "data")}
         kept["attributes"] = {key: self.read(leaf, f"{name}.{key}") for key, leaf in attributes.items()}
@@ -136,9 +136,9 @@ def _write(value: Any, kept: Any, name: str) -> Any:
         return kept
     match kept:
         case {"scalar": encoded}:
-            return _decode(encoded)[()]
+            return decode(encoded)[()]
         case {"array": encoded}:
-            return _decode(encoded)
+            return decode(encoded)
         case {"tuple": items}:
             return tuple(_items(value, items, name))
         case {"list": items}:
@@ -159,11 +159,11 @@ def _write(value: Any, kept: Any, name: str) -> Any:
         case {"fixed": _}:
             return value
         case {"object": expected, "attributes": attributes}:
-            simulation = _mujoco(value)
+            simulation = simulation_of(value)
             if type(value).__qualname__ != expected or (simulation is not None) != ("mujoco" in kept):
                 raise CannotKeep(f"{name} was a {expected} and is now a {type(value).__qualname__}.")
             if simulation is not None:
-                _restore_mujoco(*simulation, _decode(kept["mujoco"]))
+                restore_simulation(*simulation, decode(kept["mujoco"]))
             for key, leaf in attributes.items():
                 present = vars(value).get(key)
                 written = _write(present, leaf, f"{name}.{key}")
@@ -182,68 +182,14 @@ def _items(value: Any, items: list[Any], name: str) -> list[Any]:
 
 def _write_generator(value: Any, state: Any, name: str) -> Any:
     if isinstance(value, np.random.RandomState):
-        value.set_state(_unplain(state))
+        value.set_state(unplain(state))
         return value
     generator = value if isinstance(value, np.random.Generator) else np.random.default_rng()
     if state["bit_generator"] != generator.bit_generator.state["bit_generator"]:
         raise CannotKeep(f"{name} drew from {state['bit_generator']}, not from NumPy's default generator.")
-    generator.bit_generator.state = _unplain(state)
+    generator.bit_generator.state = unplain(state)
     return generator
 
 
 def _is_fixed(value: Any) -> bool:
     return isinstance(value, _FIXED) or type(value).__module__.startswith(_DRAWING) or callable(value)
-
-
-# ------------------------------------------------------------------ arrays
-
-
-def _encode(array: np.ndarray) -> dict[str, Json]:
-    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "content": content}
-
-
-def _decode(encoded: Any) -> np.ndarray:
-    content = base64.b64decode(encoded["content"])
-    array: np.ndarray = np.frombuffer(content, np.dtype(encoded["dtype"])).reshape(encoded["shape"]).copy()
-    return array
-
-
-def _plain(state: Any) -> Any:
-    """The state of a random generator, its arrays encoded."""
-    if isinstance(state, dict):
-        return {name: _plain(part) for name, part in state.items()}
-    return {"array": _encode(state)} if isinstance(state, np.ndarray) else state
-
-
-def _unplain(state: Any) -> Any:
-    if isinstance(state, dict):
-        return _decode(state["array"]) if set(state) == {"array"} else {k: _unplain(part) for k, part in state.items()}
-    return state
-
-
-# ------------------------------------------------------------------ MuJoCo
-
-
-def _mujoco(value: Any) -> tuple[Any, Any] | None:
-    """MjModel and MjData of an object that owns a simulation: a gymnasium MujocoEnv or DeepMind Control's Physics."""
-    mujoco = sys.modules.get("mujoco")
-    model, data = getattr(value, "model", None), getattr(value, "data", None)
-    if mujoco is None or model is None or data is None:
-        return None
-    model, data = getattr(model, "ptr", model), getattr(data, "ptr", data)
-    return (model, data) if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData) else None
-
-
-def _mujoco_state(model: Any, data: Any) -> np.ndarray:
-    mujoco = sys.modules["mujoco"]
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(model, kind))
-    mujoco.mj_getState(model, data, state, kind)
-    return state
-
-
-def _restore_mujoco(model: Any, data: Any, state: np.ndarray) -> None:
-    mujoco = sys.modules["mujoco"]
-    mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-    mujoco.mj_forward(model, data)

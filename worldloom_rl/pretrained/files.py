@@ -29,6 +29,7 @@ from torchrl.envs import EnvBase
 from worldloom_rl.config import Json, did_you_mean
 from worldloom_rl.pretrained import hub
 from worldloom_rl.pretrained.registry import find_family, find_preset, list_world_models
+from worldloom_rl.specs.environment import specs_of as specs_of
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
 FORMAT_VERSION = 1
@@ -377,15 +378,3 @@ def _fresh_preset(name: str, observation_spec: Composite | None, action_spec: Co
         stacklevel=3,
     )
     return family.model_class(config, observation_spec, action_spec)
-
-
-def specs_of(env: EnvBase) -> tuple[Composite, Composite]:
-    """The un-batched observation and action specs of an environment, as a model takes them.
-
-    Bookkeeping that transforms add to the observations ("is_init", step counts, carried planner state) is left out.
-    """
-    observation = env.observation_spec_unbatched.clone()
-    for key in ("is_init", "step_count", "planner", "latent", "previous_action"):
-        if key in observation.keys():  # noqa: SIM118 (a spec is no mapping)
-            del observation[key]
-    return observation, env.full_action_spec_unbatched.clone()

@@ -202,7 +202,7 @@ def _update(state: State) -> dict[str, Tensor]:
     metrics, posterior = update(
         state.losses, state.optimizer, batch.to(state.config.device), bfloat16=state.config.bfloat16
     )
-    rows = batch[:, state.model.config.replay_context :].select("index", "index_generation")
+    rows = batch[:, state.model.config.replay_context :].select("replay")
     state.replay.write_back(rows.update(posterior.to(rows.device)))
     return metrics
 

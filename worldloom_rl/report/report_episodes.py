@@ -13,12 +13,11 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.data.arrivals import STREAM
-from worldloom_rl.keys import PREVIOUS_ACTION
+from worldloom_rl.keys import PREVIOUS_ACTION, STREAM
 from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.world_model import WorldModel
 
-_AT_RANDOM, _POLICY, _VALID = "at_random", "policy_number", "valid"
+_AT_RANDOM, _POLICY, _VALID = ("replay", "at_random"), ("replay", "policy"), ("replay", "valid")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Episodes:
     def beside_each_other(
         cls, streams: Mapping[str, Sequence[TensorDictBase]], is_init: NestedKey, planner: str | None = None
     ) -> Episodes:
-        """Streams of rows [L] by policy, each with "at_random" [L], padded to one length."""
+        """Streams of rows [L] by policy, each with `_AT_RANDOM` [L], padded to one length."""
         marked = []
         for number, of_policy in enumerate(streams.values()):
             for stream in of_policy:
@@ -63,7 +62,7 @@ class Episodes:
 
 
 class RandomSteps(TensorDictModuleBase):  # type: ignore[misc]
-    """A policy whose first actions of every episode are replaced by random ones; it writes "at_random" beside them.
+    """A policy whose first actions of every episode are replaced by random ones; it writes `_AT_RANDOM` beside them.
 
     Args:
         model: whose actions they are; a recurrent one is told of the replaced action.
@@ -104,7 +103,7 @@ def play_streams(
 ) -> list[TensorDictBase]:
     """Rows [L] of each of E environments, played for `steps` agent steps without exploration noise.
 
-    "at_random" [L] stands beside them: whether the action that led to a row was drawn at random.
+    `_AT_RANDOM` [L] stands beside them: whether the action that led to a row was drawn at random.
 
     Args:
         env: batch [E], or [] if E is 1; closed at the end.

@@ -11,10 +11,8 @@ from torch.nn import functional as F
 
 from worldloom_rl import keys
 
-_RESERVED = frozenset(
-    {keys.LATENT, keys.ACTION, keys.PREVIOUS_ACTION, keys.REWARD, keys.CONTINUE}
-    | {keys.IS_INIT, keys.TERMINATED, keys.TRUNCATED, keys.DONE, keys.PLANNER_MEAN[0], "next"}
-)
+# Composite takes its leaves and these by name in one call, and "_reset" tells TorchRL which environments to reset.
+_OF_TORCHRL = frozenset({"shape", "batch_size", "device", "names", "data_cls", "step_mdp_static", "_reset"})
 
 
 def action_space_of(name: str, space: spaces.Space[Any], key: str = keys.ACTION) -> spaces.Space[Any]:
@@ -56,8 +54,7 @@ def observation_space_of(name: str, space: spaces.Space[Any], key: tuple[str, ..
     """The space of what `convert_observation` makes of an observation."""
     if isinstance(space, spaces.Dict):
         for part in space:
-            if not key and part in _RESERVED:
-                raise ValueError(f"{name}: the observation {part!r} has a name of the key contract; rename it.")
+            _check_name(name, key, part, space)
         return spaces.Dict({part: observation_space_of(name, leaf, (*key, part)) for part, leaf in space.items()})
     if isinstance(space, spaces.Box):
         if _is_image(space):
@@ -70,6 +67,23 @@ def observation_space_of(name: str, space: spaces.Space[Any], key: tuple[str, ..
     raise ValueError(
         f"{name}: the observation {leaf!r} is {space}, not numbers of a fixed shape. Leave it out or encode it as a "
         "Box (gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
+    )
+
+
+def _check_name(name: str, key: tuple[str, ...], part: str, space: spaces.Dict) -> None:
+    """Raise ValueError for an observation that would be lost on its way to a model."""
+    leaf = ".".join((*key, part))
+    if not key and part in keys.RESERVED:
+        reason = "has a name of the key contract"
+    elif part in _OF_TORCHRL:
+        reason = "has a name that TorchRL keeps for itself"
+    elif key and part == "state" and "observation" not in space.spaces:
+        reason = "would be renamed to 'observation' by TorchRL"  # in its spec, not in its values
+    else:
+        return
+    raise ValueError(
+        f"{name}: the observation {leaf!r} {reason}; rename it, for example by registering the environment under "
+        "gymnasium.wrappers.TransformObservation."
     )
 
 

@@ -12,7 +12,8 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
 
-from worldloom_rl.envs.real import AgentSteps, simulators
+from worldloom_rl.envs.agent_steps import AgentSteps
+from worldloom_rl.envs.real import simulators
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldloom_rl.config import WorldModelConfig, check_range
-from worldloom_rl.latents.codebook import QUANTIZERS
+
+QUANTIZERS = ("vq", "vq-ema", "fsq")
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class TokensConfig(WorldModelConfig):
     """Every number of a token world model; the defaults have the sizes that IRIS (arXiv:2209.00588) has on Atari."""
 
     # Tokenizer
-    quantizer: str = "vq"  # or "vq-ema" or "fsq", see `CodebookLatent`
+    quantizer: str = "vq"  # or "vq-ema" or "fsq", see `latents.quantizers`
     vocabulary: int = 512  # K, codes of "vq" and "vq-ema"
     levels: tuple[int, ...] = (8, 5, 5, 5)  # of "fsq", whose K is their product
     decay: float = 0.99  # of the running means of "vq-ema"

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.latents import CodebookLatent
+from worldloom_rl.latents.quantizers import AveragedCodes, FixedGrid, LearnedCodes, Quantizer
 from worldloom_rl.models.tokens.causal_transformer import stretch_causal_mask
 from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
 from worldloom_rl.models.tokens.dynamics import Dynamics, Outlook
@@ -63,14 +64,7 @@ class TokenWorldModel(WorldModel):
         super().__init__(config, observation_spec, action_spec, key_map)
         self.image_key, (channels, height, width) = _only_image(observation_spec)
         rows, columns = Tokenizer.grid(height, width, config.halvings)
-        space = CodebookLatent(
-            rows * columns,
-            config.token_width,
-            quantizer=config.quantizer,
-            vocabulary=config.vocabulary,
-            levels=config.levels,
-            decay=config.decay,
-        )
+        space = CodebookLatent(rows * columns, config.token_width, _quantizer(config))
         self.tokenizer = Tokenizer(
             channels,
             height,
@@ -241,14 +235,10 @@ class TokenWorldModel(WorldModel):
     def loss_weights(self) -> dict[str, float]:
         """The configuration's coefficients."""
         config = self.config
-        quantizer = {
-            "vq": {"codebook": config.codebook_coef, "commitment": config.commitment_coef},
-            "vq-ema": {"commitment": config.commitment_coef},
-            "fsq": {},
-        }[config.quantizer]
+        quantizer = {"codebook": config.codebook_coef, "commitment": config.commitment_coef}
         return {
             "reconstruction": config.reconstruction_coef,
-            **quantizer,
+            **{name: quantizer[name] for name in self.space.kind.errors},
             "dynamics": config.dynamics_coef,
             "reward": config.reward_coef,
             "continue": config.continue_coef,
@@ -260,8 +250,8 @@ class TokenWorldModel(WorldModel):
         """Terms and the posterior latents [B, T] of rows [B, T], whose first row starts without a context.
 
         "dynamics", "reward" and "continue" are 0 where a new episode begins. A context is never longer than H frames:
-        the transformer reads longer rows in stretches of H. With the tokenizer in training mode "vq-ema" moves its
-        codes, and the posterior holds them as they were.
+        the transformer reads longer rows in stretches of H. With the tokenizer in training mode `AveragedCodes` move,
+        and the posterior holds codes as they were.
         """
         names = self.key_map
         observation, action = self.read_observation(batch), self.read_previous_action(batch)
@@ -276,10 +266,7 @@ class TokenWorldModel(WorldModel):
         tokens = torch.cat([seen.tokens, quantized.tokens], 1)
         error = self.tokenizer.decode(quantized.tokens) - learned.float() / 255
         terms = {"reconstruction": error.square().mean((-3, -2, -1))}
-        if quantized.codebook_error is not None:
-            terms["codebook"] = quantized.codebook_error
-        if quantized.commitment_error is not None:
-            terms["commitment"] = quantized.commitment_error
+        terms |= quantized.errors
         terms |= self._step_terms(indices, tokens.detach(), action, reward, terminated, is_init)
         carry = self.initial_latent(batch.batch_size[:1])
         latent = self._follow_sequence(carry, action, indices, tokens, is_init)
@@ -307,6 +294,15 @@ class TokenWorldModel(WorldModel):
         }
         counts = (~is_init[:, 1:, 0]).to(dynamics.dtype)
         return {name: term * counts for name, term in terms.items()}
+
+
+def _quantizer(config: TokensConfig) -> Quantizer:
+    """The quantiser that the configuration names."""
+    if config.quantizer == "vq":
+        return LearnedCodes(config.vocabulary)
+    if config.quantizer == "vq-ema":
+        return AveragedCodes(config.vocabulary, config.decay)
+    return FixedGrid(config.levels)
 
 
 def _beside(flag: Tensor, value: Tensor) -> Tensor:

@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
-from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig, mlp_ratio
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder, require_transformers
 from worldloom_rl.models.vjepa2.model import ACTION_LIMITS, VJEPA2AC
-from worldloom_rl.models.vjepa2.official_names import encoder_tensors, masked_predictor_tensors
+from worldloom_rl.models.vjepa2.official.names import encoder_tensors, masked_predictor_tensors
+from worldloom_rl.models.vjepa2.official.settings import ImportSettings as ImportSettings
+from worldloom_rl.models.vjepa2.official.sizes import (
+    StateDict,
+    encoder_shapes,
+    pretraining_config,
+    pretraining_shapes,
+    world_model_config,
+)
 from worldloom_rl.models.vjepa2.pose import POSE
 from worldloom_rl.pretrained.files import new_directory, read_tensor_file
-
-_HEADS = {1024: 16, 1280: 16, 1408: 22, 384: 12}  # of the released encoders and predictors, by their width
-_FRAMES = 64  # of a clip in pre-training; transformers keeps the number and does not use it
-
-StateDict = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    """What an official checkpoint does not hold; the defaults are those of the released files."""
-
-    image_size: int = 256  # pixels, height and width; 384 for vitg-384.pt
-    encoder_heads: int | None = None  # by default the released encoder's of that width
-    predictor_heads: int | None = None  # by default the released predictor's of that width
-    use_extrinsics: bool = False  # whether the action-conditioned predictor was trained with the camera's pose
-    history: int = VJEPA2ACConfig.history  # frames that a prediction sees
-    context: int = VJEPA2ACConfig.context  # of them, observed frames that acting keeps
-    pixels_key: str = "pixels"
-    pose_key: str = "proprio"
-    action_key: str = "action"
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches
 
 
 def import_checkpoint(
@@ -89,28 +76,8 @@ def world_model_from(parts: Mapping[str, StateDict], settings: ImportSettings) -
     """
     key = "encoder" if "encoder" in parts else "target_encoder"
     encoder, predictor = parts[key], parts["predictor"]
-    patch = _shape(encoder, "patch_embed.proj.weight", 5, key)
-    actions = _shape(predictor, "action_encoder.weight", 2, "predictor")[1]
-    if actions != POSE:
-        raise ValueError(f"The predictor's actions have {actions} numbers; V-JEPA 2-AC's have {POSE}.")
-    width = _shape(predictor, "predictor_embed.weight", 2, "predictor")[0]
-    config = VJEPA2ACConfig(
-        image_size=settings.image_size,
-        patch_size=patch[-1],
-        tubelet_size=patch[2],
-        encoder_dim=patch[0],
-        encoder_depth=_depth(encoder, "blocks", key),
-        encoder_heads=settings.encoder_heads or _heads(patch[0], "encoder_heads"),
-        encoder_mlp_dim=_shape(encoder, "blocks.0.mlp.fc1.weight", 2, key)[0],
-        predictor_dim=width,
-        predictor_depth=_depth(predictor, "predictor_blocks", "predictor"),
-        predictor_heads=settings.predictor_heads or _heads(width, "predictor_heads"),
-        predictor_mlp_dim=_shape(predictor, "predictor_blocks.0.mlp.fc1.weight", 2, "predictor")[0],
-        use_extrinsics=settings.use_extrinsics,
-        history=settings.history,
-        context=settings.context,
-    )
-    _check(encoder, _encoder_shapes(config), key)
+    config = world_model_config(encoder, predictor, settings, key)
+    _check(encoder, encoder_shapes(config), key)
     low, high = (torch.tensor(ACTION_LIMITS) * sign for sign in (-1, 1))
     specs = Composite(
         {
@@ -137,33 +104,10 @@ def encoder_from(parts: Mapping[str, StateDict], settings: ImportSettings) -> tu
     """
     key = "target_encoder" if "target_encoder" in parts else "encoder"
     encoder, predictor = parts[key], parts["predictor"]
-    patch = _shape(encoder, "patch_embed.proj.weight", 5, key)
-    hidden = _shape(encoder, "blocks.0.mlp.fc1.weight", 2, key)[0]
-    width = _shape(predictor, "predictor_embed.weight", 2, "predictor")[0]
-    predictor_hidden = _shape(predictor, "predictor_blocks.0.mlp.fc1.weight", 2, "predictor")[0]
-    config = require_transformers().VJEPA2Config(
-        crop_size=settings.image_size,
-        frames_per_clip=_FRAMES,
-        patch_size=patch[-1],
-        tubelet_size=patch[2],
-        hidden_size=patch[0],
-        num_hidden_layers=_depth(encoder, "blocks", key),
-        num_attention_heads=settings.encoder_heads or _heads(patch[0], "encoder_heads"),
-        mlp_ratio=mlp_ratio(patch[0], hidden),
-        pred_hidden_size=width,
-        pred_num_hidden_layers=_depth(predictor, "predictor_blocks", "predictor"),
-        pred_num_attention_heads=settings.predictor_heads or _heads(width, "predictor_heads"),
-        pred_mlp_ratio=mlp_ratio(width, predictor_hidden),
-        pred_num_mask_tokens=sum(name.startswith("mask_tokens.") for name in predictor),
-    )
-    sizes = (config.patch_size, config.tubelet_size, config.num_hidden_layers)
-    _check(encoder, _transformer_shapes("blocks", patch[0], hidden, sizes), key)
-    shapes = _block_shapes("predictor_blocks", config.pred_num_hidden_layers, width, predictor_hidden)
-    shapes |= {"predictor_embed.weight": (width, patch[0]), "predictor_embed.bias": (width,)}
-    shapes |= {"predictor_norm.weight": (width,), "predictor_norm.bias": (width,)}
-    shapes |= {"predictor_proj.weight": (patch[0], width), "predictor_proj.bias": (patch[0],)}
-    shapes |= {f"mask_tokens.{i}": (1, 1, width) for i in range(max(config.pred_num_mask_tokens, 1))}
-    _check(predictor, shapes, "predictor")
+    config = pretraining_config(encoder, predictor, settings, key)
+    encoder_needs, predictor_needs = pretraining_shapes(config)
+    _check(encoder, encoder_needs, key)
+    _check(predictor, predictor_needs, "predictor")
     whole = require_transformers().VJEPA2Model(config)
     whole.encoder.load_state_dict(encoder_tensors(encoder), strict=True)
     whole.predictor.load_state_dict(masked_predictor_tensors(predictor), strict=True)
@@ -191,69 +135,11 @@ def _clean(tensors: object, part: str) -> StateDict:
     return cleaned
 
 
-def _shape(tensors: StateDict, name: str, dimensions: int, part: str) -> tuple[int, ...]:
-    """The shape of a tensor that tells sizes."""
-    if name not in tensors:
-        raise ValueError(f"The checkpoint's {part!r} lacks {name!r}, which tells its size; is it one of V-JEPA 2?")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != dimensions:
-        raise ValueError(f"{name!r} of the checkpoint's {part!r} has shape {shape}, not {dimensions} dimensions.")
-    return shape
-
-
-def _depth(tensors: StateDict, blocks: str, part: str) -> int:
-    indices = {int(found[1]) for name in tensors if (found := re.match(rf"{blocks}\.(\d{{1,4}})\.", name))}
-    if not indices:
-        raise ValueError(f"The checkpoint's {part!r} has no {blocks!r}; is it one of V-JEPA 2?")
-    return max(indices) + 1
-
-
-def _heads(width: int, setting: str) -> int:
-    if width not in _HEADS:
-        raise ValueError(
-            f"No released V-JEPA 2 is {width} wide, and tensors do not tell the number of attention heads: "
-            f"give {setting}."
-        )
-    return _HEADS[width]
-
-
-def _encoder_shapes(config: VJEPA2ACConfig) -> dict[str, tuple[int, ...]]:
-    sizes = (config.patch_size, config.tubelet_size, config.encoder_depth)
-    return _transformer_shapes("blocks", config.encoder_dim, config.encoder_mlp_dim, sizes)
-
-
-def _transformer_shapes(
-    blocks: str, width: int, hidden: int, sizes: tuple[int, int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Official names and shapes of an encoder; sizes are those of patch and tubelet, and the depth."""
-    patch, tubelet, depth = sizes
-    shapes = _block_shapes(blocks, depth, width, hidden)
-    shapes |= {"patch_embed.proj.weight": (width, 3, tubelet, patch, patch), "patch_embed.proj.bias": (width,)}
-    return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
-
-
-def _block_shapes(blocks: str, depth: int, width: int, hidden: int) -> dict[str, tuple[int, ...]]:
-    layer = {
-        "norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,),
-        "mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden),
-    }  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i in range(depth):
-        for name, shape in layer.items():
-            shapes[f"{blocks}.{i}.{name}.weight"] = shape
-            shapes[f"{blocks}.{i}.{name}.bias"] = shape[:1]
-    return shapes
-
-
 def _check(tensors: StateDict, expected: Mapping[str, tuple[int, ...]], part: str) -> None:
     """Raise ValueError unless exactly the expected tensors are there, with their shapes."""
-    wrong = [f"lacks {name!r} of shape {expected[name]}" for name in expected if name not in tensors]
-    for name, tensor in tensors.items():
-        shape = tuple(tensor.shape)
-        if name not in expected:
-            wrong.append(f"has the extra tensor {name!r} of shape {shape}")
-        elif shape != expected[name]:
-            wrong.append(f"has {name!r} of shape {shape} where {expected[name]} is needed")
+    found = {name: TensorKind(tuple(tensor.shape)) for name, tensor in tensors.items()}
+    needed = {name: TensorKind(shape) for name, shape in expected.items()}
+    wrong = [each.told() for each in mismatches(found, needed)]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise ValueError(f"This is no V-JEPA 2 checkpoint that we know: its {part!r} {'; it '.join(wrong[:5])}{more}.")

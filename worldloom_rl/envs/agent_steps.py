@@ -1,0 +1,112 @@
+"""A simulator's step as an agent's: action repeat, blocks of actions, data types, images."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldloom_rl import keys
+from worldloom_rl.specs.spaces import (
+    action_block_space,
+    action_space_of,
+    convert_observation,
+    observation_space_of,
+    resize_image,
+)
+
+_SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics name it in their info
+
+
+class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        name: str,
+        action_repeat: int,
+        episode_length: int,
+        image: Frames | None,
+        action_block: int = 1,
+    ) -> None:
+        super().__init__(env)
+        self.action_block = action_block
+        self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
+        self.action_space = action_block_space(name, action_space_of(name, env.action_space), action_block)
+        if image is not None:
+            self.observation_space = spaces.Dict({"pixels": image.space})
+        else:
+            self.observation_space = observation_space_of(name, env.observation_space)
+        clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, "observation")
+        if clashes:
+            raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
+        self.steps_done = 0
+        self.succeeded: bool | None = None  # in this episode so far; None as long as the environment did not say
+        self.last_success: bool | None = None  # of the episode that ended last
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.steps_done, self.succeeded = 0, None
+        if self.image is not None:
+            return {"pixels": self.image.first(self.env.render())}, info
+        return convert_observation(self.env.observation_space, observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
+        for action in [part for part in block for _ in range(self.action_repeat)]:
+            if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
+                action = action[0]
+            action = _simulator_action(self.env.action_space, action)
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            self.steps_done += 1
+            total += float(reward)
+            if not math.isfinite(total):
+                raise ValueError(
+                    f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
+                    f"(action {action}); rewards must be finite: mend the environment."
+                )
+            for name in _SUCCESS:
+                if name in info:
+                    self.succeeded = bool(info[name]) or bool(self.succeeded)
+            if terminated or truncated:
+                self.last_success = self.succeeded
+                break
+        if self.image is not None:
+            seen: Any = {"pixels": self.image.next(self.env.render())}
+        else:
+            seen = convert_observation(self.env.observation_space, observation)
+        return seen, total, bool(terminated), bool(truncated), info
+
+
+class Frames:
+    """The last frames as one uint8 image [3·frames, size, size]."""
+
+    def __init__(self, frames: int, size: int) -> None:
+        self.size = size
+        self.frames: deque[np.ndarray] = deque(maxlen=frames)
+        self.space = spaces.Box(0, 255, (3 * frames, size, size), np.uint8)
+
+    def first(self, frame: Any) -> np.ndarray:
+        self.frames.extend([resize_image(np.moveaxis(frame, -1, 0), self.size)] * (self.frames.maxlen or 1))
+        return np.concatenate(self.frames)
+
+    def next(self, frame: Any) -> np.ndarray:
+        self.frames.append(resize_image(np.moveaxis(frame, -1, 0), self.size))
+        return np.concatenate(self.frames)
+
+
+def _names(space: spaces.Space[Any], alone: str) -> set[str]:
+    """The names at the root of the tensordict."""
+    return set(space) if isinstance(space, spaces.Dict) else {alone}
+
+
+def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
+    return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action

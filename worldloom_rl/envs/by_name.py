@@ -1,0 +1,126 @@
+"""Simulators by name: gymnasium environments as their authors made them, each with its time limit."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldloom_rl.envs import atari, crafter, dmc
+
+_DMC = "dmc:"
+_DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
+
+
+def make_simulator(
+    name: str, pixels: bool, image_size: int, time_limit: int | None
+) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The environment of a name of `make_env` and its time limit in simulator steps.
+
+    Args:
+        pixels: whether it shall render images, of `image_size` rows and columns where it can.
+        time_limit: instead of its own.
+    Raises ValueError for a name that stands for nothing, ImportError for one whose package is missing.
+    """
+    family = name.partition(":")[0]
+    makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
+    return makers.get(family, _make_gym)(name, pixels, image_size, time_limit)
+
+
+def rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment with the bounded entries of its observation in [-1, 1], the others as they are."""
+    space = simulator.observation_space
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(
+            f"{name} observes {space}; only a real Box can be rescaled: leave rescale_observations off, or register "
+            "the environment under a gymnasium.wrappers.TransformObservation of your own."
+        )
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    if not bounded.any():
+        raise ValueError(f"{name} gives no bounds of its observation {space}, so nothing can be rescaled.")
+    low, high = np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high)
+    return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
+
+
+def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The gymnasium environment and its time limit in simulator steps."""
+    module, _, identifier = name.rpartition(":")
+    if module:
+        importlib.import_module(module)  # registers the id; gymnasium.spec, other than gymnasium.make, does not import
+    try:
+        spec = gymnasium.spec(identifier)
+    except gymnasium.error.Error as error:
+        raise ValueError(f"gymnasium knows no {name!r}. {_did_you_mean(identifier, gymnasium.registry)}") from error
+    limit = time_limit or spec.max_episode_steps
+    if limit is None:
+        raise ValueError(
+            f"{name} has no time limit, and the discount and the replay need one: give it in simulator steps, "
+            "make_env(…, time_limit=1000) or --time-limit 1000."
+        )
+    options: dict[str, Any] = {"render_mode": "rgb_array"} if pixels else {}
+    if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
+        options |= {"width": image_size, "height": image_size}  # renders at the size asked for
+    try:
+        # The passive checker repeats at every step what TorchRL's specs say.
+        return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
+
+
+def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The DeepMind Control task as a gymnasium environment and its time limit in simulator steps."""
+    if pixels and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when dm_control is imported
+    suite = dmc.suite()
+    domain, _, task = name.removeprefix(_DMC).partition("-")
+    domain, task = _DMC_DOMAINS.get(domain, domain), task.replace("-", "_")
+    if (domain, task) not in suite.ALL_TASKS:
+        known = [_DMC + "-".join(pair) for pair in suite.ALL_TASKS]
+        raise ValueError(f"DeepMind Control has no {name!r} (domain-task). {_did_you_mean(name, known)}")
+    simulator = dmc.DeepMindControl(suite, domain, task, image_size if pixels else None, own_limit=time_limit is None)
+    limit = simulator.limit if time_limit is None else float(time_limit)
+    if math.isinf(limit):
+        raise ValueError(f"{name} has no time limit: give one, make_env(…, time_limit=1000) or --time-limit 1000.")
+    if time_limit is not None:
+        return gymnasium.wrappers.TimeLimit(simulator, time_limit), time_limit
+    return simulator, math.ceil(limit)
+
+
+def _make_atari(
+    name: str, pixels: bool, image_size: int, time_limit: int | None
+) -> tuple[gymnasium.Env[Any, Any], int]:
+    """The game under its benchmark's preset and its time limit in steps of four frames."""
+    preset, _, game = name.partition(":")
+    known = atari.games()
+    if game not in known:
+        raise ValueError(
+            f"The Atari emulator has no {name!r}. {_did_you_mean(name, [f'{preset}:{other}' for other in known])}"
+        )
+    limit = time_limit or atari.STEPS
+    return gymnasium.wrappers.TimeLimit(atari.make_atari(game, atari.PRESETS[preset]), limit), limit
+
+
+def _make_crafter(
+    name: str, pixels: bool, image_size: int, time_limit: int | None
+) -> tuple[gymnasium.Env[Any, Any], int]:
+    """Crafter and its time limit in steps."""
+    task = name.partition(":")[2] or "reward"
+    limit = time_limit or crafter.STEPS
+    return crafter.Crafter(task, size=image_size if pixels else crafter.SIZE, steps=limit), limit
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return (
+        "Environments of another package are named module:Id, those of DeepMind Control dmc:domain-task, "
+        "games of Atari ale:Game."
+    )

@@ -1,0 +1,113 @@
+"""The numbers of an official DreamerV3 run's config.yaml by our names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from worldloom_rl.config import Json
+
+_NUMBERS = {  # ours: where config.yaml has it
+    "groups": "agent.dyn.rssm.stoch",
+    "unimix": "agent.dyn.rssm.unimix",
+    "free_nats": "agent.dyn.rssm.free_nats",
+    "min_std": "agent.policy.minstd",
+    "max_std": "agent.policy.maxstd",
+    "dynamics_coef": "agent.loss_scales.dyn",
+    "representation_coef": "agent.loss_scales.rep",
+    "reconstruction_coef": "agent.loss_scales.rec",
+    "reward_coef": "agent.loss_scales.rew",
+    "continue_coef": "agent.loss_scales.con",
+    "actor_coef": "agent.loss_scales.policy",
+    "critic_coef": "agent.loss_scales.value",
+    "replay_value_coef": "agent.loss_scales.repval",
+    "discount_horizon": "agent.horizon",
+    "discount_in_continue": "agent.contdisc",
+    "horizon": "agent.imag_length",
+    "imagination_starts": "agent.imag_last",
+    "lambda_": "agent.imag_loss.lam",
+    "entropy_coef": "agent.imag_loss.actent",
+    "slow_coef": "agent.imag_loss.slowreg",
+    "slow_rate": "agent.slowvalue.rate",
+    "return_rate": "agent.retnorm.rate",
+    "return_limit": "agent.retnorm.limit",
+    "learning_rate": "agent.opt.lr",
+    "warmup": "agent.opt.warmup",
+    "agc": "agent.opt.agc",
+    "momentum": "agent.opt.beta1",
+    "rms_decay": "agent.opt.beta2",
+    "eps": "agent.opt.eps",
+    "batch_size": "batch_size",
+    "batch_length": "batch_length",
+    "replay_context": "replay_context",
+}
+_NETWORKS = ("dyn.rssm", "enc.simple", "dec.simple", "rewhead", "conhead", "policy", "value")
+_FIXED: dict[str, Json] = {  # what our model does in one way only
+    **{f"agent.{network}.act": "silu" for network in _NETWORKS},
+    **{f"agent.{network}.norm": "rms" for network in _NETWORKS},
+    "agent.dyn.rssm.absolute": False,
+    "agent.dyn.rssm.dynlayers": 1,
+    "agent.enc.simple.symlog": True,
+    "agent.enc.simple.outer": False,
+    "agent.enc.simple.strided": False,
+    "agent.enc.simple.kernel": 5,
+    "agent.enc.simple.mults": [2, 3, 4, 4],
+    "agent.dec.simple.outer": False,
+    "agent.dec.simple.strided": False,
+    "agent.dec.simple.kernel": 5,
+    "agent.dec.simple.mults": [2, 3, 4, 4],
+    "agent.dec.simple.bspace": 8,
+    "agent.rewhead.output": "symexp_twohot",
+    "agent.value.output": "symexp_twohot",
+    "agent.policy_dist_cont": "bounded_normal",
+    "agent.policy_dist_disc": "categorical",
+    "agent.retnorm.impl": "perc",
+    "agent.retnorm.debias": False,
+    "agent.valnorm.impl": "none",
+    "agent.advnorm.impl": "none",
+    "agent.conhead.output": "binary",
+    "agent.slowvalue.every": 1,
+    "agent.imag_loss.slowtar": False,
+    "agent.repl_loss.slowtar": False,
+    "agent.repval_loss": True,
+    "agent.repval_grad": True,
+    "agent.reward_grad": True,
+    "agent.ac_grads": False,
+    "agent.opt.momentum": True,
+    "agent.opt.schedule": "const",
+    "agent.opt.wd": 0.0,
+}
+
+
+def read_config(file: Path) -> dict[str, Json]:
+    """The numbers that a run's config.yaml tells, by our names. Raises ValueError for a setting that we don't have."""
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {error}") from error
+
+    def entry(path: str) -> Json:
+        value = content
+        for name in path.split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise ValueError(f"{file} lacks {path!r}, which every configuration of a DreamerV3 run has.")
+            value = value[name]
+        return value
+
+    for path, only in _FIXED.items():
+        if entry(path) != only:
+            raise ValueError(f"{file} has {path} = {entry(path)!r}; this library knows {only!r} only.")
+    for name in ("lam", "slowreg"):  # one number of ours serves both losses of the critic
+        imagined, replayed = entry(f"agent.imag_loss.{name}"), entry(f"agent.repl_loss.{name}")
+        if imagined != replayed:
+            raise ValueError(
+                f"{file} has {name} = {imagined!r} in imag_loss and {replayed!r} in repl_loss; this library has one "
+                "number for both."
+            )
+    numbers = {ours: entry(path) for ours, path in _NUMBERS.items()}
+    ratio, size, length = entry("run.train_ratio"), numbers["batch_size"], numbers["batch_length"]
+    if not all(isinstance(value, int | float) and value > 0 for value in (ratio, size, length)):
+        raise ValueError(f"{file} should have positive numbers for run.train_ratio, batch_size and batch_length.")
+    numbers["updates_per_step"] = ratio / (size * length)
+    return {name: float(value) if isinstance(value, str) else value for name, value in numbers.items()}

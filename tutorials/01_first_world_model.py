@@ -14,9 +14,9 @@ from torchrl.envs import Compose, FrameSkipTransform, GymEnv, InitTracker, Trans
 from worldloom_rl import WorldModelLoss
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, make_planner
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes.tdmpc2 import loss_weights, make_optimizers, update
+from worldloom_rl.specs.environment import specs_of
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test runs fewer
 RANDOM_STEPS = STEPS // 3

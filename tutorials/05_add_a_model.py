@@ -24,7 +24,7 @@ from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.functional.scaling import symexp, symlog
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
-from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.testing import check_world_model
 from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.world_model import Prediction

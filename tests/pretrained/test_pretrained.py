@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, MultiOneHot, OneHot, Unbounded
-from torchrl.envs import Compose, GymEnv, InitTracker, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import GymEnv
 
 from worldloom_rl import AutoWorldModel, ModeNoise, WorldModel
-from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
-from worldloom_rl.pretrained import files as pretrained
-from worldloom_rl.pretrained.files import load_world_model, new_directory, specs_of
+from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.pretrained import format as saved_format
+from worldloom_rl.pretrained.format import load_world_model
 from worldloom_rl.pretrained.registry import find_preset
 
 TINY = find_preset("tdmpc2:tiny")[1]
@@ -257,7 +256,7 @@ def broken(*args: object) -> None:
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "save_file", broken)
+    monkeypatch.setattr(saved_format, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         build().save_pretrained(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +264,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_failed_save_keeps_the_old_directory(saved, monkeypatch):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
-    monkeypatch.setattr(pretrained, "save_file", broken)
+    monkeypatch.setattr(saved_format, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         TDMPC2(TINY, *specs()).save_pretrained(saved)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
@@ -280,25 +279,6 @@ def test_a_save_replaces_the_old_directory_as_a_whole(saved):
     assert list(saved.parent.iterdir()) == [saved]
     loaded = load_world_model(saved).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
-
-
-def test_a_failed_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "file").write_text("old")
-    rename, calls = os.replace, []
-
-    def fails_second(source: Path, destination: Path) -> None:
-        calls.append(source)
-        if len(calls) == 2:
-            raise OSError("no rename")
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "replace", fails_second)
-    with pytest.raises(OSError, match="no rename"), new_directory(target) as folder:
-        (folder / "file").write_text("new")
-    assert (target / "file").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 # ---------------------------------------------------------------------- by name
@@ -398,26 +378,3 @@ def test_a_run_directory_without_a_checkpoint_says_so(tmp_path):
 def test_auto_world_model_is_no_object():
     with pytest.raises(TypeError, match="from_pretrained"):
         AutoWorldModel()
-
-
-# ---------------------------------------------------------------------- specs of an environment
-
-
-def test_specs_of_a_batched_environment_are_those_of_one_environment():
-    single = GymEnv("Pendulum-v1")
-    batched = SerialEnv(3, lambda: GymEnv("Pendulum-v1"))
-    for ours, theirs in zip(specs_of(batched), specs_of(single), strict=True):
-        assert dict(ours.items(True, True)) == dict(theirs.items(True, True))  # devices of the Composite differ
-    observation, action = specs_of(batched)
-    assert (observation["observation"].shape, action["action"].shape) == ((3,), (1,))
-    assert (observation.shape, action.shape) == ((), ())
-
-
-def test_specs_of_an_environment_leave_out_what_transforms_and_policies_add():
-    plain = GymEnv("Pendulum-v1")
-    planner = make_planner(TDMPC2(TINY, *specs_of(plain)))
-    transformed = TransformedEnv(
-        GymEnv("Pendulum-v1"), Compose(StepCounter(), InitTracker(), planner.make_tensordict_primer())
-    )
-    assert ("planner", "mean") in transformed.observation_spec.keys(True, True)
-    assert specs_of(transformed) == specs_of(plain)

@@ -25,6 +25,7 @@ from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEn
 
 from worldloom_rl import keys
 from worldloom_rl.envs import atari, crafter
+from worldloom_rl.extras import require
 from worldloom_rl.specs.spaces import (
     action_block_space,
     action_space_of,
@@ -244,12 +245,8 @@ def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) 
 
 
 def _dm_control_suite() -> ModuleType:
-    try:
-        return importlib.import_module("dm_control.suite")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "Names that begin with 'dmc:' need dm-control and mujoco below 4: pip install 'worldloom-rl[dmc]'."
-        ) from error
+    why = "Names that begin with 'dmc:' need dm-control and mujoco below 4"
+    return require("dm_control.suite", extra="dmc", why=why)
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrl.data import Categorical, Composite, Unbounded
 
+from worldloom_rl.extras import require
 from worldloom_rl.noise import Noise
 
 QUANTIZERS = ("vq", "vq-ema", "fsq")
@@ -205,10 +206,5 @@ class CodebookLatent(nn.Module):
 
 
 def _library() -> Any:
-    try:
-        import vector_quantize_pytorch
-    except ImportError as error:
-        raise ImportError(
-            "Codebook latents need vector-quantize-pytorch: pip install 'worldloom-rl[tokens]'."
-        ) from error
-    return vector_quantize_pytorch
+    why = "Codebook latents need vector-quantize-pytorch"
+    return require("vector_quantize_pytorch", extra="tokens", why=why)

@@ -16,12 +16,13 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
 from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
-from worldloom_rl.pretrained.hub import model_card
+from worldloom_rl.pretrained.model_card import model_card
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import loop
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
@@ -37,7 +38,6 @@ from worldloom_rl.training.run_directory import (
     RESULT_FILE,
     RunDirectory,
     provenance,
-    write_json,
 )
 from worldloom_rl.world_model import Latent, WorldModel
 

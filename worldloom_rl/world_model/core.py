@@ -21,7 +21,8 @@ from torchrl.modules import recurrent_mode
 from worldloom_rl.config import Json, WorldModelConfig
 from worldloom_rl.keys import DONE, POLICY_ACTION, TERMINATED, KeyMap, as_tuple
 from worldloom_rl.noise import GeneratorNoise, Noise
-from worldloom_rl.pretrained import files as pretrained
+from worldloom_rl.pretrained.format import load_world_model, save_world_model
+from worldloom_rl.pretrained.hub import push_world_model
 from worldloom_rl.specs.actions import ActionSpace
 
 Latent = dict[str, Tensor]  # leaf name → tensor [*batch, *leaf shape]
@@ -444,7 +445,7 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors; the directory appears whole or not at all."""
-        pretrained.save_world_model(self, directory)
+        save_world_model(self, directory)
 
     def push_to_hub(
         self,
@@ -466,7 +467,7 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
             result: contents of a run's result.json; the card then tells the return reached and how it was trained.
         Raises ValueError for a malformed name or result; PermissionError, ConnectionError for what the hub refuses.
         """
-        return pretrained.push_world_model(
+        return push_world_model(
             self,
             repo_id,
             private=private,
@@ -483,7 +484,7 @@ class WorldModel(TensorDictModuleBase, ABC):  # type: ignore[misc]
         Args:
             encoder: the module that a model with a frozen encoder of your own was built with.
         """
-        model = pretrained.load_world_model(directory, encoder)
+        model = load_world_model(directory, encoder)
         if not isinstance(model, cls):
             raise TypeError(f"{directory} holds a {type(model).__name__}, not a {cls.__name__}; use AutoWorldModel.")
         return model

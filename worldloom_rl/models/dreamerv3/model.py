@@ -16,7 +16,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
-from worldloom_rl.models.dreamerv3.config import PRESETS, DreamerV3Config
+from worldloom_rl.models.dreamerv3.config import DreamerV3Config
 from worldloom_rl.models.dreamerv3.imagination import can_imagine, imagine
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
 from worldloom_rl.models.dreamerv3.rssm import RSSM, State
@@ -24,11 +24,9 @@ from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Imagined, Latent, Observation, Prediction, WorldModel
 
 
-@register_world_model("dreamerv3", DreamerV3Config, PRESETS)
 class DreamerV3(WorldModel):
     """DreamerV3 for vectors, categories, images or any mix, and for any action space.
 

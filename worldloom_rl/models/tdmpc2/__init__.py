@@ -1,7 +1,25 @@
 """TD-MPC2 (Hansen et al. 2024, arXiv:2310.16828); importing this module registers the family "tdmpc2"."""
 
-from worldloom_rl.models.tdmpc2.behavior import PolicyLoss as PolicyLoss
-from worldloom_rl.models.tdmpc2.behavior import PolicyPrior as PolicyPrior
-from worldloom_rl.models.tdmpc2.behavior import make_planner as make_planner
+from typing import TYPE_CHECKING
+
+from worldloom_rl.lazy import lazy_names
+from worldloom_rl.models.tdmpc2.config import PRESETS
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config as TDMPC2Config
-from worldloom_rl.models.tdmpc2.model import TDMPC2 as TDMPC2
+from worldloom_rl.pretrained.registry import register_family
+
+if TYPE_CHECKING:
+    from worldloom_rl.models.tdmpc2.behavior import PolicyLoss as PolicyLoss
+    from worldloom_rl.models.tdmpc2.behavior import PolicyPrior as PolicyPrior
+    from worldloom_rl.models.tdmpc2.behavior import make_planner as make_planner
+    from worldloom_rl.models.tdmpc2.model import TDMPC2 as TDMPC2
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            ".config": ["TDMPC2Config"],
+            ".behavior": ["PolicyLoss", "PolicyPrior", "make_planner"],
+            ".model": ["TDMPC2"],
+        },
+    )
+
+register_family("tdmpc2", TDMPC2Config, PRESETS, "worldloom_rl.models.tdmpc2.model:TDMPC2")

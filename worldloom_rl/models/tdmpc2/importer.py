@@ -19,7 +19,7 @@ from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.model import TDMPC2
-from worldloom_rl.pretrained.files import read_tensor_file
+from worldloom_rl.pretrained.pickles import read_tensor_file
 
 _ENSEMBLES = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")  # the second duplicates the first
 _AFFINE = ("weight", "bias")

@@ -19,11 +19,10 @@ from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
-from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel, repeat_latent
 
 _PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
@@ -118,7 +117,6 @@ class PredictedStep(nn.Module):
         return two_hot_mean(reward_head(inputs, shared), low, high), dynamics(inputs, shared)
 
 
-@register_world_model("tdmpc2", TDMPC2Config, PRESETS)
 class TDMPC2(WorldModel):
     """TD-MPC2 for vectors, images or both, continuous or (as an extension) discrete actions, one or several tasks.
 

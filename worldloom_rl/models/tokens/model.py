@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.latents import CodebookLatent
-from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
+from worldloom_rl.models.tokens.config import TokensConfig
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.causal_transformer import CausalTransformer, stretch_causal_mask
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 
 
@@ -86,7 +85,6 @@ class Dynamics(nn.Module):
         )
 
 
-@register_world_model("tokens", TokensConfig, PRESETS)
 class TokenWorldModel(WorldModel):
     """A token world model for one image and any action space.
 

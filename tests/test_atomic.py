@@ -80,9 +80,7 @@ def test_a_directory_with_other_files_is_never_replaced(tmp_path, monkeypatch, r
     target = fill(tmp_path / "mine")
     monkeypatch.chdir(target)
     with (
-        pytest.raises(
-            FileExistsError, match=r"mine holds other files, which would be lost; choose a directory that is"
-        ),
+        pytest.raises(FileExistsError, match="mine holds other files, which would be lost; choose a directory"),
         new_directory(Path(".") if relative else target),
     ):
         raise AssertionError("work was begun that cannot be kept")
@@ -91,8 +89,7 @@ def test_a_directory_with_other_files_is_never_replaced(tmp_path, monkeypatch, r
 
 
 def test_a_directory_that_is_filled_meanwhile_is_not_replaced_either(tmp_path):
-    with pytest.raises(FileExistsError, match="holds other files"), new_directory(tmp_path / "new") as folder:
-        (folder / "file").write_text("new")
+    with pytest.raises(FileExistsError, match="holds other files"), new_directory(tmp_path / "new"):
         fill(tmp_path / "new", "meanwhile")
     assert (tmp_path / "new" / "file").read_text() == "meanwhile"
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]

@@ -23,5 +23,5 @@ def test_a_missing_package_is_named_with_the_command(ask):
 def test_a_package_that_is_there_and_broken_says_so_itself(tmp_path, monkeypatch):
     (tmp_path / "broken_loom.py").write_text("raise ImportError('the shared library is missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ImportError, match="^the shared library is missing$"):
+    with pytest.raises(ImportError, match=r"^the shared library is missing$"):
         require("broken_loom", extra="loom", why="Looms need broken_loom")

@@ -111,7 +111,7 @@ class WorldModelConfig:
         return dataclasses.replace(preset, **changes)
 
     def __repr__(self) -> str:
-        """Python for it: what differs from the defaults or from the nearest size, `Config.from_size('5m', horizon=5)`."""
+        """Python for it: what differs from the defaults or the nearest size, `Config.from_size('5m', horizon=5)`."""
         name = type(self).__name__
         others: list[object] = [field.default for field in dataclasses.fields(self)]
         texts = [f"{name}({', '.join(self._differences(others))})"]
@@ -182,7 +182,8 @@ def _check_field(name: str, value: object, hint: object, limits: Limits | None) 
     """Raise ValueError unless the value is of the field's type and in its range."""
     numbers = value if isinstance(value, tuple) else (value,)
     least, most = limits.lengths if limits and limits.lengths else (0, math.inf)
-    if not _fits(value, hint) or (isinstance(value, tuple) and not least <= len(value) <= most):
+    # The length first: a file may hold any number of numbers.
+    if (isinstance(value, tuple) and not least <= len(value) <= most) or not _fits(value, hint):
         raise ValueError(f"{name} must be {_described(hint, limits)}, got {value!r:.200}.")
     if limits is not None:
         for number in numbers:

@@ -140,7 +140,7 @@ class Typed(WorldModelConfig):
         ("sizes", (8,) * 4, "sizes must be a tuple of 1 to 3 whole numbers"),
         ("sizes", (8, 2.5), r"sizes must be a tuple of 1 to 3 whole numbers .* got \(8, 2.5\)"),
         ("sizes", (8, 2), r"sizes must be a whole number in \[3, 100\], got 2"),
-        ("pair", (1, 2), "pair must be a tuple"),
+        ("pair", (1, 2), r"pair must be a tuple \(a whole number, a text\), got"),
         ("pair", (1,), "pair must be a tuple"),
         ("kind", "c", r"kind must be one of \['a', 'b'\], got 'c'"),
         ("kind", None, "kind must be one of"),

@@ -89,7 +89,7 @@ class WorldModelConfig:
             cls.__repr__ = WorldModelConfig.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        hints = _type_hints(type(self))
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
             value = _tupled(given)
@@ -207,7 +207,11 @@ def _fits(value: object, hint: object) -> bool:
     return isinstance(value, hint) if hint in (bool, str, tuple, type(None)) and isinstance(hint, type) else True
 
 
-_NAMES: dict[object, str] = {bool: "true or false", str: "a text", type(None): "None"}
+_NAMES: dict[object, tuple[str, str]] = {
+    bool: ("true or false", "truth values"),
+    str: ("a text", "texts"),
+    type(None): ("None", "None"),
+}
 
 
 def _described(hint: object, limits: Limits | None, plural: bool = False) -> str:
@@ -218,10 +222,12 @@ def _described(hint: object, limits: Limits | None, plural: bool = False) -> str
     if get_origin(hint) is Literal:
         return f"one of {list(parts)}"
     if get_origin(hint) is tuple:
+        if parts[-1:] != (...,):
+            return f"a tuple ({', '.join(_described(part, limits) for part in parts)})"
         count = "{} to {} ".format(*limits.lengths) if limits and limits.lengths else ""
-        return f"a tuple of {count}{_described(parts[0], limits, plural=True) if parts else 'nothing'}"
+        return f"a tuple of {count}{_described(parts[0], limits, plural=True)}"
     if hint in (int, float):
         article, end = ("", "s") if plural else ("a ", "")
         bounds = f" in [{limits.low}, {limits.high}]" if limits else ""
         return f"{article}{'whole ' * (hint is int)}number{end}{bounds}"
-    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+    return _NAMES[hint][plural] if hint in _NAMES else getattr(hint, "__name__", str(hint))

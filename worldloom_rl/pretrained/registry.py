@@ -38,6 +38,7 @@ class ModelClass(Protocol):
         observation_spec: Composite,
         action_spec: Composite,
         key_map: Mapping[str, NestedKey] | None = None,
+        /,
         **parts: nn.Module,
     ) -> nn.Module: ...
 

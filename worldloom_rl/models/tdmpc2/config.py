@@ -41,7 +41,8 @@ class TDMPC2Config(WorldModelConfig):
     task_dim: int = ranged(96, 1, 2**14)  # multi-task: width of the task embedding
 
     # Learning
-    discount: float | tuple[float, ...] = ranged(0.99, 0.0, 1.0)  # γ, one number or one a task; see `discount_for`
+    # γ, one number or one a task; see `discount_for`
+    discount: float | tuple[float, ...] = ranged(0.99, 0.0, 1.0, lengths=(1, 2**10))
     consistency_coef: float = ranged(20.0, 0.0, 1e6)
     reward_coef: float = ranged(0.1, 0.0, 1e6)
     value_coef: float = ranged(0.1, 0.0, 1e6)

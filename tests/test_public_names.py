@@ -59,9 +59,20 @@ LIGHT = {
 }
 
 
+def imported(work: str, *slow: str) -> list[str]:
+    """Which of these modules a fresh interpreter has imported after that work."""
+    program = f"import sys; {work}; print(*sorted({set(slow)} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 @pytest.mark.parametrize("work", LIGHT.values(), ids=LIGHT)
 def test_what_needs_no_tensor_imports_neither_torch_nor_torchrl(work: str) -> None:
-    counted = "import sys; print(sorted({'torch', 'torchrl', 'tensordict', 'numpy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", f"{work}; {counted}"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    assert imported(work, "torch", "torchrl", "tensordict", "numpy") == []
+
+
+def test_the_public_names_import_nothing_slow_beside_torchrl() -> None:
+    slow = ("scipy.stats", "matplotlib.pyplot", "transformers", "vector_quantize_pytorch", "wandb")
+    before = imported("import torchrl.envs, torchrl.collectors", *slow)
+    assert imported("from worldloom_rl import *", *slow) == before

@@ -49,7 +49,7 @@ def new_directory(target: Path, replaces: Callable[[Path], bool] = lambda folder
     Raises FileExistsError where something stands that may not be replaced, before anything is written.
     """
     target = Path(os.path.abspath(target))
-    _require_replaceable(target, replaces)
+    require_replaceable(target, replaces)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target)
     temporary.mkdir()
@@ -57,7 +57,7 @@ def new_directory(target: Path, replaces: Callable[[Path], bool] = lambda folder
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
             _flush(path)
-        _require_replaceable(target, replaces)  # it may have been filled meanwhile
+        require_replaceable(target, replaces)  # it may have been filled meanwhile
         if target.exists():
             _exchange(temporary, target)
         else:
@@ -83,7 +83,8 @@ def _exchange(new: Path, target: Path) -> None:
         shutil.rmtree(old)
 
 
-def _require_replaceable(target: Path, replaces: Callable[[Path], bool]) -> None:
+def require_replaceable(target: Path, replaces: Callable[[Path], bool] = lambda folder: False) -> None:
+    """Raise FileExistsError as `new_directory` does; for asking before long work."""
     if target.is_dir():
         if any(target.iterdir()) and not replaces(target):
             raise FileExistsError(

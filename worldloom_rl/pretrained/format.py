@@ -24,6 +24,7 @@ from worldloom_rl.pretrained.registry import find_family
 from worldloom_rl.pretrained.tensors import TensorKind, check_tensors
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
+LIBRARY = "worldloom-rl"
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -58,7 +59,7 @@ def save_world_model(model: SavableModel, directory: str | Path) -> None:
     config = {
         "model_type": model.model_type,
         "format_version": FORMAT_VERSION,
-        "library_version": version("worldloom-rl"),
+        "library_version": version(LIBRARY),
         "config": model.config.to_json(),
         "key_map": model.key_map.to_json(),
         "observation_spec": spec_to_json(model.observation_spec),

@@ -20,8 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from worldloom_rl.config import Json
-from worldloom_rl.pretrained.format import CONFIG_FILE, SavableModel, read_config, save_world_model
-from worldloom_rl.pretrained.model_card import CARD_FILE, LIBRARY, model_card
+from worldloom_rl.pretrained.format import CONFIG_FILE, LIBRARY, SavableModel, read_config, save_world_model
 
 # A request without any answer. The client changed its HTTP library more than once; this is that library's base class.
 _NoAnswer = cast("type[Exception]", HfHubHTTPError.__mro__[1])
@@ -137,6 +136,8 @@ def push_world_model(
     result: Mapping[str, Json] | None,
 ) -> str:
     """The hash of the commit that put a WorldModel's two files and its model card on the hub; see `upload`."""
+    from worldloom_rl.pretrained.model_card import CARD_FILE, model_card  # here: scipy's statistics take a second
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         save_world_model(model, folder)

@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from worldloom_rl.config import Json
 from worldloom_rl.functional.statistics import bootstrap_interval, mean_of_rows
+from worldloom_rl.pretrained.format import LIBRARY
 
-LIBRARY = "worldloom-rl"
 CARD_FILE = "README.md"
 
 

@@ -87,7 +87,7 @@ def register_family(
 def register_world_model(
     name: str, config_class: type[WorldModelConfig], presets: Mapping[str, WorldModelConfig]
 ) -> Callable[[Registered], Registered]:
-    """Class decorator: makes a WorldModel known under `name`, with presets as "name:preset".
+    """Class decorator: makes a WorldModel known under `name`, its `model_type`, with presets as "name:preset".
 
     Every family has a preset "tiny". Raises ValueError if the name is taken by another class.
     """
@@ -96,6 +96,7 @@ def register_world_model(
     def register(model_class: Registered) -> Registered:
         place = f"{model_class.__module__}:{model_class.__qualname__}"
         _register(Family(name, config_class, dict(presets), place, model_class))
+        model_class.model_type = name  # type: ignore[attr-defined]
         return model_class
 
     return register

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from torchrl.data import (
     Unbounded,
 )
 
-from worldloom_rl.config import WorldModelConfig, added_field, check_range, did_you_mean
+from worldloom_rl.config import Limits, WorldModelConfig, added_field, check_range, did_you_mean, name_sizes, ranged
 from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config, discount_for
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
@@ -110,6 +111,111 @@ def test_whole_bounds_ask_for_a_whole_number():
 def test_a_bad_number_stops_when_the_configuration_is_built(field, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TDMPC2Config(), **{field: value})
+
+
+@dataclass(frozen=True)
+class Typed(WorldModelConfig):
+    width: int = ranged(3, 1, 9)
+    rate: float = ranged(0.5, 0.0, 1.0)
+    rates: float | tuple[float, ...] = ranged(0.5, 0.0, 1.0)
+    sizes: tuple[int, ...] = ranged((8, 8), 3, 100, lengths=(1, 3))
+    pair: tuple[int, str] = (1, "a")
+    kind: Literal["a", "b"] = "a"
+    name: str | None = None
+    depth: int = 3
+    gain: float = added_field(1.0, before=0.5, limits=Limits(0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("width", "3", r"width must be a whole number in \[1, 9\], got '3'"),
+        ("width", (3,), r"width must be a whole number in \[1, 9\], got \(3,\)"),
+        ("width", True, r"width must be a whole number in \[1, 9\], got True"),
+        ("rate", 2, r"rate must be a number in \[0.0, 1.0\], got 2"),
+        ("rates", (0.5, 2.0), r"rates must be a number in \[0.0, 1.0\], got 2.0"),
+        ("rates", "x", r"rates must be a number in \[0.0, 1.0\] or a tuple of numbers in \[0.0, 1.0\], got 'x'"),
+        ("sizes", 8, "sizes must be a tuple of 1 to 3 whole numbers in .*, got 8"),
+        ("sizes", (), "sizes must be a tuple of 1 to 3 whole numbers"),
+        ("sizes", (8,) * 4, "sizes must be a tuple of 1 to 3 whole numbers"),
+        ("sizes", (8, 2.5), r"sizes must be a tuple of 1 to 3 whole numbers .* got \(8, 2.5\)"),
+        ("sizes", (8, 2), r"sizes must be a whole number in \[3, 100\], got 2"),
+        ("pair", (1, 2), r"pair must be a tuple \(a whole number, a text\), got"),
+        ("pair", (1,), "pair must be a tuple"),
+        ("kind", "c", r"kind must be one of \['a', 'b'\], got 'c'"),
+        ("kind", None, "kind must be one of"),
+        ("name", 3, "name must be a text or None, got 3"),
+        ("depth", 3.0, "depth must be a whole number, got 3.0"),
+        ("depth", "deep", "depth must be a whole number, got 'deep'"),
+        ("gain", 3.0, r"gain must be a number in \[0.0, 2.0\], got 3.0"),
+    ],
+)
+def test_a_value_of_a_wrong_type_or_outside_its_range_is_refused_by_name(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        Typed(**{field: value})
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(Typed(), **{field: value})
+
+
+def test_a_list_becomes_the_tuple_that_it_means():
+    config = dataclasses.replace(Typed(), sizes=[4, 5], rates=[0.25])
+    assert (config.sizes, config.rates) == ((4, 5), (0.25,))
+    assert hash(config) == hash(Typed(sizes=(4, 5), rates=(0.25,)))
+    assert Nested(shapes=[[1], [2, 3]]).shapes == ((1,), (2, 3))
+
+
+def test_a_configuration_of_a_size_takes_changes():
+    assert TDMPC2Config.from_size("5m", horizon=5) == dataclasses.replace(PRESETS["5m"], horizon=5)
+    assert TDMPC2Config.from_size("tiny", action_dims=[2, 3]).action_dims == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "message"),
+    [
+        ("5mm", {}, r"TDMPC2Config has no size '5mm'. Did you mean .*'5m'"),
+        ("tdmpc2:5m", {}, "TDMPC2Config has no size 'tdmpc2:5m'"),
+        ("5m", {"horizn": 3}, r"TDMPC2Config has no field 'horizn'. Did you mean 'horizon'\?"),
+        ("5m", {"horizon": 0}, "horizon must be a whole number in"),
+    ],
+)
+def test_an_unknown_size_or_field_is_answered_with_the_closest(size, changes, message):
+    with pytest.raises(ValueError, match=message):
+        TDMPC2Config.from_size(size, **changes)
+
+
+def test_the_configuration_of_a_third_party_has_sizes_too():
+    name_sizes(Typed, {"tiny": Typed(width=1)})
+    assert Typed.from_size("tiny", depth=2) == Typed(width=1, depth=2)
+    with pytest.raises(ValueError, match="Nested has no size 'tiny'"):
+        Nested.from_size("tiny")
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (Nested(), "Nested()"),
+        (Nested(width=4, name="b"), "Nested(width=4, name='b')"),
+        (TDMPC2Config(), "TDMPC2Config()"),
+        (TDMPC2Config(latent_dim=128), "TDMPC2Config(latent_dim=128)"),
+        (PRESETS["tiny"], "TDMPC2Config.from_size('tiny')"),
+        (dataclasses.replace(PRESETS["tiny"], horizon=5), "TDMPC2Config.from_size('tiny', horizon=5)"),
+    ],
+    ids=str,
+)
+def test_a_configuration_prints_as_what_makes_it(config, text):
+    assert repr(config) == text
+    assert eval(text) == config
+
+
+def test_a_family_may_print_its_configuration_otherwise():
+    @dataclass(frozen=True)
+    class Own(WorldModelConfig):
+        width: int = 3
+
+        def __repr__(self) -> str:
+            return f"<{self.width}>"
+
+    assert repr(Own()) == "<3>"
 
 
 @pytest.mark.parametrize(("length", "discount"), [(500, 0.99), (1000, 0.995), (5, 0.95), (100, 0.95), (200, 0.975)])

@@ -3,7 +3,6 @@
 # From a `GymEnv` to a TD-MPC2 planner in a stock TorchRL `Collector`, without the recipe. Some minutes on one core.
 
 # %%
-import dataclasses
 import os
 
 import torch
@@ -13,10 +12,9 @@ from torchrl.envs import Compose, FrameSkipTransform, GymEnv, InitTracker, Trans
 
 from worldloom_rl import WorldModelLoss
 from worldloom_rl.data import Arrivals, Replay
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, make_planner
-from worldloom_rl.pretrained.files import specs_of
-from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_planner
 from worldloom_rl.recipes.tdmpc2 import make_optimizers, update
+from worldloom_rl.specs.environment import specs_of
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test runs fewer
 RANDOM_STEPS = STEPS // 3
@@ -35,7 +33,7 @@ observation_spec, action_spec = specs_of(env)
 # `TensorDictSequential(model.encode, planner)` is a policy.
 
 # %%
-config = dataclasses.replace(find_preset("tdmpc2:tiny")[1], discount=0.95)  # γ for 100 agent steps
+config = TDMPC2Config.from_size("tiny", discount=0.95)  # γ for 100 agent steps
 model = TDMPC2(config, observation_spec, action_spec).eval()
 policy = TensorDictSequential(model.encode, make_planner(model))
 

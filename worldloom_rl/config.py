@@ -1,15 +1,20 @@
-"""Configurations as frozen dataclasses, and as JSON."""
+"""Configurations as frozen dataclasses whose numbers have ranges, by size, as text and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Json = Any  # what the json module reads and writes
+
+T = TypeVar("T")
+ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -19,49 +24,35 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else f" Known are {names}."
 
 
-ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
+# ---------------------------------------------------------------------- fields
+
 _BEFORE = "before"
-
-
-def added_field(default: Any, before: Any) -> Any:
-    """A field of a configuration that files of older versions lack: they mean `before`."""
-    return dataclasses.field(default=default, metadata={_BEFORE: before})
+_LIMITS = "limits"
 
 
 @dataclass(frozen=True)
-class WorldModelConfig:
-    """Base of the families' configurations: plain values that survive JSON."""
+class Limits:
+    """The least and the largest value of a number, and how many numbers a tuple of them may have."""
 
-    def to_json(self) -> dict[str, Json]:
-        """Field names and values; tuples become lists."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-    @classmethod
-    def from_json(cls: type[ConfigType], values: Mapping[str, Json]) -> ConfigType:
-        """The configuration with these values. Raises ValueError on an unknown or a missing field, and on NaN."""
-        if not isinstance(values, Mapping):
-            raise ValueError(f"The config must be the fields of {cls.__name__} by name, got {values!r}.")
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ValueError(f"{cls.__name__} has no field {name!r}.{did_you_mean(name, known)}")
-        older = {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(cls) if _BEFORE in field.metadata}
-        values = {**older, **values}
-        missing = sorted(known - set(values))
-        if missing:
-            raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")
-        for name, value in values.items():
-            if any(isinstance(number, float) and not math.isfinite(number) for number in flat_json([value])):
-                raise ValueError(f"{cls.__name__} takes finite numbers, but {name} is {value!r}.")
-        return cls(**{name: _tupled(value) for name, value in values.items()})
+    low: float
+    high: float
+    lengths: tuple[int, int] | None = None
 
 
-def _plain(value: Json) -> Json:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def ranged(default: T, low: float, high: float, *, lengths: tuple[int, int] | None = None) -> T:
+    """A field of a configuration whose number, or each of whose numbers, is in [low, high].
+
+    Bounds that are ints ask for whole numbers.
+
+    Args:
+        lengths: the fewest and the most numbers of a tuple; by default any.
+    """
+    return dataclasses.field(default=default, metadata={_LIMITS: Limits(low, high, lengths)})
 
 
-def _tupled(value: Json) -> Json:
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+def added_field(default: T, before: T, limits: Limits | None = None) -> T:
+    """A field of a configuration that files of older versions lack: they mean `before`."""
+    return dataclasses.field(default=default, metadata={_BEFORE: before, _LIMITS: limits})
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -74,6 +65,169 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be a {'whole ' * whole}number in [{low}, {high}], got {value!r}.")
 
 
+# ---------------------------------------------------------------------- configurations
+
+_sizes: dict[type[WorldModelConfig], dict[str, WorldModelConfig]] = {}
+
+
+def name_sizes(config_class: type[WorldModelConfig], sizes: Mapping[str, WorldModelConfig]) -> None:
+    """Makes these configurations known to `config_class.from_size`; registering a family does it."""
+    _sizes.setdefault(config_class, {}).update(sizes)
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Base of the families' configurations: plain values that survive JSON.
+
+    Fields are numbers, texts, truth values, and tuples of them; a list that is given becomes a tuple. A value of
+    another type than its field's, or outside its range (`ranged`), is refused by name. Where numbers have to agree with
+    each other, a family says so in `__post_init__`, after `super().__post_init__()`.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if "__repr__" not in cls.__dict__:  # or `@dataclass` would write one that shows every field
+            cls.__repr__ = WorldModelConfig.__repr__  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name)
+            value = _tupled(given)
+            if value is not given:
+                object.__setattr__(self, field.name, value)
+            _check_field(field.name, value, hints.get(field.name, object), field.metadata.get(_LIMITS))
+
+    @classmethod
+    def from_size(cls: type[ConfigType], size: str, **changes: Json) -> ConfigType:
+        """The configuration of that size, a preset of its family, with these fields changed.
+
+        Raises ValueError for a size or a field that there is not, with the closest names, and for a bad value.
+        """
+        sizes = _sizes.get(cls, {})
+        preset = sizes.get(size)
+        if not isinstance(preset, cls):
+            raise ValueError(f"{cls.__name__} has no size {size!r}.{did_you_mean(size, sizes)}")
+        cls._require_fields(changes)
+        return dataclasses.replace(preset, **changes)
+
+    def __repr__(self) -> str:
+        """Python for it: what differs from the defaults or the nearest size, `Config.from_size('5m', horizon=5)`."""
+        name = type(self).__name__
+        others: list[object] = [field.default for field in dataclasses.fields(self)]
+        texts = [f"{name}({', '.join(self._differences(others))})"]
+        for size, preset in _sizes.get(type(self), {}).items():
+            others = [getattr(preset, field.name) for field in dataclasses.fields(self)]
+            texts.append(f"{name}.from_size({', '.join([repr(size), *self._differences(others)])})")
+        return min(texts, key=len)
+
+    def _differences(self, others: Iterable[object]) -> list[str]:
+        """ "name=value" of the fields that are not as those others, which stand in the fields' order."""
+        pairs = zip(dataclasses.fields(self), others, strict=True)
+        values = {field.name: (getattr(self, field.name), other) for field, other in pairs}
+        return [f"{name}={value!r}" for name, (value, other) in values.items() if value != other]
+
+    def to_json(self) -> dict[str, Json]:
+        """Field names and values; tuples become lists."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls: type[ConfigType], values: Mapping[str, Json]) -> ConfigType:
+        """The configuration with these values. Raises ValueError on an unknown or a missing field, and on NaN."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"The config must be the fields of {cls.__name__} by name, got {values!r}.")
+        cls._require_fields(values)
+        older = {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(cls) if _BEFORE in field.metadata}
+        values = {**older, **values}
+        missing = sorted({field.name for field in dataclasses.fields(cls)} - set(values))
+        if missing:
+            raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")
+        for name, value in values.items():
+            if any(isinstance(number, float) and not math.isfinite(number) for number in flat_json([value])):
+                raise ValueError(f"{cls.__name__} takes finite numbers, but {name} is {value!r}.")
+        return cls(**{name: _tupled(value) for name, value in values.items()})
+
+    @classmethod
+    def _require_fields(cls, names: Iterable[str]) -> None:
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{cls.__name__} has no field {name!r}.{did_you_mean(name, known)}")
+
+
+def _plain(value: Json) -> Json:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Json) -> Json:
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+
+
 def flat_json(values: list[Json]) -> Iterator[Json]:
     for value in values:
         yield from flat_json(value) if isinstance(value, list) else (value,)
+
+
+# ---------------------------------------------------------------------- what a field takes
+
+
+@cache
+def _type_hints(config_class: type[WorldModelConfig]) -> dict[str, object]:
+    try:
+        return get_type_hints(config_class)
+    except NameError:  # a type that exists for type checkers only, or inside a function
+        return {}
+
+
+def _check_field(name: str, value: object, hint: object, limits: Limits | None) -> None:
+    """Raise ValueError unless the value is of the field's type and in its range."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    least, most = limits.lengths if limits and limits.lengths else (0, math.inf)
+    # The length first: a file may hold any number of numbers.
+    if (isinstance(value, tuple) and not least <= len(value) <= most) or not _fits(value, hint):
+        raise ValueError(f"{name} must be {_described(hint, limits)}, got {value!r:.200}.")
+    if limits is not None:
+        for number in numbers:
+            check_range(name, number, limits.low, limits.high)
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value is of a type; types other than those of plain values take anything."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if get_origin(hint) is Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        items = parts[:1] * len(value) if parts[-1:] == (...,) else parts
+        return len(items) == len(value) and all(map(_fits, value, items))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) if hint in (bool, str, tuple, type(None)) and isinstance(hint, type) else True
+
+
+_NAMES: dict[object, tuple[str, str]] = {
+    bool: ("true or false", "truth values"),
+    str: ("a text", "texts"),
+    type(None): ("None", "None"),
+}
+
+
+def _described(hint: object, limits: Limits | None, plural: bool = False) -> str:
+    """What a field of that type takes, in words."""
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_described(part, limits) for part in parts)
+    if get_origin(hint) is Literal:
+        return f"one of {list(parts)}"
+    if get_origin(hint) is tuple:
+        if parts[-1:] != (...,):
+            return f"a tuple ({', '.join(_described(part, limits) for part in parts)})"
+        count = "{} to {} ".format(*limits.lengths) if limits and limits.lengths else ""
+        return f"a tuple of {count}{_described(parts[0], limits, plural=True)}"
+    if hint in (int, float):
+        article, end = ("", "s") if plural else ("a ", "")
+        bounds = f" in [{limits.low}, {limits.high}]" if limits else ""
+        return f"{article}{'whole ' * (hint is int)}number{end}{bounds}"
+    return _NAMES[hint][plural] if hint in _NAMES else getattr(hint, "__name__", str(hint))

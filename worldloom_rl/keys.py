@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tensordict import NestedKey
+if TYPE_CHECKING:
+    from tensordict import NestedKey
 
 LATENT = "latent"  # the subtree that actors, critics, environments and planners move whole
-DETERMINISTIC = ("latent", "deterministic")  # [D]  recurrent state, or TD-MPC2's SimNorm embedding
-STOCHASTIC = ("latent", "stochastic")  # [S, K] one-hot, or [S] Gaussian
-TOKENS = ("latent", "tokens")  # [N, D]  real vectors of the current frame
-CODEBOOK_INDICES = ("latent", "codebook_indices")  # [N]  int64, the tokens' places in a codebook
-TASK = ("latent", "task")  # []  int64, a context leaf: travels through imagination unchanged
+# Its leaves have the names of the family's `latent_spec`, such as ("latent", "deterministic").
 
 GOAL = "goal"  # observations of what is to be reached, under the names of the observations: ("goal", "pixels")
 ACTION = "action"

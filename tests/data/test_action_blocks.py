@@ -11,8 +11,8 @@ from torchrl.envs import EnvBase
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.envs import episode_length, make_env
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.specs.actions import ActionSpace
+from worldloom_rl.specs.environment import specs_of
 
 torch.set_num_threads(1)
 

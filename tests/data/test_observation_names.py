@@ -17,7 +17,7 @@ from torchrl.envs import EnvBase, InitTracker, SerialEnv, StepCounter, Transform
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.keys import RESERVED
-from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.specs.environment import specs_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # TorchRL 0.14.1 warns of its own classes at import

@@ -17,7 +17,7 @@ from torchrl.modules import set_recurrent_mode
 from worldloom_rl import LatentPolicy, ModeNoise
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.world_model import Latent
 
 STEPS = 30  # of each environment: episodes of 7 steps in one, of 11 in the other

@@ -15,8 +15,8 @@ from worldloom_rl import ModeNoise
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.keys import INDEX
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.specs.environment import specs_of
 
 STEPS = 30  # of each environment
 NAMES = pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])

@@ -16,7 +16,7 @@ from worldloom_rl.functional.goal_reward import GoalReward
 from worldloom_rl.keys import PLANNER_LEFT, PLANNER_SEQUENCE
 from worldloom_rl.models.jepa import JEPA, make_policy
 from worldloom_rl.models.jepa.config import PRESETS
-from worldloom_rl.pretrained.files import specs_of
+from worldloom_rl.specs.environment import specs_of
 
 BUDGET = {"iterations": 2, "num_samples": 8, "num_elites": 2, "horizon": 3}
 ENV = "worldloom/PointRoom-v0"

@@ -22,8 +22,8 @@ from worldloom_rl import GeneratorNoise
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners import Planner, PredictiveSamplingPlanner
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.specs.environment import specs_of
 
 STEPS = 16  # of each environment
 NAMES = pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])

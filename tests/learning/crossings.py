@@ -16,6 +16,7 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from test_learning import RESULTS, random_returns
 from torch import nn
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.models.dreamerv3 import make_planner, make_policy
 from worldloom_rl.models.tdmpc2 import make_policy as make_tdmpc2_policy
 from worldloom_rl.nn.actor_critic import ActorCritic
@@ -23,7 +24,7 @@ from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
 from worldloom_rl.training.evaluate import evaluate, with_primers
-from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
+from worldloom_rl.training.run_directory import RunDirectory, provenance
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 20

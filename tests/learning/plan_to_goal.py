@@ -22,6 +22,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.modules import RandomPolicy
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.envs.point_room import EPISODE_STEPS, picture
@@ -29,10 +30,10 @@ from worldloom_rl.functional.goal_reward import GoalReward
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import evaluate, with_primers
-from worldloom_rl.training.run_directory import provenance, write_json
+from worldloom_rl.training.run_directory import provenance
 
 ENV = "worldloom/PointRoom-v0"
 EPISODES = 400  # of random actions, all that is learned from

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torchrl.modules import RandomPolicy
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.functional.statistics import bootstrap_interval, mean_of_rows
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
 from worldloom_rl.training.evaluate import evaluate
-from worldloom_rl.training.run_directory import RunDirectory, write_json
+from worldloom_rl.training.run_directory import RunDirectory
 
 RESULTS = Path(__file__).parent / "results"
 

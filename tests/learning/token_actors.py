@@ -18,12 +18,13 @@ from test_learning import RESULTS, random_returns
 from torch import nn
 from torchrl.modules import set_recurrent_mode
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
 from worldloom_rl.recipes import loop, tokens
 from worldloom_rl.training.evaluate import evaluate, with_primers
-from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
+from worldloom_rl.training.run_directory import RunDirectory, provenance
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 100

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from worldloom_rl import AutoWorldModel, list_world_models
-from worldloom_rl.pretrained.files import load_world_model
+from worldloom_rl.pretrained.format import load_world_model
 from worldloom_rl.pretrained.registry import find_preset
 
 FAMILIES = ("dreamerv3", "tdmpc2")

@@ -19,7 +19,8 @@ import yaml
 from hub_server import TOKEN, HubServer
 
 from worldloom_rl import AutoWorldModel, WorldModel
-from worldloom_rl.pretrained.hub import is_hub_id, model_card
+from worldloom_rl.pretrained.hub import is_hub_id
+from worldloom_rl.pretrained.model_card import model_card
 
 RESULT = {
     "recipe": "tdmpc2",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from worldloom_rl import list_world_models, register_world_model
+from worldloom_rl import WorldModel, list_world_models, register_world_model
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.pretrained import registry
-from worldloom_rl.pretrained.registry import find_family, find_preset
+from worldloom_rl.pretrained.registry import find_family, find_preset, register_family
 
 
 def test_the_presets_of_tdmpc2_are_those_of_the_design():
@@ -30,6 +30,14 @@ def test_a_family_has_its_model_class_its_configuration_and_its_presets():
     assert family.model_class is TDMPC2
     assert family.config_class is TDMPC2Config
     assert find_preset("tdmpc2:5m") == (family, TDMPC2Config())
+
+
+@pytest.mark.parametrize("name", sorted({preset.partition(":")[0] for preset in list_world_models()}))
+def test_the_class_that_a_family_names_is_a_world_model_of_that_name(name):
+    family = find_family(name)
+    assert issubclass(family.model_class, WorldModel)
+    assert family.model_class.model_type == name
+    assert all(type(config) is family.config_class for config in family.presets.values())
 
 
 @pytest.mark.parametrize(
@@ -63,9 +71,12 @@ def test_a_family_name_is_not_given_twice(monkeypatch):
 
     presets = {"tiny": WorldModelConfig()}
     assert register_world_model("mine", WorldModelConfig, presets)(First) is First
+    assert First.model_type == "mine"
     register_world_model("mine", WorldModelConfig, presets)(First)  # the same class again, as after a module reload
     with pytest.raises(ValueError, match=r"'mine' is taken by .*First"):
         register_world_model("mine", WorldModelConfig, presets)(Second)
+    with pytest.raises(ValueError, match=r"'mine' is taken by .*First"):
+        register_family("mine", WorldModelConfig, presets, "somewhere.else:Third")
 
 
 MODULE = """

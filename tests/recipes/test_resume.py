@@ -22,7 +22,7 @@ import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from torch import Tensor
 
-from worldloom_rl.pretrained import files as pretrained
+from worldloom_rl.pretrained import format as pretrained
 from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
 from worldloom_rl.training.run_directory import RunDirectory
 

@@ -22,7 +22,6 @@ from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
 from worldloom_rl.report.model_findings import (
@@ -39,6 +38,7 @@ from worldloom_rl.report.model_findings import (
 from worldloom_rl.report.model_report import Evidence, Pairs, gather_evidence, value_pairs
 from worldloom_rl.report.model_report_page import report_page
 from worldloom_rl.report.report_episodes import Episodes, play_streams
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.run_directory import RunDirectory, provenance, write_json
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 

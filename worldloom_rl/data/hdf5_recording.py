@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.data.recording import Excerpt, Recording
+from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION
 from worldloom_rl.specs.spaces import resize_image
 
@@ -88,10 +88,7 @@ class HDF5Recording(Recording):
 
 
 def _h5py() -> Any:
-    try:
-        return importlib.import_module("h5py")
-    except ModuleNotFoundError as error:
-        raise ImportError("HDF5 files need h5py: pip install 'worldloom-rl[offline]'.") from error
+    return require("h5py", extra="offline", why="HDF5 files need h5py")
 
 
 def _files(path: Path) -> list[Path]:

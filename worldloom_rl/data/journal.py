@@ -11,6 +11,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from worldloom_rl.atomic import write_bytes
+
 Entry = dict[str, Any]  # what the manifest says of a file: "file", "sha256" and the writer's own notes
 _MANIFEST = "manifest.json"
 
@@ -81,16 +83,5 @@ class Journal:
         return {entry["file"] for entries in manifest["files"].values() for entry in entries}
 
     def _replace(self, name: str, content: bytes) -> None:
-        """Writes under a temporary name, flushes to disk, renames."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / f".{name}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.directory / name)
-        descriptor = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_bytes(self.directory / name, content)

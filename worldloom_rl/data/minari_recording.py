@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 
 from worldloom_rl.data.recording import Excerpt, Recording
+from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION, as_tuple
 from worldloom_rl.specs.spaces import action_space_of, convert_episode, observation_space_of, resize_image
 
@@ -77,10 +77,7 @@ class MinariRecording(Recording):
 
 
 def _load(name: str) -> Any:
-    try:
-        minari = importlib.import_module("minari")
-    except ModuleNotFoundError as error:
-        raise ImportError("Minari datasets need minari: pip install 'worldloom-rl[offline]'.") from error
+    minari = require("minari", extra="offline", why="Minari datasets need minari")
     known = sorted(minari.list_local_datasets())
     if name not in known:
         raise FileNotFoundError(

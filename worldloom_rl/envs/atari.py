@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch.nn import functional as F
+
+from worldloom_rl.extras import require
 
 _REPEAT = 4  # frames that an action is held for
 _POOLED = 2  # last frames of a step whose maximum is shown: consoles draw some objects in every second frame only
@@ -61,12 +62,7 @@ def make_atari(game: str, preset: Preset) -> Atari:
 
 def _emulator() -> None:
     """Registers the games with gymnasium."""
-    try:
-        emulator = importlib.import_module("ale_py")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "Names that begin with 'ale:' or 'ale100k:' need ale-py: pip install 'worldloom-rl[atari]'."
-        ) from error
+    emulator = require("ale_py", extra="atari", why="Names that begin with 'ale:' or 'ale100k:' need ale-py")
     emulator.ALEInterface.setLoggerMode(emulator.LoggerMode.Error)  # else each game begins with a banner
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from worldloom_rl.extras import require
 
 SIZE = 64  # pixels of the image's sides; dreamerv3 configs.yaml, env.crafter
 STEPS = 10_000  # of an episode at most; crafter.Env, length
@@ -58,7 +59,4 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
 
 
 def _crafter() -> ModuleType:
-    try:
-        return importlib.import_module("crafter")
-    except ModuleNotFoundError as error:
-        raise ImportError("'crafter:reward' needs crafter: pip install 'worldloom-rl[crafter]'.") from error
+    return require("crafter", extra="crafter", why="'crafter:reward' needs crafter")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from types import ModuleType
 from typing import Any, SupportsFloat
@@ -11,14 +10,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.extras import require
+
 
 def suite() -> ModuleType:
-    try:
-        return importlib.import_module("dm_control.suite")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "Names that begin with 'dmc:' need dm-control and mujoco below 4: pip install 'worldloom-rl[dmc]'."
-        ) from error
+    why = "Names that begin with 'dmc:' need dm-control and mujoco below 4"
+    return require("dm_control.suite", extra="dmc", why=why)
 
 
 class DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldloom_rl.extras import require
+
 
 class Quantized(NamedTuple):
     """Vectors [..., N, D] as codes."""
@@ -178,10 +180,5 @@ def _mean_square(error: Tensor) -> Tensor:
 
 
 def _library() -> Any:
-    try:
-        import vector_quantize_pytorch
-    except ImportError as error:
-        raise ImportError(
-            "Codebook latents need vector-quantize-pytorch: pip install 'worldloom-rl[tokens]'."
-        ) from error
-    return vector_quantize_pytorch
+    why = "Codebook latents need vector-quantize-pytorch"
+    return require("vector_quantize_pytorch", extra="tokens", why=why)

@@ -1,59 +1,124 @@
 """Names of families and presets: "tdmpc2:5m" is the preset "5m" of the family "tdmpc2".
 
 A package offers a family by an entry point of the group `worldloom_rl.models` that names the module whose import
-registers it; the library's own families are found in the same way.
+registers it; the library's own families are found in the same way. A family is registered by its class
+(`register_world_model`), or by the place of its class (`register_family`), which is then imported when it is needed:
+to list the presets no model is imported.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from worldloom_rl.config import WorldModelConfig, did_you_mean
+from worldloom_rl.config import WorldModelConfig, did_you_mean, name_sizes
+
+if TYPE_CHECKING:
+    from tensordict import NestedKey
+    from torch import nn
+    from torchrl.data import Composite
 
 ENTRY_POINT_GROUP = "worldloom_rl.models"
 
-ModelClass = TypeVar("ModelClass", bound=type)
+Registered = TypeVar("Registered", bound=type)
+
+
+class ModelClass(Protocol):
+    """A WorldModel's class as this folder, which stands below WorldModel, needs it."""
+
+    __qualname__: str
+
+    def __call__(
+        self,
+        config: WorldModelConfig,
+        observation_spec: Composite,
+        action_spec: Composite,
+        key_map: Mapping[str, NestedKey] | None = None,
+        /,
+        **parts: nn.Module,
+    ) -> nn.Module: ...
+
+    def default_specs(self) -> tuple[Composite, Composite]: ...
 
 
 @dataclass(frozen=True)
 class Family:
-    """A registered family: the model class, its configuration class and its named configurations."""
+    """A registered family: its configuration class, its named configurations, and its model class or the place of it.
+
+    Args:
+        place: "package.module:Class".
+    """
 
     name: str
-    model_class: Any
     config_class: type[WorldModelConfig]
     presets: Mapping[str, WorldModelConfig]
+    place: str
+    found: type | None = None
+
+    @property
+    def model_class(self) -> ModelClass:
+        """The WorldModel's class, imported if need be."""
+        if self.found is not None:
+            return cast("ModelClass", self.found)
+        module, _, name = self.place.partition(":")
+        return cast("ModelClass", getattr(importlib.import_module(module), name))
 
 
 _families: dict[str, Family] = {}
 
 
+def register_family(
+    name: str, config_class: type[WorldModelConfig], presets: Mapping[str, WorldModelConfig], place: str
+) -> None:
+    """Makes a family known under `name`, with presets as "name:preset", without importing its model.
+
+    Args:
+        presets: every family has one that is called "tiny".
+        place: of the WorldModel's class, "package.module:Class".
+    Raises ValueError if there is no preset "tiny", or if the name is taken by another class.
+    """
+    _register(Family(name, config_class, dict(presets), place))
+
+
 def register_world_model(
     name: str, config_class: type[WorldModelConfig], presets: Mapping[str, WorldModelConfig]
-) -> Callable[[ModelClass], ModelClass]:
-    """Class decorator: makes a WorldModel known under `name`, with presets as "name:preset".
+) -> Callable[[Registered], Registered]:
+    """Class decorator: makes a WorldModel known under `name`, its `model_type`, with presets as "name:preset".
 
     Every family has a preset "tiny". Raises ValueError if the name is taken by another class.
     """
-    if "tiny" not in presets:
-        raise ValueError(f"The family {name!r} lacks the preset 'tiny', which tests and quick starts use.")
+    _require_tiny(name, presets)
 
-    def register(model_class: ModelClass) -> ModelClass:
-        taken = _families.get(name)
-        if taken is not None and taken.model_class.__qualname__ != model_class.__qualname__:
-            raise ValueError(f"The family name {name!r} is taken by {taken.model_class}.")
+    def register(model_class: Registered) -> Registered:
+        place = f"{model_class.__module__}:{model_class.__qualname__}"
+        _register(Family(name, config_class, dict(presets), place, model_class))
         model_class.model_type = name  # type: ignore[attr-defined]
-        _families[name] = Family(name, model_class, config_class, dict(presets))
         return model_class
 
     return register
 
 
-def _installed() -> dict[str, Any]:
+def _require_tiny(name: str, presets: Mapping[str, WorldModelConfig]) -> None:
+    if "tiny" not in presets:
+        raise ValueError(f"The family {name!r} lacks the preset 'tiny', which tests and quick starts use.")
+
+
+def _register(family: Family) -> None:
+    _require_tiny(family.name, family.presets)
+    taken = _families.get(family.name)
+    # A reloaded module makes its class anew, and one that is run as a script has another name: the same qualified name
+    # is taken for the same class.
+    if taken is not None and taken.place.partition(":")[2] != family.place.partition(":")[2]:
+        raise ValueError(f"The family name {family.name!r} is taken by {taken.place}.")
+    _families[family.name] = family
+    name_sizes(family.config_class, family.presets)
+
+
+def _installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 

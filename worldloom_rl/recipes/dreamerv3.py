@@ -17,9 +17,9 @@ from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.optim import LaProp

@@ -31,9 +31,9 @@ from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import Evaluation, with_primers
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.run_directory import RunDirectory

@@ -6,7 +6,6 @@ Read `step` for the walk of one agent step. The subject itself, one gradient upd
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -26,9 +25,11 @@ from torchrl.collectors import Collector
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
+from worldloom_rl.extras import require_installed
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.report.learning_curve import draw_learning_curve, draw_statistics
@@ -39,7 +40,7 @@ from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.interruption import Interrupted, Interruption
 from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory, write_json
+from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
 Law = Literal["episode", "online", "window", "within"]
@@ -81,8 +82,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.logger not in (None, "wandb"):
             raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
-        if self.logger == "wandb" and importlib.util.find_spec("wandb") is None:
-            raise ImportError("logger=\"wandb\" needs wandb: pip install 'worldloom-rl[wandb]'.")
+        if self.logger == "wandb":
+            require_installed("wandb", extra="wandb", why='logger="wandb" needs wandb')
 
     @property
     def repeat(self) -> int:

@@ -16,13 +16,14 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from worldloom_rl.atomic import write_json
+from worldloom_rl.auto import AutoWorldModel
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
 from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
-from worldloom_rl.pretrained.hub import model_card
-from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.pretrained.model_card import model_card
 from worldloom_rl.recipes import loop
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
 from worldloom_rl.report.model_report import Evidence, gather_evidence
@@ -37,7 +38,6 @@ from worldloom_rl.training.run_directory import (
     RESULT_FILE,
     RunDirectory,
     provenance,
-    write_json,
 )
 from worldloom_rl.world_model import Latent, WorldModel
 
@@ -272,7 +272,7 @@ def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig
     config = loop.read_config(recipe, run)
     folder = run.checkpoints.latest()
     torch.set_num_threads(config.threads)
-    model = find_preset(f"{recipe.name}:tiny")[0].model_class.from_pretrained(folder / "model")
+    model = AutoWorldModel.from_pretrained(folder / "model")
     model.to(config.device).eval()
     return config, model, agent_steps_of(folder)
 

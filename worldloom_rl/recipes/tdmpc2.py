@@ -23,9 +23,9 @@ from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_pl
 from worldloom_rl.models.tdmpc2.config import discount_for
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.run_directory import RunDirectory
 

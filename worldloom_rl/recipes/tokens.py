@@ -15,9 +15,9 @@ from worldloom_rl.data import Arrivals
 from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
 from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.run_directory import RunDirectory
 

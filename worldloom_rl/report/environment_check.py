@@ -24,9 +24,9 @@ from torchrl.envs import EnvBase
 
 from worldloom_rl.envs import episode_length
 from worldloom_rl.keys import DONE, IS_INIT, REWARD, TERMINATED, TRUNCATED, as_tuple
-from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_family
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import with_primers
 
 _WIDTH = 100  # columns of the text

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from worldloom_rl.pretrained.files import new_directory
+from worldloom_rl.atomic import new_directory
 from worldloom_rl.report.model_findings import Finding, by_step, imagined_returns, reliability, verdict_text
 from worldloom_rl.report.model_report import ByHorizon, Evidence, Pairs
 
@@ -45,9 +45,13 @@ def write_report(
         facts: what was judged and how, by name.
     """
     page = report_page(title, facts, evidence, findings)
-    with new_directory(directory) as folder:
+    with new_directory(directory, replaces=_holds_a_report) as folder:
         (folder / "index.html").write_text(page, "utf-8")
     return directory / "index.html"
+
+
+def _holds_a_report(folder: Path) -> bool:
+    return [entry.name for entry in folder.iterdir()] == ["index.html"]
 
 
 def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findings: Sequence[Finding]) -> str:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from worldloom_rl.pretrained.files import new_directory
+from worldloom_rl.atomic import new_directory
 
 _PREFIX = "step_"
 _SCORE_FILE = "score.json"

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -18,6 +17,7 @@ import torch
 from torchrl.record import CSVLogger, TensorboardLogger, WandbLogger
 from torchrl.record.loggers.common import Logger
 
+from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints
 
@@ -120,18 +120,6 @@ def _logged(file: Path) -> Iterator[tuple[int, float]]:
 
 def _name(file: Path, scalars: Path) -> str:
     return str(file.relative_to(scalars).with_suffix(""))
-
-
-def write_json(file: Path, data: Mapping[str, Json]) -> None:
-    """Write JSON under a temporary name, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    with os.fdopen(handle, "w") as stream:
-        json.dump(data, stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, file)
 
 
 def provenance() -> dict[str, Json]:

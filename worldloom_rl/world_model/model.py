@@ -133,7 +133,7 @@ class WorldModel(TensorCore):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors; the directory appears whole or not at all."""
-        from worldloom_rl.pretrained.files import save_world_model
+        from worldloom_rl.pretrained.format import save_world_model
 
         save_world_model(self, directory)
 
@@ -157,7 +157,7 @@ class WorldModel(TensorCore):
             result: contents of a run's result.json; the card then tells the return reached and how it was trained.
         Raises ValueError for a malformed name or result; PermissionError, ConnectionError for what the hub refuses.
         """
-        from worldloom_rl.pretrained.files import push_world_model
+        from worldloom_rl.pretrained.hub import push_world_model
 
         return push_world_model(
             self, repo_id, private=private, token=token, revision=revision, commit_message=commit_message, result=result
@@ -170,7 +170,7 @@ class WorldModel(TensorCore):
         Args:
             encoder: the module that a model with a frozen encoder of your own was built with.
         """
-        from worldloom_rl.pretrained.files import load_world_model
+        from worldloom_rl.pretrained.format import load_world_model
 
         model = load_world_model(directory, encoder)
         if not isinstance(model, cls):

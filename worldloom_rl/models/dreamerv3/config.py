@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from worldloom_rl.config import WorldModelConfig, check_range
+from worldloom_rl.config import WorldModelConfig, ranged
 
 
 @dataclass(frozen=True)
@@ -12,84 +13,68 @@ class DreamerV3Config(WorldModelConfig):
     """Every number of a DreamerV3 agent; the defaults are the official 200M-parameter agent."""
 
     # Architecture
-    deterministic: int = 8192  # D, width of the recurrent state
-    hidden: int = 1024  # of the recurrent model's embeddings, prior and posterior
-    groups: int = 32  # S: categoricals of the stochastic state, or its width if Gaussian
-    classes: int = 64  # K of each categorical
-    blocks: int = 8  # of the block-diagonal GRU
-    units: int = 1024  # hidden width of encoder, decoder and heads
-    depth: int = 64  # of the image convolutions, which have 2, 3, 4 and 4 times as many channels
-    latent: str = "categorical"  # or "gaussian", the stochastic state of DreamerV1 (extension)
-    unimix: float = 0.01  # share of uniform mass in every categorical of the latent
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    prior_layers: int = 2
-    posterior_layers: int = 1
-    reward_layers: int = 1
-    continue_layers: int = 1
-    actor_layers: int = 3
-    critic_layers: int = 3
-    num_bins: int = 255  # of reward head and critic
-    min_std: float = 0.1  # of continuous actions
-    max_std: float = 1.0
+    deterministic: int = ranged(8192, 1, 2**16)  # D, width of the recurrent state
+    hidden: int = ranged(1024, 1, 2**14)  # of the recurrent model's embeddings, prior and posterior
+    groups: int = ranged(32, 1, 2**12)  # S: categoricals of the stochastic state, or its width if Gaussian
+    classes: int = ranged(64, 2, 2**12)  # K of each categorical
+    blocks: int = ranged(8, 1, 2**10)  # of the block-diagonal GRU
+    units: int = ranged(1024, 1, 2**14)  # hidden width of encoder, decoder and heads
+    depth: int = ranged(64, 1, 2**12)  # of the image convolutions, which have 2, 3, 4 and 4 times as many channels
+    latent: Literal["categorical", "gaussian"] = "categorical"  # "gaussian": the state of DreamerV1 (extension)
+    unimix: float = ranged(0.01, 0.0, 0.99)  # share of uniform mass in every categorical of the latent
+    encoder_layers: int = ranged(3, 1, 64)
+    decoder_layers: int = ranged(3, 1, 64)
+    prior_layers: int = ranged(2, 1, 64)
+    posterior_layers: int = ranged(1, 1, 64)
+    reward_layers: int = ranged(1, 1, 64)
+    continue_layers: int = ranged(1, 1, 64)
+    actor_layers: int = ranged(3, 1, 64)
+    critic_layers: int = ranged(3, 1, 64)
+    num_bins: int = ranged(255, 2, 2**14)  # of reward head and critic
+    min_std: float = ranged(0.1, 1e-6, 100.0)  # of continuous actions
+    max_std: float = ranged(1.0, 1e-6, 100.0)
 
     # World-model loss
-    free_nats: float = 1.0  # below which the divergences, summed over the latent, have no gradient
-    dynamics_coef: float = 1.0
-    representation_coef: float = 0.1
-    reconstruction_coef: float = 1.0  # of every observation key
-    reward_coef: float = 1.0
-    continue_coef: float = 1.0
-    discount_horizon: int = 333  # γ = 1 − 1/333
+    free_nats: float = ranged(1.0, 0.0, 1e6)  # below which the divergences, summed over the latent, have no gradient
+    dynamics_coef: float = ranged(1.0, 0.0, 1e6)
+    representation_coef: float = ranged(0.1, 0.0, 1e6)
+    reconstruction_coef: float = ranged(1.0, 0.0, 1e6)  # of every observation key
+    reward_coef: float = ranged(1.0, 0.0, 1e6)
+    continue_coef: float = ranged(1.0, 0.0, 1e6)
+    discount_horizon: int = ranged(333, 1, 2**31)  # γ = 1 − 1/333
     discount_in_continue: bool = True  # contdisc: γ is part of what the continue head learns; the paper has it apart
 
     # Behaviour
-    horizon: int = 15  # imagined steps
-    imagination_starts: int = 0  # last rows of each window from which behaviour is learned; 0: all (imag_last)
-    lambda_: float = 0.95  # of λ-returns
-    actor_coef: float = 1.0
-    critic_coef: float = 1.0
-    replay_value_coef: float = 0.3  # repval: the critic's loss on replayed rewards
-    entropy_coef: float = 3e-4
-    slow_coef: float = 1.0  # of the critic's loss against its slow copy
-    slow_rate: float = 0.02
-    return_rate: float = 0.01  # of the running 5th and 95th percentile of returns
-    return_limit: float = 1.0  # least range that advantages are divided by
+    horizon: int = ranged(15, 1, 1000)  # imagined steps
+    # last rows of each window from which behaviour is learned; 0: all (imag_last)
+    imagination_starts: int = ranged(0, 0, 2**16)
+    lambda_: float = ranged(0.95, 0.0, 1.0)  # of λ-returns
+    actor_coef: float = ranged(1.0, 0.0, 1e6)
+    critic_coef: float = ranged(1.0, 0.0, 1e6)
+    replay_value_coef: float = ranged(0.3, 0.0, 1e6)  # repval: the critic's loss on replayed rewards
+    entropy_coef: float = ranged(3e-4, 0.0, 1e6)
+    slow_coef: float = ranged(1.0, 0.0, 1e6)  # of the critic's loss against its slow copy
+    slow_rate: float = ranged(0.02, 0.0, 1.0)
+    return_rate: float = ranged(0.01, 0.0, 1.0)  # of the running 5th and 95th percentile of returns
+    return_limit: float = ranged(1.0, 1e-12, 1e12)  # least range that advantages are divided by
 
     # Learning
-    learning_rate: float = 4e-5
-    warmup: int = 1000  # updates over which the learning rate rises from 0
-    agc: float = 0.3  # adaptive gradient clipping: largest gradient norm as a share of the weight's norm
-    momentum: float = 0.9
-    rms_decay: float = 0.999
-    eps: float = 1e-20
-    batch_size: int = 16
-    batch_length: int = 64  # rows learned from; a window has `replay_context` more
-    replay_context: int = 1  # 1: a window starts from the stored latent of the row before it; 0: from zeros
-    updates_per_step: float = 32 / 1024  # gradient updates per agent step, the official train_ratio / (16 · 64)
+    learning_rate: float = ranged(4e-5, 0.0, 1.0)
+    warmup: int = ranged(1000, 0, 2**31)  # updates over which the learning rate rises from 0
+    # adaptive gradient clipping: largest gradient norm as a share of the weight's norm
+    agc: float = ranged(0.3, 0.0, 1e6)
+    momentum: float = ranged(0.9, 0.0, 0.9999)
+    rms_decay: float = ranged(0.999, 0.0, 0.999999)
+    eps: float = ranged(1e-20, 0.0, 1.0)
+    batch_size: int = ranged(16, 1, 2**20)
+    batch_length: int = ranged(64, 2, 2**16)  # rows learned from; a window has `replay_context` more
+    # 1: a window starts from the stored latent of the row before it; 0: from zeros
+    replay_context: int = ranged(1, 0, 1)
+    # gradient updates per agent step, the official train_ratio / (16 · 64)
+    updates_per_step: float = ranged(32 / 1024, 0.0, 1024.0)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("deterministic", 1, 2**16), ("hidden", 1, 2**14), ("groups", 1, 2**12), ("classes", 2, 2**12),
-            ("blocks", 1, 2**10), ("units", 1, 2**14), ("depth", 1, 2**12), ("unimix", 0.0, 0.99),
-            ("encoder_layers", 1, 64), ("decoder_layers", 1, 64), ("prior_layers", 1, 64), ("posterior_layers", 1, 64),
-            ("reward_layers", 1, 64), ("continue_layers", 1, 64), ("actor_layers", 1, 64), ("critic_layers", 1, 64),
-            ("num_bins", 2, 2**14), ("min_std", 1e-6, 100.0), ("max_std", 1e-6, 100.0),
-            ("free_nats", 0.0, 1e6), ("dynamics_coef", 0.0, 1e6), ("representation_coef", 0.0, 1e6),
-            ("reconstruction_coef", 0.0, 1e6), ("reward_coef", 0.0, 1e6), ("continue_coef", 0.0, 1e6),
-            ("discount_horizon", 1, 2**31), ("horizon", 1, 1000),
-            ("imagination_starts", 0, 2**16), ("lambda_", 0.0, 1.0), ("actor_coef", 0.0, 1e6),
-            ("critic_coef", 0.0, 1e6), ("replay_value_coef", 0.0, 1e6), ("entropy_coef", 0.0, 1e6),
-            ("slow_coef", 0.0, 1e6), ("slow_rate", 0.0, 1.0), ("return_rate", 0.0, 1.0), ("return_limit", 1e-12, 1e12),
-            ("learning_rate", 0.0, 1.0), ("warmup", 0, 2**31), ("agc", 0.0, 1e6), ("momentum", 0.0, 0.9999),
-            ("rms_decay", 0.0, 0.999999), ("eps", 0.0, 1.0), ("batch_size", 1, 2**20), ("batch_length", 2, 2**16),
-            ("replay_context", 0, 1), ("updates_per_step", 0.0, 1024.0),
-        ):  # fmt: skip
-            check_range(name, getattr(self, name), low, high)
-        if self.latent not in ("categorical", "gaussian"):
-            raise ValueError(f'latent must be "categorical" or "gaussian", got {self.latent!r}.')
-        if not isinstance(self.discount_in_continue, bool):
-            raise ValueError(f"discount_in_continue must be true or false, got {self.discount_in_continue!r}.")
+        super().__post_init__()
         if self.deterministic % self.blocks:
             raise ValueError(f"blocks {self.blocks} must divide deterministic {self.deterministic}.")
         if self.min_std > self.max_std:

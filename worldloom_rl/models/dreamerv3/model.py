@@ -18,7 +18,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
-from worldloom_rl.models.dreamerv3.config import PRESETS, DreamerV3Config
+from worldloom_rl.models.dreamerv3.config import DreamerV3Config
 from worldloom_rl.models.dreamerv3.fast.filter import can_filter_fast, filter_fast
 from worldloom_rl.models.dreamerv3.fast.imagination import ImaginedStep, can_imagine_fast, imagine_fast
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
@@ -28,11 +28,9 @@ from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Act, Dream, Latent, LatentPolicy, Observation, Prediction, WorldModel
 
 
-@register_world_model("dreamerv3", DreamerV3Config, PRESETS)
 class DreamerV3(WorldModel):
     """DreamerV3 for vectors, categories, images or any mix, and for any action space.
 

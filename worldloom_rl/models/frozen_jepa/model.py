@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.latents.window import sequence_windows
-from worldloom_rl.models.frozen_jepa.config import PRESETS, FrozenJEPAConfig, build_transformers, tokens_of
+from worldloom_rl.models.frozen_jepa.config import FrozenJEPAConfig
+from worldloom_rl.models.frozen_jepa.encoders import build_transformers, tokens_of
 from worldloom_rl.nn.transformer import Drop, TransformerBlock, dropout, frame_causal_mask, keep_all
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.specs.observations import is_image, sort_leaves
 from worldloom_rl.world_model import Latent
 from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
@@ -66,7 +66,6 @@ class SourceDistance:
         return torch.stack([part.mean(-1) for part in parts if part.shape[-1]]).sum(0).unsqueeze(-1)
 
 
-@register_world_model("frozen_jepa", FrozenJEPAConfig, PRESETS)
 class FrozenJEPA(WindowedJEPA):
     """Plans to a goal observation with the tokens of an image encoder that is not trained; needs no rewards.
 

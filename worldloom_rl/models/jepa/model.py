@@ -19,12 +19,11 @@ from worldloom_rl.functional.sigreg import sigreg
 from worldloom_rl.functional.straightening import straightening
 from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, temporal_distance, variance_hinge
 from worldloom_rl.latents.window import sequence_windows
-from worldloom_rl.models.jepa.config import PRESETS, JEPAConfig
+from worldloom_rl.models.jepa.config import JEPAConfig
 from worldloom_rl.models.jepa.encoder import ActionEncoder, ObservationEncoder, Projector
 from worldloom_rl.models.jepa.predictor import ConditionedPredictor
 from worldloom_rl.nn.transformer import dropout, keep_all
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.specs.observations import is_image, sort_leaves
 from worldloom_rl.world_model import Latent
 from worldloom_rl.world_model.windowed import WindowedJEPA, latent_of, loss_values
@@ -40,7 +39,6 @@ class LearningTerms(NamedTuple):
     losses: dict[str, Tensor]
 
 
-@register_world_model("jepa", JEPAConfig, PRESETS)
 class JEPA(WindowedJEPA):
     """LeWM for images, vectors (an extension) or both, and any actions: plans to a goal observation, needs no rewards.
 

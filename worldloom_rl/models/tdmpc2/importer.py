@@ -16,7 +16,7 @@ from worldloom_rl.models.tdmpc2.model import TDMPC2
 from worldloom_rl.models.tdmpc2.official.names import ENSEMBLES, official_name
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as ImportSettings
 from worldloom_rl.models.tdmpc2.official.sizes import Source, describe
-from worldloom_rl.pretrained.files import read_tensor_file
+from worldloom_rl.pretrained.pickles import read_tensor_file
 from worldloom_rl.pretrained.tensors import TensorKind, mismatches
 
 

@@ -18,12 +18,11 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
-from worldloom_rl.models.tdmpc2.config import PRESETS, TDMPC2Config
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel, repeat_latent
 
 
@@ -49,7 +48,6 @@ class PredictedStep(nn.Module):
         return two_hot_mean(reward_head(inputs, shared), low, high), dynamics(inputs, shared)
 
 
-@register_world_model("tdmpc2", TDMPC2Config, PRESETS)
 class TDMPC2(WorldModel):
     """TD-MPC2 for vectors, images or both, continuous or (as an extension) discrete actions, one or several tasks.
 

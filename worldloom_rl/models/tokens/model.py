@@ -22,18 +22,16 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.latents.quantizers import AveragedCodes, FixedGrid, LearnedCodes, Quantizer
 from worldloom_rl.models.tokens.causal_transformer import stretch_causal_mask
-from worldloom_rl.models.tokens.config import PRESETS, TokensConfig
+from worldloom_rl.models.tokens.config import TokensConfig
 from worldloom_rl.models.tokens.dynamics import Dynamics, Outlook
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.specs.observations import is_byte_image, leaves_of
 from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel
 
 
-@register_world_model("tokens", TokensConfig, PRESETS)
 class TokenWorldModel(WorldModel):
     """A token world model for one image and any action space.
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worldloom_rl.config import WorldModelConfig, check_range
-from worldloom_rl.models.vjepa2.encoder import require_transformers
+from worldloom_rl.config import WorldModelConfig, check_range, ranged
 
 if TYPE_CHECKING:
     from transformers import VJEPA2Config
@@ -18,50 +17,48 @@ class VJEPA2ACConfig(WorldModelConfig):
     """Every number of a V-JEPA 2-AC world model and of the planner on it."""
 
     # Encoder, frozen
-    image_size: int = 256  # pixels, height and width
-    patch_size: int = 16  # pixels; the image size is a multiple
-    tubelet_size: int = 2  # frames of a tubelet, which one frame fills
-    encoder_dim: int = 1408  # E
-    encoder_depth: int = 40
-    encoder_heads: int = 22
-    encoder_mlp_dim: int = 6144
+    image_size: int = ranged(256, 1, 2**12)  # pixels, height and width
+    patch_size: int = ranged(16, 1, 512)  # pixels; the image size is a multiple
+    tubelet_size: int = ranged(2, 1, 512)  # frames of a tubelet, which one frame fills
+    encoder_dim: int = ranged(1408, 1, 2**16)  # E
+    encoder_depth: int = ranged(40, 1, 512)
+    encoder_heads: int = ranged(22, 1, 512)
+    encoder_mlp_dim: int = ranged(6144, 1, 2**16)
 
     # Predictor
-    predictor_dim: int = 1024  # P
-    predictor_depth: int = 24
-    predictor_heads: int = 16
-    predictor_mlp_dim: int = 4096
+    predictor_dim: int = ranged(1024, 1, 2**16)  # P
+    predictor_depth: int = ranged(24, 1, 512)
+    predictor_heads: int = ranged(16, 1, 512)
+    predictor_mlp_dim: int = ranged(4096, 1, 2**16)
     use_extrinsics: bool = False  # condition on the camera's pose, an observation "extrinsics" of 6 numbers
 
     # Imagination
-    history: int = 2  # H, frames that a prediction sees; a plan of H steps from one frame needs no more
-    context: int = 1  # of them, observed frames that acting keeps; the released planner starts from one
-    discount: float = 1.0  # γ
+    # H, frames that a prediction sees; a plan of H steps from one frame needs no more
+    history: int = ranged(2, 1, 2**10)
+    # of them, observed frames that acting keeps; the released planner starts from one
+    context: int = ranged(1, 1, 2**10)
+    discount: float = ranged(1.0, 0.0, 1.0)  # γ
 
     # Learning
-    rollout_steps: int = 2  # auto_steps, predictions in a row of the rollout loss
-    loss_exponent: float = 1.0  # p of |error|^p / p
+    rollout_steps: int = ranged(2, 1, 2**10)  # auto_steps, predictions in a row of the rollout loss
+    loss_exponent: float = ranged(1.0, 1.0, 8.0)  # p of |error|^p / p
 
     # Planning
-    horizon: int = 2  # steps of a plan, "rollout"
-    iterations: int = 10  # cem_steps
-    num_samples: int = 400
-    num_elites: int = 10  # topk
-    momentum_mean: float = 0.15  # share of the previous mean kept
-    momentum_std: float = 0.15
-    momentum_mean_gripper: float = 0.15
-    momentum_std_gripper: float = 0.15
-    max_translation: float = 0.05  # metres an axis and step, maxnorm: the first deviation, and where samples are cut
-    max_gripper: float = 0.75  # where samples of the gripper are cut; its first deviation is 1
-    min_gripper: float = 0.25  # planned gripper motions that are smaller become 0
+    horizon: int = ranged(2, 1, 2**10)  # steps of a plan, "rollout"
+    iterations: int = ranged(10, 1, 2**16)  # cem_steps
+    num_samples: int = ranged(400, 1, 2**20)
+    num_elites: int = ranged(10, 2, 2**20)  # topk
+    momentum_mean: float = ranged(0.15, 0.0, 0.999)  # share of the previous mean kept
+    momentum_std: float = ranged(0.15, 0.0, 0.999)
+    momentum_mean_gripper: float = ranged(0.15, 0.0, 0.999)
+    momentum_std_gripper: float = ranged(0.15, 0.0, 0.999)
+    # metres an axis and step, maxnorm: the first deviation, and where samples are cut
+    max_translation: float = ranged(0.05, 0.0, 1e3)
+    max_gripper: float = ranged(0.75, 0.0, 1e3)  # where samples of the gripper are cut; its first deviation is 1
+    min_gripper: float = ranged(0.25, 0.0, 1e3)  # planned gripper motions that are smaller become 0
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "tubelet_size", "encoder_depth", "encoder_heads", "predictor_depth"):
-            check_range(name, getattr(self, name), 1, 512)
-        check_range("predictor_heads", self.predictor_heads, 1, 512)
-        for name in ("encoder_dim", "encoder_mlp_dim", "predictor_dim", "predictor_mlp_dim"):
-            check_range(name, getattr(self, name), 1, 2**16)
-        check_range("image_size", self.image_size, 1, 2**12)
+        super().__post_init__()
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
         for width, heads in (("encoder_dim", "encoder_heads"), ("predictor_dim", "predictor_heads")):
@@ -71,19 +68,8 @@ class VJEPA2ACConfig(WorldModelConfig):
                     f"{width} {getattr(self, width)} must be a multiple of {heads} {getattr(self, heads)} and give "
                     "each head at least 6 channels, which its rotation along three axes needs."
                 )
-        check_range("history", self.history, 1, 2**10)
         check_range("context", self.context, 1, self.history)
-        check_range("discount", self.discount, 0.0, 1.0)
-        check_range("rollout_steps", self.rollout_steps, 1, 2**10)
-        check_range("loss_exponent", self.loss_exponent, 1.0, 8.0)
-        check_range("horizon", self.horizon, 1, 2**10)
-        check_range("iterations", self.iterations, 1, 2**16)
-        check_range("num_samples", self.num_samples, 1, 2**20)
         check_range("num_elites", self.num_elites, 2, self.num_samples)
-        for name in ("momentum_mean", "momentum_std", "momentum_mean_gripper", "momentum_std_gripper"):
-            check_range(name, getattr(self, name), 0.0, 0.999)
-        for name in ("max_translation", "max_gripper", "min_gripper"):
-            check_range(name, getattr(self, name), 0.0, 1e3)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -96,6 +82,8 @@ class VJEPA2ACConfig(WorldModelConfig):
 
         Raises ImportError where transformers is missing.
         """
+        from worldloom_rl.models.vjepa2.encoder import require_transformers  # here: a configuration needs no torch
+
         return require_transformers().VJEPA2Config(
             crop_size=self.image_size,
             patch_size=self.patch_size,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from worldloom_rl.extras import require
 from worldloom_rl.models.vjepa2.predictor import normalise_tokens
 
 if TYPE_CHECKING:
@@ -22,13 +23,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def require_transformers() -> Any:
     """The module transformers. Raises ImportError that names the extra, where it is not installed."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "V-JEPA 2 encoders need transformers, which is not installed: pip install 'worldloom-rl[vjepa]'."
-        ) from error
-    return transformers
+    why = "V-JEPA 2 encoders need transformers, which is not installed"
+    return require("transformers", extra="vjepa", why=why)
 
 
 class VJEPA2Encoder(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
+from worldloom_rl.atomic import new_directory
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder, require_transformers
 from worldloom_rl.models.vjepa2.model import ACTION_LIMITS, VJEPA2AC
 from worldloom_rl.models.vjepa2.official.names import encoder_tensors, masked_predictor_tensors
@@ -26,7 +27,8 @@ from worldloom_rl.models.vjepa2.official.sizes import (
     world_model_config,
 )
 from worldloom_rl.models.vjepa2.pose import POSE
-from worldloom_rl.pretrained.files import new_directory, read_tensor_file
+from worldloom_rl.pretrained.format import holds_an_encoder
+from worldloom_rl.pretrained.pickles import read_tensor_file
 from worldloom_rl.pretrained.tensors import TensorKind, mismatches
 
 
@@ -47,7 +49,7 @@ def import_checkpoint(
         model.save_pretrained(output)
         return model
     encoder, whole = encoder_from(parts, settings)
-    with new_directory(Path(output)) as folder:
+    with new_directory(Path(output), replaces=holds_an_encoder) as folder:
         whole.save_pretrained(folder)  # type: ignore[operator]  # transformers' method
     return encoder
 

@@ -20,12 +20,11 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.functional.goal_reward import GoalReward, mean_absolute_distance
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.latents.window import Window, choose, first_frame, sequence_windows
-from worldloom_rl.models.vjepa2.config import PRESETS, VJEPA2ACConfig
+from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
 from worldloom_rl.models.vjepa2.pose import POSE, next_pose
 from worldloom_rl.models.vjepa2.predictor import VJEPA2ACPredictor, ac_terms, normalise_tokens
 from worldloom_rl.noise import Noise
-from worldloom_rl.pretrained.registry import register_world_model
 from worldloom_rl.specs.observations import is_image, is_real_vector, leaves_of
 from worldloom_rl.world_model import Latent, Observation, Prediction, WorldModel
 from worldloom_rl.world_model.windowed import goal_key, loss_values, renewed_goal
@@ -43,7 +42,6 @@ class _Keys(NamedTuple):
     goal: NestedKey
 
 
-@register_world_model("vjepa2", VJEPA2ACConfig, PRESETS)
 class VJEPA2AC(WorldModel):
     """V-JEPA 2-AC: plans a robot arm's motions to a goal image; needs no rewards, and its encoder is not trained.
 

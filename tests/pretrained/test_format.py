@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, MultiOneHot, OneHot, Unbounded
-from torchrl.envs import Compose, GymEnv, InitTracker, SerialEnv, StepCounter, TransformedEnv
 
 from worldloom_rl import AutoWorldModel, ModeNoise, WorldModel
-from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
-from worldloom_rl.pretrained import files as pretrained
-from worldloom_rl.pretrained.files import load_world_model, new_directory, specs_of
+from worldloom_rl.models.tdmpc2 import TDMPC2
+from worldloom_rl.pretrained import format as saved_format
+from worldloom_rl.pretrained.format import load_world_model
 from worldloom_rl.pretrained.registry import find_preset
 
 TINY = find_preset("tdmpc2:tiny")[1]
@@ -257,7 +255,7 @@ def broken(*args: object) -> None:
 
 
 def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "save_file", broken)
+    monkeypatch.setattr(saved_format, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         build().save_pretrained(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +263,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_failed_save_keeps_the_old_directory(saved, monkeypatch):
     before = {file.name: file.read_bytes() for file in saved.iterdir()}
-    monkeypatch.setattr(pretrained, "save_file", broken)
+    monkeypatch.setattr(saved_format, "save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         TDMPC2(TINY, *specs()).save_pretrained(saved)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
@@ -282,142 +280,30 @@ def test_a_save_replaces_the_old_directory_as_a_whole(saved):
     assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_failed_rename_puts_the_old_directory_back(tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "file").write_text("old")
-    rename, calls = os.replace, []
-
-    def fails_second(source: Path, destination: Path) -> None:
-        calls.append(source)
-        if len(calls) == 2:
-            raise OSError("no rename")
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "replace", fails_second)
-    with pytest.raises(OSError, match="no rename"), new_directory(target) as folder:
-        (folder / "file").write_text("new")
-    assert (target / "file").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-# ---------------------------------------------------------------------- by name
-
-
-def test_a_preset_has_fresh_weights_and_says_so():
-    with pytest.warns(UserWarning, match="'tdmpc2:tiny' is a preset: the model has fresh weights"):
-        model = AutoWorldModel.from_pretrained("tdmpc2:tiny")
-    assert model.config == TINY
-    assert (model.observation_spec, model.action_spec) == TDMPC2.default_specs()
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {"notes.txt": "mine"},
+        {"run/metrics.csv": "1,2"},
+        {"config.json": '{"recipe": "tdmpc2", "config": {}}', "metrics.csv": "1,2"},
+        {"config.json": '{"model_type": "bert"}', "model.safetensors": "weights of another library"},
+        {"config.json": "not json"},
+        {".git/HEAD": "ref: refs/heads/main"},
+    ],
+    ids=lambda files: next(iter(files)),
+)
+def test_nothing_but_a_saved_model_is_replaced(tmp_path, mine):
+    for name, text in mine.items():
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(text)
+    with pytest.raises(FileExistsError, match=r"mine holds other files, which would be lost; choose a directory"):
+        TDMPC2(TINY, *specs()).save_pretrained(tmp_path / "mine")
+    assert {name: (tmp_path / "mine" / name).read_text() for name in mine} == mine
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-@pytest.mark.filterwarnings("ignore:'tdmpc2.tiny' is a preset")
-def test_a_preset_is_built_for_the_given_specs_or_for_those_of_an_environment():
-    observation_spec, action_spec = specs()
-    model = AutoWorldModel.from_pretrained("tdmpc2:tiny", observation_spec=observation_spec, action_spec=action_spec)
-    assert (model.observation_spec, model.action_spec) == specs()
-    model = AutoWorldModel.from_pretrained("tdmpc2:tiny", env=GymEnv("CartPole-v1"))
-    assert model.observation_keys == ("observation",)
-    assert model.action_space.groups == [(0, 2)]
-
-
-def test_a_mistyped_preset_is_answered_with_the_closest_one():
-    with pytest.raises(ValueError, match=r"has no preset 'tinny'. Did you mean .*'tdmpc2:tiny'"):
-        AutoWorldModel.from_pretrained("tdmpc2:tinny")
-
-
-@pytest.mark.parametrize("name", ["tdmpc2", "no/such/directory", Path("tdmpc2:tiny")])
-def test_what_is_neither_directory_nor_preset_is_not_found(name):
-    with pytest.raises(FileNotFoundError, match="neither a directory nor a preset"):
-        AutoWorldModel.from_pretrained(name)
-
-
-def test_environment_and_specs_together_are_refused():
-    with pytest.raises(ValueError, match="either env or the two specs, not both"):
-        AutoWorldModel.from_pretrained("tdmpc2:tiny", env=GymEnv("CartPole-v1"), observation_spec=specs()[0])
-
-
-def test_one_spec_without_the_other_is_refused():
-    with pytest.raises(ValueError, match="both observation_spec and action_spec, or neither"):
-        AutoWorldModel.from_pretrained("tdmpc2:tiny", action_spec=specs()[1])
-
-
-def test_specs_beside_a_directory_are_refused(saved):
-    with pytest.raises(ValueError, match="brings its own specs"):
-        AutoWorldModel.from_pretrained(saved, action_spec=specs()[1], observation_spec=specs()[0])
-
-
-def test_a_preset_comes_before_a_directory_of_its_name(saved, tmp_path, monkeypatch):
-    saved.rename(tmp_path / "tdmpc2:tiny")
-    monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="is a preset"):
-        assert AutoWorldModel.from_pretrained("tdmpc2:tiny").action_spec == TDMPC2.default_specs()[1]
-    assert AutoWorldModel.from_pretrained("./tdmpc2:tiny").action_spec == specs()[1]
-
-
-def test_a_directory_comes_before_a_hub_id(saved, tmp_path, monkeypatch):
-    (tmp_path / "runs").mkdir()
-    saved.rename(tmp_path / "runs" / "model")
-    monkeypatch.chdir(tmp_path)
-    assert AutoWorldModel.from_pretrained("runs/model").action_spec == specs()[1]
-
-
-def test_a_path_is_never_looked_for_on_the_hub():
-    with pytest.raises(FileNotFoundError, match="neither a directory nor a preset 'family:preset' nor a model"):
-        AutoWorldModel.from_pretrained(Path("organization/name"))
-
-
-@pytest.mark.parametrize("name", ["saved", "tdmpc2:tiny"])
-def test_a_revision_beside_what_is_not_on_the_hub_is_refused(saved, name):
-    with pytest.raises(ValueError, match="is not on the hub and has no revision 'v1'"):
-        AutoWorldModel.from_pretrained(saved if name == "saved" else name, revision="v1")
-
-
-def make_run(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"recipe": "tdmpc2", "config": {}}))
-    return folder
-
-
-def test_a_run_directory_gives_the_model_of_its_newest_checkpoint(tmp_path):
-    run = make_run(tmp_path / "run")
-    old, new = build(), TDMPC2(TINY, *specs())
-    old.save_pretrained(run / "checkpoints" / "step_000000500" / "model")
-    new.save_pretrained(run / "checkpoints" / "step_000001000" / "model")
-    (run / "checkpoints" / ".step_000001500-half").mkdir()
-    loaded = AutoWorldModel.from_pretrained(run).state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in new.state_dict().items())
-    assert not all(torch.equal(loaded[name], value) for name, value in old.state_dict().items())
-
-
-def test_a_run_directory_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is a run that holds no checkpoint"):
-        AutoWorldModel.from_pretrained(make_run(tmp_path / "run"))
-
-
-def test_auto_world_model_is_no_object():
-    with pytest.raises(TypeError, match="from_pretrained"):
-        AutoWorldModel()
-
-
-# ---------------------------------------------------------------------- specs of an environment
-
-
-def test_specs_of_a_batched_environment_are_those_of_one_environment():
-    single = GymEnv("Pendulum-v1")
-    batched = SerialEnv(3, lambda: GymEnv("Pendulum-v1"))
-    for ours, theirs in zip(specs_of(batched), specs_of(single), strict=True):
-        assert dict(ours.items(True, True)) == dict(theirs.items(True, True))  # devices of the Composite differ
-    observation, action = specs_of(batched)
-    assert (observation["observation"].shape, action["action"].shape) == ((3,), (1,))
-    assert (observation.shape, action.shape) == ((), ())
-
-
-def test_specs_of_an_environment_leave_out_what_transforms_and_policies_add():
-    plain = GymEnv("Pendulum-v1")
-    planner = make_planner(TDMPC2(TINY, *specs_of(plain)))
-    transformed = TransformedEnv(
-        GymEnv("Pendulum-v1"), Compose(StepCounter(), InitTracker(), planner.make_tensordict_primer())
-    )
-    assert ("planner", "mean") in transformed.observation_spec.keys(True, True)
-    assert specs_of(transformed) == specs_of(plain)
+def test_a_saved_model_with_folders_beside_it_is_not_replaced(saved):
+    (saved / "figures").mkdir()
+    with pytest.raises(FileExistsError, match="holds other files"):
+        TDMPC2(TINY, *specs()).save_pretrained(saved)
+    load_world_model(saved)

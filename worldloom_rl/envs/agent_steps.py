@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl import keys
+from worldloom_rl.envs.simulator_output import check_observation, read_frame, reset_simulator, step_simulator
 from worldloom_rl.specs.spaces import (
     action_block_space,
     action_space_of,
@@ -23,7 +24,7 @@ _SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics nam
 
 
 class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Action repeat, a check of every reward, and observations in the form `make_env` promises."""
+    """Action repeat, a check of what the simulator gives, and observations in the form `make_env` promises."""
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.last_success: bool | None = None  # of the episode that ended last
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = reset_simulator(self.name, self.env, seed, options)
         self.steps_done, self.succeeded = 0, None
         if self.image is not None:
-            return {"pixels": self.image.first(self.env.render())}, info
-        return convert_observation(self.env.observation_space, observation), info
+            return {"pixels": self.image.first(read_frame(self.name, self.env.render()))}, info
+        return self._observation(observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
@@ -63,9 +64,9 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
             if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
                 action = action[0]
             action = _simulator_action(self.env.action_space, action)
-            observation, reward, terminated, truncated, info = self.env.step(action)
+            observation, reward, terminated, truncated, info = step_simulator(self.name, self.env, action)
             self.steps_done += 1
-            total += float(reward)
+            total += reward
             if not math.isfinite(total):
                 raise ValueError(
                     f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
@@ -78,10 +79,14 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self.last_success = self.succeeded
                 break
         if self.image is not None:
-            seen: Any = {"pixels": self.image.next(self.env.render())}
+            seen: Any = {"pixels": self.image.next(read_frame(self.name, self.env.render()))}
         else:
-            seen = convert_observation(self.env.observation_space, observation)
-        return seen, total, bool(terminated), bool(truncated), info
+            seen = self._observation(observation)
+        return seen, total, terminated, truncated, info
+
+    def _observation(self, observation: Any) -> Any:
+        check_observation(self.name, self.env.observation_space, observation)
+        return convert_observation(self.env.observation_space, observation)
 
 
 class Frames:
@@ -92,12 +97,14 @@ class Frames:
         self.frames: deque[np.ndarray] = deque(maxlen=frames)
         self.space = spaces.Box(0, 255, (3 * frames, size, size), np.uint8)
 
-    def first(self, frame: Any) -> np.ndarray:
-        self.frames.extend([resize_image(np.moveaxis(frame, -1, 0), self.size)] * (self.frames.maxlen or 1))
+    def first(self, frame: np.ndarray) -> np.ndarray:
+        """The image of an episode's first frame [3, height, width]."""
+        self.frames.extend([resize_image(frame, self.size)] * (self.frames.maxlen or 1))
         return np.concatenate(self.frames)
 
-    def next(self, frame: Any) -> np.ndarray:
-        self.frames.append(resize_image(np.moveaxis(frame, -1, 0), self.size))
+    def next(self, frame: np.ndarray) -> np.ndarray:
+        """The image of the frame [3, height, width] that follows."""
+        self.frames.append(resize_image(frame, self.size))
         return np.concatenate(self.frames)
 
 

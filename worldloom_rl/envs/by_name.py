@@ -72,6 +72,12 @@ def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) 
         return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
     except gymnasium.error.DependencyNotInstalled as error:
         raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
+    except TypeError as error:  # of the constructor's arguments, of which only the registration tells
+        needs = 'For pixels it takes render_mode="rgb_array". ' if pixels else ""
+        raise ValueError(
+            f"gymnasium cannot make {name!r}: {error}. {needs}Arguments that its constructor needs stand in its "
+            "registration: gymnasium.register(id, entry_point, kwargs={…})."
+        ) from error
 
 
 def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:

@@ -65,6 +65,11 @@ def make_env(
         >>> env.rollout(3)["next", "reward"].shape, episode_length(env)
         (torch.Size([3, 1]), 100)
     """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"make_env takes the name of an environment, got a {type(name).__name__}: register it first, by "
+            "gymnasium.register(id, entry_point, max_episode_steps=…), and give its id."
+        )
     counts = {
         "num_envs": num_envs,
         "action_repeat": action_repeat,

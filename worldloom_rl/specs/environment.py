@@ -18,8 +18,14 @@ def specs_of(env: EnvBase) -> tuple[Composite, Composite]:
 
     What transforms add to the observations ("is_init", step counts, what policies carry) is left out.
 
-    Raises ValueError if an observation of the environment's own has such a name, or another of the key contract.
+    Raises TypeError for an environment that is not TorchRL's, ValueError if an observation of the environment's own has
+    such a name, or another of the key contract.
     """
+    if not isinstance(env, EnvBase):
+        raise TypeError(
+            f"The environment is a {type(env).__name__}; make it by worldloom_rl.envs.make_env from its name, or wrap "
+            "it in TorchRL's GymWrapper."
+        )
     observation = env.observation_spec_unbatched.clone()
     for name in _added(env, observation):
         del observation[name]

@@ -57,6 +57,11 @@ def observation_space_of(name: str, space: spaces.Space[Any], key: tuple[str, ..
             _check_name(name, key, part, space)
         return spaces.Dict({part: observation_space_of(name, leaf, (*key, part)) for part, leaf in space.items()})
     if isinstance(space, spaces.Box):
+        if 0 in space.shape:
+            raise ValueError(
+                f"{name}: the observation {'.'.join(key) or 'observation'!r} has no numbers: {space}. Leave it out "
+                "(gymnasium.wrappers.FilterObservation)."
+            )
         if _is_image(space):
             shape = (space.shape[2], *space.shape[:2]) if _channels_last(space) else space.shape
             return spaces.Box(0, 255, shape, np.uint8)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from worldloom_rl import AutoWorldModel, cli
-from worldloom_rl.recipes import loop, tdmpc2
+from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.saved_state import load_state
 
 SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
 
@@ -95,17 +96,19 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     run = tdmpc2.train(config)
     first, last = run.checkpoints.all()
     assert (first.name, last.name) == ("step_000000110_000000110", "step_000000120_000000120")
-    before = loop.load_state(tdmpc2.RECIPE, config, last)
-    again = loop.load_state(tdmpc2.RECIPE, config, last)
+    before = load_state(tdmpc2.RECIPE, config, last)
+    again = load_state(tdmpc2.RECIPE, config, last)
     try:
         assert before.updates == 120
-        assert len(before.replay) == 120 + 6  # one row more than steps an episode
+        assert len(before.source.replay) == 120 + 6  # one row more than steps an episode
         assert before.optimizers.model.state_dict()["state"][0]["step"] == 120
-        assert before.episode_returns == again.episode_returns
-        torch.testing.assert_close(before.replay.sample()["reward"], again.replay.sample()["reward"], rtol=0, atol=0)
+        assert before.source.episode_returns == again.source.episode_returns
+        torch.testing.assert_close(
+            before.source.replay.sample()["reward"], again.source.replay.sample()["reward"], rtol=0, atol=0
+        )
     finally:
-        before.collector.shutdown()
-        again.collector.shutdown()
+        before.close()
+        again.close()
 
     # A run that was stopped: without its last checkpoint and its result.
     for file in sorted(last.rglob("*"), reverse=True):

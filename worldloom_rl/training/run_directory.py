@@ -87,9 +87,7 @@ class RunDirectory:
             raise ValueError(f"{file} is not JSON ({error}): restore it.") from error
         data = data if isinstance(data, dict) else {}
         if not isinstance(data.get("recipe"), str) or not isinstance(data.get("config"), dict):
-            raise ValueError(
-                f'{file} must name the "recipe" and hold its "config", but has {sorted(data)}: restore it.'
-            )
+            raise ValueError(f'{file} must have a "recipe" by name and its "config", but has {sorted(data)}.')
         return data["recipe"], data["config"]
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:

@@ -1,1 +1,1 @@
-"""Everything a run is: the loop and its recipe, clock and source of rows; its state, checkpoints, evaluations, directory."""
+"""Everything a run is: the loop, its recipe, clock and source of rows; its state, checkpoints and directory."""

@@ -122,7 +122,8 @@ def capture_update(
 
 def _settled(model: TDMPC2, metrics: dict[str, Tensor], batch: TensorDictBase) -> dict[str, Tensor]:
     """The metrics of `learn`, once its losses are known to be finite and the targets have moved."""
-    check_finite({name: value for name, value in metrics.items() if name.startswith("loss") or "grad" in name}, batch)
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
+    check_finite(losses | {name: value for name, value in metrics.items() if name.endswith("grad_norm")}, batch)
     model.behavior.update_target()
     return metrics
 

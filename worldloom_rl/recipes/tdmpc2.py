@@ -72,7 +72,7 @@ def update(
 ) -> dict[str, Tensor]:
     """One update, in the official order: model, then policy on the new Qs, then targets. Returns metrics as tensors.
 
-    Raises FloatingPointError, with the weights as they were, if a loss is not finite.
+    Raises FloatingPointError if a loss or a gradient is not finite; weights that it would move are as they were.
     """
     return _settled(model, learn(model, world_model_loss, policy_loss, optimizers, batch, noise), batch)
 

@@ -22,9 +22,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl import AutoWorldModel, GeneratorNoise, ModeNoise, WorldModelLoss
 from worldloom_rl.data import Replay
 from worldloom_rl.models.tdmpc2 import PolicyLoss
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.training import loop
 from worldloom_rl.training.compilation import compile_model
-from worldloom_rl.training.cuda_graphs import RecordedPolicy
+from worldloom_rl.training.cuda_graphs import CapturedPolicy
+from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -175,7 +177,7 @@ def test_a_recorded_update_of_dreamerv3_learns_as_one_that_is_not() -> None:
     plain.noise, recorded.noise = ModeNoise(), ModeNoise()
     optimizers = [dreamerv3.make_optimizer(model) for model in (plain, recorded)]
     losses = [dreamerv3.make_losses(model) for model in (plain, recorded)]
-    dreamerv3.record_gradients(losses[1], optimizers[1])
+    dreamerv3.capture_gradients(losses[1], optimizers[1])
     for _ in range(7):  # from the fourth on it is a graph
         rows = make_rows(plain, *ROWS["dreamerv3"]).to("cuda")
         expected, found = (
@@ -192,12 +194,12 @@ def test_a_recorded_update_of_tdmpc2_learns_as_one_that_is_not() -> None:
     recorded = copy.deepcopy(plain)
     plain.noise, recorded.noise = ModeNoise(), ModeNoise()
     parts = WorldModelLoss(recorded, recorded.loss_weights), PolicyLoss(recorded)
-    replay = tdmpc2.record_update(recorded, *parts, tdmpc2.make_optimizers(recorded, capturable=True))
+    replay = tdmpc2.capture_update(recorded, *parts, tdmpc2.make_optimizers(recorded, capturable=True))
     update = make_update(plain)
     for _ in range(7):
         rows = make_rows(plain, *ROWS["tdmpc2"]).to("cuda")
         expected = TensorDict(update(rows, None))
-        assert_same(replay(rows), expected.cpu(), LATER)
+        assert_same(TensorDict(replay(rows)), expected.cpu(), LATER)
 
 
 @pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
@@ -205,7 +207,7 @@ def test_a_recorded_policy_acts_as_it_would_in_every_exploration_type_and_batch(
     _, model = pair(family)
     model.noise = ModeNoise()
     policy = make_policy(model)
-    recorded = RecordedPolicy(policy)
+    recorded = CapturedPolicy(policy)
     with torch.no_grad():
         for _ in range(6):
             for count in (1, 3):
@@ -214,7 +216,7 @@ def test_a_recorded_policy_acts_as_it_would_in_every_exploration_type_and_batch(
                     with set_exploration_type(kind):
                         assert_same(recorded(row.copy()), policy(row.copy()).cpu(), STEP)
         model.noise = GeneratorNoise()
-        drawing = RecordedPolicy(make_policy(model))
+        drawing = CapturedPolicy(make_policy(model))
         with set_exploration_type(ExplorationType.RANDOM):
             actions = [drawing(row.copy())["action"] for _ in range(8)]
     assert len({tuple(action.flatten().tolist()) for action in actions}) == 8, "a graph repeats its draws"
@@ -271,7 +273,7 @@ SMALL = {
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("recipe", [dreamerv3.RECIPE, tdmpc2.RECIPE], ids=lambda recipe: recipe.name)
-def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: loop.Recipe, cuda_graphs: bool, tmp_path: Path) -> None:
+def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: Recipe, cuda_graphs: bool, tmp_path: Path) -> None:
     options: dict[str, Any] = {"seed_steps": 60} if recipe.name == "tdmpc2" else {}
     config = recipe.config_class(
         env="Pendulum-v1", time_limit=15, steps=80, capacity=500, eval_every=50, eval_episodes=2, final_eval_episodes=2,
@@ -280,9 +282,9 @@ def test_a_recipe_learns_on_cuda_and_goes_on_on_a_cpu(recipe: loop.Recipe, cuda_
     )  # fmt: skip
     state = recipe.make_state(config)
     own = next(state.model.parameters())
-    acting = next(p for p in state.collector.policy.parameters() if p.shape == own.shape)
+    acting = next(p for p in state.source.collector.policy.parameters() if p.shape == own.shape)
     assert acting.data_ptr() == own.data_ptr(), "the collector acts with weights of its own, which never learn"
-    state.collector.shutdown()
+    state.close()
 
     run = loop.train(recipe, config)
     first = json.loads((run.path / "result.json").read_text())

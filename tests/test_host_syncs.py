@@ -109,6 +109,7 @@ READS = {  # on the CPU and elsewhere; none where nothing is said
     # Whether all losses are finite.
     ("update", "dreamerv3"): (1, 1),
     ("update", "jepa"): (1, 1),
+    ("update", "tdmpc2"): (1, 1),
     ("update", "tokens"): (1, 1),
     # Whether an episode begins, whose goal is to be encoded; a GPU encodes it always.
     ("acting", "frozen_jepa"): (1, 0),

@@ -13,8 +13,9 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import make_policy
-from worldloom_rl.recipes import dreamerv3, loop
+from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.report.open_loop import draw_open_loop, open_loop
+from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import with_primers
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "2500"))  # agent steps; a test runs fewer
@@ -28,7 +29,7 @@ config = dreamerv3.Config(env=os.environ.get("TUTORIAL_ENV", "CartPole-v1"), ste
 state = dreamerv3.make_state(config)
 while state.agent_steps < config.steps:
     loop.step(dreamerv3.RECIPE, state)
-print(f"mean return of the last training episodes: {sum(state.episode_returns[-5:]) / 5:.1f}")
+print(f"mean return of the last training episodes: {sum(state.source.episode_returns[-5:]) / 5:.1f}")
 
 # %% [markdown]
 # A new episode. `Arrivals` turns transitions into rows: an observation, and the action and reward that led to it.

@@ -16,15 +16,17 @@ from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
 from worldloom_rl.planners import Planner, PlanOptions
 from worldloom_rl.planners.plan import plan
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import evaluate, with_primers
+from worldloom_rl.training.options import RunConfig
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "2500"))  # agent steps of each family; a test runs fewer
 EPISODES = 10 if STEPS > 1000 else 2
 SETTINGS = {"env": "Pendulum-v1", "action_repeat": 2, "steps": STEPS}
 
 
-def returns(config: loop.RunConfig, policy: TensorDictSequential) -> float:
+def returns(config: RunConfig, policy: TensorDictSequential) -> float:
     """Mean return of whole episodes, played side by side."""
     env = with_primers(config.make_env(EPISODES, seed=1), policy)
     return evaluate(env, policy, config.steps, seed=1).mean_return
@@ -86,7 +88,7 @@ loss = ImaginedActorCriticLoss(model, behavior, horizon=5)
 optimizer = torch.optim.Adam([p for p in behavior.parameters() if p.requires_grad], lr=1e-3)
 for _ in range(STEPS // 2):
     with torch.no_grad():
-        start = model.encode(state.replay.sample()[:, 0])
+        start = model.encode(state.sample()[:, 0])
     losses = loss(start)
     (losses["loss_actor"] + losses["loss_critic"]).backward()
     optimizer.step()

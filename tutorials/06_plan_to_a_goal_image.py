@@ -16,7 +16,8 @@ from torchrl.envs.utils import ExplorationType
 
 from worldloom_rl.envs import make_env
 from worldloom_rl.models.jepa import make_policy
-from worldloom_rl.recipes import jepa, loop
+from worldloom_rl.recipes import jepa
+from worldloom_rl.training import loop
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # gradient updates; a test makes fewer
 ROOMS = 4

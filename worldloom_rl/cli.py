@@ -17,9 +17,11 @@ from worldloom_rl.models.tdmpc2 import importer as tdmpc2_importer
 from worldloom_rl.models.vjepa2 import VJEPA2Encoder
 from worldloom_rl.models.vjepa2 import importer as vjepa2_importer
 from worldloom_rl.pretrained.registry import list_world_models
-from worldloom_rl.recipes import dreamerv3, jepa, loop, run_commands, tdmpc2, tokens
+from worldloom_rl.recipes import dreamerv3, jepa, run_commands, tdmpc2, tokens
 from worldloom_rl.report.compare import comparison_table, draw_comparison, group_runs, read_result
 from worldloom_rl.report.environment_check import check_environment
+from worldloom_rl.training import loop
+from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import IMAGINATION_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
@@ -57,22 +59,22 @@ def check(
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[dreamerv3.Config]) -> None:
     """Train DreamerV3 on an environment, into a new run directory."""
-    dreamerv3.train(config)
+    run_commands.finish_run(dreamerv3.RECIPE, dreamerv3.train(config))
 
 
 def train_jepa(config: tyro.conf.OmitArgPrefixes[jepa.Config]) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
-    jepa.train(config)
+    run_commands.finish_run(jepa.RECIPE, jepa.train(config))
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[tdmpc2.Config]) -> None:
     """Train TD-MPC2 on an environment, into a new run directory."""
-    tdmpc2.train(config)
+    run_commands.finish_run(tdmpc2.RECIPE, tdmpc2.train(config))
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[tokens.Config]) -> None:
     """Train a token world model on an environment of images, into a new run directory."""
-    tokens.train(config)
+    run_commands.finish_run(tokens.RECIPE, tokens.train(config))
 
 
 def import_dreamerv3(
@@ -185,7 +187,7 @@ def list_models(pattern: Annotated[str, tyro.conf.Positional] = "*") -> None:
     print("\n".join(list_world_models(pattern)))
 
 
-def _opened(path: Path) -> tuple[loop.Recipe, RunDirectory]:
+def _opened(path: Path) -> tuple[Recipe, RunDirectory]:
     """The recipe of a run directory, and the directory."""
     run = RunDirectory(path)
     name, _ = run.read_config()

@@ -22,9 +22,12 @@ from worldloom_rl.models.tdmpc2 import make_policy as make_tdmpc2_policy
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import evaluate, with_primers
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.run_directory import RunDirectory, provenance
+from worldloom_rl.training.saved_state import load_state
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 20
@@ -33,7 +36,7 @@ HORIZON = 5
 PLANNER = {"horizon": 5, "iterations": 4, "num_samples": 128, "num_elites": 16, "num_policy_trajectories": 16}
 
 
-def returns(config: loop.RunConfig, policy: TensorDictModuleBase, model: WorldModel) -> list[float]:
+def returns(config: RunConfig, policy: TensorDictModuleBase, model: WorldModel) -> list[float]:
     """Returns of whole episodes, the same ones for every policy, with draws of their own."""
     model.noise = GeneratorNoise(torch.Generator().manual_seed(config.seed))
     env = with_primers(config.make_env(EPISODES, seed=7_000 + config.seed), policy)
@@ -65,7 +68,7 @@ def act_in_tdmpc2(model: WorldModel, state: tdmpc2.State) -> TensorDictSequentia
     optimizer = torch.optim.Adam([p for p in behavior.parameters() if p.requires_grad], lr=5e-4)
     for _ in range(UPDATES):
         with torch.no_grad():
-            start = model.encode(state.replay.sample()[:, 0])
+            start = model.encode(state.sample()[:, 0])
         losses = loss(start)
         (losses["loss_actor"] + losses["loss_critic"]).backward()
         nn.utils.clip_grad_norm_(behavior.parameters(), 20.0)
@@ -79,7 +82,7 @@ def cross(family: str, run: RunDirectory) -> Path:
     """Make the crossing on a run of that family; returns the result file."""
     recipe = {"dreamerv3": dreamerv3.RECIPE, "tdmpc2": tdmpc2.RECIPE}[family]
     config = loop.read_config(recipe, run)
-    state = loop.load_state(recipe, config, run.checkpoints.latest())
+    state = load_state(recipe, config, run.checkpoints.latest())
     model = state.model.eval()
     begin = time.monotonic()
     if family == "dreamerv3":
@@ -110,7 +113,7 @@ def cross(family: str, run: RunDirectory) -> Path:
     }
     file = RESULTS / f"crossing-{name}-seed{config.seed}.json"
     write_json(file, result)
-    state.collector.shutdown()
+    state.close()
     return file
 
 

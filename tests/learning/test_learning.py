@@ -11,8 +11,10 @@ from torchrl.modules import RandomPolicy
 
 from worldloom_rl.atomic import write_json
 from worldloom_rl.functional.statistics import bootstrap_interval, mean_of_rows
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
+from worldloom_rl.recipes import dreamerv3, tdmpc2, tokens
+from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import evaluate
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.run_directory import RunDirectory
 
 RESULTS = Path(__file__).parent / "results"
@@ -113,7 +115,7 @@ def keep(family: str, task: str, run: RunDirectory) -> dict:
     return result
 
 
-def random_returns(config: loop.RunConfig, episodes: int) -> list[float]:
+def random_returns(config: RunConfig, episodes: int) -> list[float]:
     """Returns of actions drawn from the environment's specification."""
     torch.manual_seed(config.seed)
     env = config.make_env(episodes, seed=7_000 + config.seed)

@@ -22,9 +22,12 @@ from worldloom_rl.atomic import write_json
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
-from worldloom_rl.recipes import loop, tokens
+from worldloom_rl.recipes import tokens
+from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import evaluate, with_primers
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.run_directory import RunDirectory, provenance
+from worldloom_rl.training.saved_state import load_state
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 100
@@ -51,7 +54,7 @@ def train_actor(model: WorldModel, state: tokens.State) -> TensorDictSequential:
     learned = [parameter for parameter in behavior.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=config.behavior_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(UPDATES):
-        batch = state.replay.sample()
+        batch = state.sample()
         carry = model.write_latent(batch.clone(), model.initial_latent(batch.batch_size))
         carry["is_init"][:, 0] = True
         with torch.no_grad(), set_recurrent_mode(True):
@@ -65,7 +68,7 @@ def train_actor(model: WorldModel, state: tokens.State) -> TensorDictSequential:
     return TensorDictSequential(model.observe, ActorPolicy(model, behavior.actor), model.carry_action)
 
 
-def returns(config: loop.RunConfig, policy: TensorDictModuleBase, model: WorldModel) -> list[float]:
+def returns(config: RunConfig, policy: TensorDictModuleBase, model: WorldModel) -> list[float]:
     """Returns of whole episodes, the same ones for every policy, with draws of their own."""
     model.noise = GeneratorNoise(torch.Generator().manual_seed(config.seed))
     env = with_primers(config.make_env(EPISODES, seed=7_000 + config.seed), policy)
@@ -75,7 +78,7 @@ def returns(config: loop.RunConfig, policy: TensorDictModuleBase, model: WorldMo
 def compare(run: RunDirectory) -> Path:
     """Train and play both actors; returns the result file."""
     config = loop.read_config(tokens.RECIPE, run)
-    state = loop.load_state(tokens.RECIPE, config, run.checkpoints.latest())
+    state = load_state(tokens.RECIPE, config, run.checkpoints.latest())
     model = state.model.eval()
     wrong = shuffled(model)
     begin = time.monotonic()
@@ -97,7 +100,7 @@ def compare(run: RunDirectory) -> Path:
     }
     file = RESULTS / f"token-imagination-catch-seed{config.seed}.json"
     write_json(file, result)
-    state.collector.shutdown()
+    state.close()
     return file
 
 

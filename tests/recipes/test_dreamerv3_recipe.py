@@ -13,8 +13,10 @@ from tensordict import TensorDict
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes import dreamerv3, loop
+from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.recipes.dreamerv3 import Config, make_losses, make_optimizer, update
+from worldloom_rl.training import loop
+from worldloom_rl.training.saved_state import load_state, save_state
 
 SMALL = (
     "deterministic=16", "hidden=8", "groups=2", "classes=4", "blocks=2", "units=8", "num_bins=21", "batch_size=4",
@@ -73,13 +75,13 @@ def test_several_environments_are_stepped_side_by_side(env: str, tmp_path: Path)
 def test_resume_goes_on_with_weights_optimiser_replay_and_counters(tmp_path: Path) -> None:
     config = small(tmp_path / "run")
     run = dreamerv3.train(config)
-    first, second = (loop.load_state(dreamerv3.RECIPE, config, run.checkpoints.latest()) for _ in range(2))
+    first, second = (load_state(dreamerv3.RECIPE, config, run.checkpoints.latest()) for _ in range(2))
     for state in (first, second):
         assert (state.agent_steps, state.updates) == (60, first.updates)
         assert state.optimizer.param_groups[0]["updates"] == state.updates > 0
-    torch.testing.assert_close(first.replay.sample(), second.replay.sample(), rtol=0, atol=0)
+    torch.testing.assert_close(first.sample(), second.sample(), rtol=0, atol=0)
     for state in (first, second):
-        state.collector.shutdown()
+        state.close()
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -114,10 +116,10 @@ def test_a_run_that_meets_a_nan_keeps_its_last_checkpoint(tmp_path: Path, monkey
         loop.step(dreamerv3.RECIPE, state)
     saved = tmp_path / "good"
     saved.mkdir()
-    loop.save_state(dreamerv3.RECIPE, state, saved)
-    state.replay._storage._storage["observation"].fill_(torch.nan)
+    save_state(dreamerv3.RECIPE, state, saved)
+    state.source.replay._storage._storage["observation"].fill_(torch.nan)
     state.updates_due = 1.0
     with pytest.raises(FloatingPointError, match="'observation'"):
         loop.step(dreamerv3.RECIPE, state)
-    assert loop.load_state(dreamerv3.RECIPE, config, saved).updates == 2
-    state.collector.shutdown()
+    assert load_state(dreamerv3.RECIPE, config, saved).updates == 2
+    state.close()

@@ -24,9 +24,12 @@ from torchrl.envs import EnvBase
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes import jepa, loop
+from worldloom_rl.recipes import jepa
 from worldloom_rl.recipes.jepa import Config
+from worldloom_rl.training import loop
+from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.saved_state import load_state, save_state
 from worldloom_rl.world_model import Latent, Prediction
 
 torch.set_num_threads(1)
@@ -65,15 +68,16 @@ def make(source: str, directory: Path, **changes: Any) -> Config:
     return Config(**{**values, **changes})
 
 
-def recorded(losses: dict[int, Tensor], stop: Callable[[int], bool] = lambda update: False) -> loop.Recipe:
-    def update(state: Any) -> dict[str, Tensor]:
-        metrics = jepa.RECIPE.update(state)
-        losses[state.updates] = metrics["loss"].clone()
-        if stop(state.updates):
-            raise _Killed
-        return metrics
+def recorded(losses: dict[int, Tensor], stop: Callable[[int], bool] = lambda update: False) -> Recipe:
+    class Watched(type(jepa.RECIPE)):  # type: ignore[misc]
+        def update(self, state: Any) -> dict[str, Tensor]:
+            metrics = super().update(state)
+            losses[state.updates] = metrics["loss"].clone()
+            if stop(state.updates):
+                raise _Killed
+            return metrics
 
-    return dataclasses.replace(jepa.RECIPE, update=update)
+    return Watched()
 
 
 class _Killed(BaseException):
@@ -116,9 +120,9 @@ def test_a_run_that_was_stopped_while_it_collected_goes_on_bit_for_bit(tmp_path:
     for _ in range(11):
         loop.step(jepa.RECIPE, state)
     (tmp_path / "saved").mkdir()
-    loop.save_state(jepa.RECIPE, state, tmp_path / "saved")
+    save_state(jepa.RECIPE, state, tmp_path / "saved")
     losses: list[Tensor] = []
-    for one in (lambda: state, lambda: loop.load_state(jepa.RECIPE, config, tmp_path / "saved")):
+    for one in (lambda: state, lambda: load_state(jepa.RECIPE, config, tmp_path / "saved")):
         going = one()
         assert going.agent_steps == 33
         while going.updates < 4:
@@ -222,12 +226,12 @@ def test_one_hot_actions_are_not_normalised(tmp_path: Path) -> None:
 def test_recorded_episodes_are_split_and_none_is_lost(tmp_path: Path) -> None:
     config = make("recorded", tmp_path, held_out=0.4)
     recording = jepa.open_recording(config.data)
-    learned, held_out = jepa.split(recording, config)
+    learned, held_out = jepa.split(recording, config.held_out, config.seed)
     assert len(held_out) == 2
     assert sorted(learned + held_out) == [0, 1, 2, 3, 4]
     state = jepa.make_state(config)
-    assert len(state.replay) == 3 * 15
-    assert jepa.split(recording, dataclasses.replace(config, held_out=0.0)) == ([0, 1, 2, 3, 4], [])
+    assert len(state.source.replay) == 3 * 15
+    assert jepa.split(recording, 0.0, config.seed) == ([0, 1, 2, 3, 4], [])
 
 
 def right(env: EnvBase) -> TensorDictModule:
@@ -240,7 +244,7 @@ def right(env: EnvBase) -> TensorDictModule:
 def test_a_given_policy_collects(tmp_path: Path) -> None:
     state = jepa.make_state(make("room", tmp_path, policy=f"{__name__}:right"))
     loop.step(jepa.RECIPE, state)
-    rows = state.replay.entries("previous_action", "is_init")
+    rows = state.source.replay.entries("previous_action", "is_init")
     arrived = rows["previous_action"][~rows["is_init"].squeeze(-1)]
     assert arrived.tolist() == [[1.0, 0.0]] * 3
 
@@ -284,7 +288,7 @@ class Still(JEPA):
 def test_foreseeing_no_change_has_an_error_of_one(tmp_path: Path) -> None:
     config = make("recorded", tmp_path)
     model = jepa.make_state(config).model
-    rows = [jepa._new_rows(config, model, seed, 100) for seed in range(3)]
+    rows = [jepa.RECIPE.new_rows(config, model, seed, 100) for seed in range(3)]
     still = Still(model.config, model.observation_spec, model.action_spec).eval()
     found = jepa.foresight(still, rows, 3)
     assert found["prediction_error_1_ahead"] == pytest.approx(1.0)

@@ -23,8 +23,12 @@ from gymnasium.envs.classic_control import PendulumEnv
 from torch import Tensor
 
 from worldloom_rl.pretrained import format as pretrained
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2, tokens
+from worldloom_rl.recipes import dreamerv3, tdmpc2, tokens
+from worldloom_rl.training import evaluate as evaluation_of_episodes
+from worldloom_rl.training import loop
+from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.saved_state import load_state, save_checkpoint
 
 TDMPC2 = (
     "num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=8", "min_seed_steps=60",
@@ -46,7 +50,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(family: str, environment: str, directory: Path, **changes: Any) -> tuple[loop.Recipe, Any]:
+def make(family: str, environment: str, directory: Path, **changes: Any) -> tuple[Recipe, Any]:
     """A recipe and the configuration of a run of seconds, with a checkpoint every 20 agent steps."""
     values = {
         "steps": 110, "eval_every": 50, "eval_episodes": 2, "final_eval_episodes": 2, "checkpoint_every": 20,
@@ -60,17 +64,18 @@ def make(family: str, environment: str, directory: Path, **changes: Any) -> tupl
     return tdmpc2.RECIPE, tdmpc2.Config(**{**values, **changes})
 
 
-def recorded(recipe: loop.Recipe, losses: dict[int, Tensor], stop: Callable[[int], bool]) -> loop.Recipe:
+def recorded(recipe: Recipe, losses: dict[int, Tensor], stop: Callable[[int], bool]) -> Recipe:
     """The recipe, with the loss of each update kept, and an end without a word where `stop` says so."""
 
-    def update(state: Any) -> dict[str, Tensor]:
-        metrics = recipe.update(state)
-        losses[state.updates] = metrics["loss"].clone()
-        if stop(state.updates):
-            raise _Killed
-        return metrics
+    class Watched(type(recipe)):  # type: ignore[misc]
+        def update(self, state: Any) -> dict[str, Tensor]:
+            metrics = super().update(state)
+            losses[state.updates] = metrics["loss"].clone()
+            if stop(state.updates):
+                raise _Killed
+            return metrics
 
-    return dataclasses.replace(recipe, update=update)
+    return Watched()
 
 
 class _Killed(BaseException):
@@ -210,13 +215,13 @@ def test_an_environment_that_cannot_be_kept_begins_a_new_episode_and_the_run_say
     with pytest.raises(_Killed):
         loop.train(recorded(recipe, {}, lambda update: update == 70), config)
     run = RunDirectory(tmp_path / "run")
-    state = loop.load_state(recipe, config, run.checkpoints.latest())
-    rows = len(state.replay)
+    state = load_state(recipe, config, run.checkpoints.latest())
+    rows = len(state.source.replay)
     assert rows % 16, "the last episode is open"
-    while len(state.replay) == rows:
+    while len(state.source.replay) == rows:
         loop.step(recipe, state)
-    state.collector.shutdown()
-    stored = state.replay._storage[: rows + 2]
+    state.close()
+    stored = state.source.replay._storage[: rows + 2]
     assert stored["is_init"][rows].item()
     assert stored["truncated"][rows - 1].item()
     loop.resume(recipe, run)
@@ -237,7 +242,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
 ) -> None:
     recipe, config = make("dreamerv3", "pendulum", tmp_path / "whole")
     whole = loop.train(recipe, config)
-    original, begun = loop.evaluate, 0
+    original, begun = evaluation_of_episodes.evaluate, 0
 
     def evaluate(*arguments: Any) -> Any:
         nonlocal begun
@@ -246,7 +251,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_of_episodes, "evaluate", evaluate)
     stopped = dataclasses.replace(config, run_directory=str(tmp_path / "stopped"))
     with pytest.raises(SystemExit) as ended:
         loop.train(recipe, stopped)
@@ -263,8 +268,8 @@ def test_a_disk_that_fails_at_any_step_of_a_checkpoint_leaves_the_one_before(
 ) -> None:
     recipe, config = make(family, "pendulum", tmp_path / "run", steps=70, eval_every=1000)
     run = loop.train(recipe, config)
-    state = loop.load_state(recipe, config, run.checkpoints.latest())
-    state.replay.moved(run.checkpoints.latest() / "replay")
+    state = load_state(recipe, config, run.checkpoints.latest())
+    state.source.moved(run.checkpoints.latest())
     calls, fails_at = 0, 0
 
     def failing(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -290,7 +295,7 @@ def test_a_disk_that_fails_at_any_step_of_a_checkpoint_leaves_the_one_before(
             for module, name in WRITES:
                 patch.setattr(module, name, failing(getattr(module, name)))
             with suppress(OSError):
-                loop._checkpoint(recipe, state, run)
+                save_checkpoint(recipe, state, run.checkpoints)
         if calls < fails_at:  # it got to its end
             break
         failed += 1
@@ -300,8 +305,8 @@ def test_a_disk_that_fails_at_any_step_of_a_checkpoint_leaves_the_one_before(
         else:  # only the removal of an older one failed
             assert run.checkpoints.latest().name.endswith(f"{state.updates:09d}")
     assert failed > 15
-    again = loop.load_state(recipe, config, run.checkpoints.latest())
+    again = load_state(recipe, config, run.checkpoints.latest())
     assert again.updates == state.updates
-    assert torch.equal(again.replay.sample()["reward"], state.replay.sample()["reward"])
-    again.collector.shutdown()
-    state.collector.shutdown()
+    assert torch.equal(again.sample()["reward"], state.sample()["reward"])
+    again.close()
+    state.close()

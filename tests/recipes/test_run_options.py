@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -16,7 +15,9 @@ from gymnasium import spaces
 from recipes.test_dreamerv3_recipe import SMALL, small
 
 from worldloom_rl import cli
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
+from worldloom_rl.training import loop
+from worldloom_rl.training.run_directory import RunDirectory
 
 # ------------------------------------------------------------------ memory
 
@@ -26,11 +27,11 @@ def test_replay_keeps_no_more_gigabytes_than_allowed(recipe: Any, tmp_path: Path
     config = recipe.Config(env="CartPole-v1", steps=100_000, replay_gb=0.002, **episodic(recipe))
     state = recipe.make_state(config)
     for _ in range(50):
-        state.replay.extend(state.arrivals(next(state.batches)))
-    state.collector.shutdown()
-    allocated = state.replay._ring.capacity * state.replay.bytes_per_row
+        state.source.add(state.source.collect())
+    state.close()
+    allocated = state.source.replay._ring.capacity * state.source.replay.bytes_per_row
     assert 0.0019e9 < allocated <= 0.002e9
-    leaves = state.replay._storage._storage.values(True, True)
+    leaves = state.source.replay._storage._storage.values(True, True)
     assert sum(leaf.nbytes for leaf in leaves) <= allocated
 
 
@@ -49,12 +50,12 @@ def test_a_large_replay_is_memory_mapped_in_the_run_directory_and_removed_at_the
     seen: list[bool] = []
     scratch = tmp_path / "run" / "replay"
 
-    def update(state: Any) -> Any:
-        seen.append(any(scratch.rglob("*.memmap")))
-        return dreamerv3.RECIPE.update(state)
+    class Watched(dreamerv3.DreamerV3Recipe):
+        def update(self, state: Any) -> Any:
+            seen.append(any(scratch.rglob("*.memmap")))
+            return super().update(state)
 
-    recipe = dataclasses.replace(dreamerv3.RECIPE, update=update)
-    memmapped = loop.train(recipe, small(tmp_path / "run", memmap_above_gb=1e-9))
+    memmapped = loop.train(Watched(), small(tmp_path / "run", memmap_above_gb=1e-9))
     assert seen
     assert all(seen)
     assert not scratch.exists()
@@ -118,7 +119,8 @@ def test_an_environment_that_tells_of_no_success_has_no_rate(
 
 
 def test_a_run_on_images_leaves_a_picture_and_an_animation(tmp_path: Path) -> None:
-    run = dreamerv3.train(small(tmp_path / "run", env="worldloom/Catch-v0", overrides=(*SMALL, "depth=2")))
+    config = small(tmp_path / "run", env="worldloom/Catch-v0", overrides=(*SMALL, "depth=2"))
+    run = run_commands.finish_run(dreamerv3.RECIPE, dreamerv3.train(config))
     assert (run.path / "imagination.png").read_bytes().startswith(b"\x89PNG")
     frames = imageio.mimread(run.path / "imagination.gif", memtest=False)
     assert len(frames) == 41  # the observations of the episode, cut by its time limit
@@ -137,12 +139,12 @@ def test_weights_and_biases_is_asked_for_by_name() -> None:
 
 
 def test_logs_beyond_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
-    run = loop.RunDirectory(tmp_path)
+    run = RunDirectory(tmp_path)
     for steps in (10, 20, 30):
         run.log({"update/loss": steps / 10, "collection/return": 1.0}, steps)
     run.close()
     file = tmp_path / "logs" / "csv" / "scalars" / "update" / "loss.csv"
-    again = loop.RunDirectory(tmp_path)
+    again = RunDirectory(tmp_path)
     with open(file, "a") as cut_off:
         cut_off.write("40")
     again.cut_logs(20)

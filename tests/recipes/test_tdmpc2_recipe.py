@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from worldloom_rl import AutoWorldModel, cli
-from worldloom_rl.recipes import loop, tdmpc2
+from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
+from worldloom_rl.training import loop
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.saved_state import load_state
 
 SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
 
@@ -95,17 +98,19 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     run = tdmpc2.train(config)
     first, last = run.checkpoints.all()
     assert (first.name, last.name) == ("step_000000110_000000110", "step_000000120_000000120")
-    before = loop.load_state(tdmpc2.RECIPE, config, last)
-    again = loop.load_state(tdmpc2.RECIPE, config, last)
+    before = load_state(tdmpc2.RECIPE, config, last)
+    again = load_state(tdmpc2.RECIPE, config, last)
     try:
         assert before.updates == 120
-        assert len(before.replay) == 120 + 6  # one row more than steps an episode
+        assert len(before.source.replay) == 120 + 6  # one row more than steps an episode
         assert before.optimizers.model.state_dict()["state"][0]["step"] == 120
-        assert before.episode_returns == again.episode_returns
-        torch.testing.assert_close(before.replay.sample()["reward"], again.replay.sample()["reward"], rtol=0, atol=0)
+        assert before.source.episode_returns == again.source.episode_returns
+        torch.testing.assert_close(
+            before.source.replay.sample()["reward"], again.source.replay.sample()["reward"], rtol=0, atol=0
+        )
     finally:
-        before.collector.shutdown()
-        again.collector.shutdown()
+        before.close()
+        again.close()
 
     # A run that was stopped: without its last checkpoint and its result.
     for file in sorted(last.rglob("*"), reverse=True):
@@ -216,3 +221,47 @@ def test_compiling_without_a_compiler_goes_on_in_eager_mode(
     run = tdmpc2.train(small(tmp_path / "run", compile=True, steps=102))
     assert json.loads((run.path / "result.json").read_text())["updates"] == 102
     assert "Not compiled, training goes on as it is" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("wrong", "named"), [("reward", "'loss_reward'.*'reward'"), ("scale", "'loss_policy'")])
+def test_a_loss_that_is_not_finite_is_named_and_leaves_every_weight(wrong: str, named: str, tmp_path: Path) -> None:
+    state = tdmpc2.make_state(small(tmp_path / "run"))
+    while state.updates < 2:
+        loop.step(tdmpc2.RECIPE, state)
+    batch = state.sample()
+    if wrong == "reward":
+        batch["reward"][3, 2] = torch.nan
+    else:
+        for value in state.policy_loss.scale.state_dict().values():
+            value.fill_(torch.nan)
+    before = copy.deepcopy(state.model.state_dict())
+    counts = [optimizer.state_dict()["state"][0]["step"].item() for optimizer in optimizers(state)]
+    with pytest.raises(FloatingPointError, match=named):
+        tdmpc2.update(state.model, state.world_model_loss, state.policy_loss, state.optimizers, batch)
+    changed = {name for name, value in state.model.state_dict().items() if not torch.equal(value, before[name])}
+    if wrong == "reward":
+        assert not changed
+        assert counts == [optimizer.state_dict()["state"][0]["step"].item() for optimizer in optimizers(state)]
+    else:  # the model's losses were finite and it has made its step
+        assert not any("policy" in name or "target" in name for name in changed)
+    assert all(bool(value.isfinite().all()) for value in state.model.state_dict().values())
+    state.close()
+
+
+def optimizers(state: tdmpc2.State) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+    return state.optimizers.model, state.optimizers.policy
+
+
+def test_a_run_that_meets_a_nan_stops_with_its_name_and_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(tdmpc2.TDMPC2Recipe):
+        def update(self, state: tdmpc2.State) -> dict[str, torch.Tensor]:
+            if state.updates == 20:
+                state.source.replay.storage[:]["reward"].fill_(torch.nan)
+            return super().update(state)
+
+    config = small(tmp_path / "run", overrides=(*SMALL, "min_seed_steps=10"), seed_steps=40, steps=60)
+    with pytest.raises(FloatingPointError, match=r"'loss_reward' is not finite.*There is no checkpoint yet"):
+        loop.train(Broken(), config)
+    assert not RunDirectory(tmp_path / "run").checkpoints.all()

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.tokens import TokenWorldModel
-from worldloom_rl.recipes import loop, tokens
+from worldloom_rl.recipes import tokens
 from worldloom_rl.recipes.tokens import Config, make_losses, make_optimizer, update
+from worldloom_rl.training.overrides import preset_config
+from worldloom_rl.training.saved_state import load_state
 
 SMALL = (
     "batch_size=4", "depth=2", "width=16", "attention_heads=2", "units=8", "horizon=2", "min_seed_steps=20",
@@ -32,7 +34,7 @@ def small(directory: Path, **changes: object) -> Config:
 
 def make(quantizer: str = "vq-ema") -> tuple[TokenWorldModel, TensorDict]:
     torch.manual_seed(0)
-    config = loop.preset_config("tokens", "tiny", (*SMALL, f'quantizer="{quantizer}"', "vocabulary=8"))
+    config = preset_config("tokens", "tiny", (*SMALL, f'quantizer="{quantizer}"', "vocabulary=8"))
     model = TokenWorldModel(config, *TokenWorldModel.default_specs()).eval()
     shape = torch.Size([4, model.config.context + 1])
     rows = model.observation_spec.rand(shape)
@@ -65,10 +67,10 @@ def test_train_writes_a_result_and_a_model_that_loads(tmp_path: Path, capsys: py
     assert len(result["final_returns"]) == 3
     newest = max((run / "checkpoints").iterdir())
     assert isinstance(AutoWorldModel.from_pretrained(newest / "model"), TokenWorldModel)
-    state = loop.load_state(tokens.RECIPE, config, newest)
+    state = load_state(tokens.RECIPE, config, newest)
     assert state.updates == 25
-    assert "latent" not in state.replay.sample()  # frames are read anew
-    state.collector.shutdown()
+    assert "latent" not in state.sample()  # frames are read anew
+    state.close()
     cli.main(["report", str(run), "--episodes", "2", "--steps", "20"])
     assert (run / "report" / "index.html").is_file()
     assert "reward" in capsys.readouterr().out
@@ -98,7 +100,7 @@ def test_each_part_learns_when_it_is_its_turn(quantizer: str, updates: int, lear
 def test_without_turns_everything_learns_together() -> None:
     torch.manual_seed(0)
     model, rows = make("vq")
-    config = loop.preset_config("tokens", "tiny", (*SMALL[:7], "tokenizer_updates=0", "behavior_start=0"))
+    config = preset_config("tokens", "tiny", (*SMALL[:7], "tokenizer_updates=0", "behavior_start=0"))
     model = TokenWorldModel(config, model.observation_spec, model.action_spec).eval()
     losses, optimizer = make_losses(model), make_optimizer(model)
     before = weights(model)

@@ -32,7 +32,7 @@ from worldloom_rl.nn.rms_norm import RMSNormSilu
 from worldloom_rl.noise import ModeNoise
 from worldloom_rl.objectives import ImaginedActorCriticLoss
 from worldloom_rl.recipes.dreamerv3 import compute_losses, make_losses, make_optimizer, update
-from worldloom_rl.training.optim import LaProp
+from worldloom_rl.training.laprop import LaProp
 from worldloom_rl.world_model import Latent, Observation
 
 check = Checks()

@@ -21,7 +21,7 @@ from worldloom_rl.latents import CategoricalLatent
 from worldloom_rl.nn.initialise import truncated_normal_
 from worldloom_rl.nn.percentile_range import PercentileRange
 from worldloom_rl.nn.slow_copy import lerp_parameters
-from worldloom_rl.training.optim import LaProp, constant_schedule
+from worldloom_rl.training.laprop import LaProp, constant_schedule
 
 DISCOUNT, LAMBDA = 1 - 1 / 333, 0.95  # of fn/lambda_return, as the README says
 

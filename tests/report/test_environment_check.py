@@ -15,8 +15,9 @@ import torch
 from gymnasium import spaces
 
 from worldloom_rl import cli
-from worldloom_rl.recipes import dreamerv3, loop, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
 from worldloom_rl.report.environment_check import EnvironmentReport, check_environment
+from worldloom_rl.training import loop
 
 RECIPES = {"dreamerv3": dreamerv3.RECIPE, "tdmpc2": tdmpc2.RECIPE}
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -280,14 +281,14 @@ def test_replay_bytes_are_those_that_a_replay_allocates(name: str) -> None:
         state = recipe.make_state(recipe.config_class(env=f"{name}-v0", steps=500))
         try:
             for _ in range(30):
-                state.replay.extend(state.arrivals(next(state.batches)))
+                state.source.add(state.source.collect())
         finally:
-            state.collector.shutdown()
-        capacity = state.replay._storage.max_size
-        rows = state.replay._storage._storage
+            state.close()
+        capacity = state.source.replay._storage.max_size
+        rows = state.source.replay._storage._storage
         leaves = sum(leaf.nbytes for leaf in rows.values(include_nested=True, leaves_only=True))
-        ring = state.replay._ring
-        beside = ring.nbytes + state.replay._saved.nbytes
+        ring = state.source.replay._ring
+        beside = ring.nbytes + state.source.replay._saved.nbytes
         assert capacity == 2000
         assert family.trial.row_bytes == pytest.approx((leaves + beside) / capacity, rel=0.05)
 

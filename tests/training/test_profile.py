@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
+from torch import nn
 
 from worldloom_rl.training.profile import Profile, profile_text
 
@@ -23,15 +25,12 @@ def test_a_part_inside_another_counts_for_the_inner_one_only(clock: list[float])
     def wait(seconds: float) -> None:
         clock[0] += seconds
 
-    sample = profile.timed("sampling", wait)
-
-    def update() -> None:
-        wait(3.0)
-        sample(2.0)
-        wait(1.0)
-
     wait(10.0)
-    profile.timed("update", update)()
+    with profile.timing("update"):
+        wait(3.0)
+        with profile.timing("sampling"):
+            wait(2.0)
+        wait(1.0)
     wait(5.0)
     profile.leave_out(4.0)
     seconds = profile.seconds()
@@ -45,12 +44,26 @@ def test_a_part_inside_another_counts_for_the_inner_one_only(clock: list[float])
 def test_an_error_ends_its_part(clock: list[float]) -> None:
     profile = Profile()
 
-    def fail() -> None:
+    with suppress(ValueError), profile.timing("update"):
         clock[0] += 1.0
         raise ValueError
-
-    with pytest.raises(ValueError):  # noqa: PT011
-        profile.timed("update", fail)()
     clock[0] += 2.0
     assert profile.seconds()["update"] == 1.0
     assert profile.seconds()["other"] == 2.0
+
+
+def test_calls_of_a_module_count_for_a_part(clock: list[float]) -> None:
+    class Policy(nn.Module):
+        def forward(self, fails: bool) -> None:
+            clock[0] += 3.0
+            if fails:
+                raise ValueError
+
+    profile, policy = Profile(), Policy()
+    profile.time_calls(policy, "acting")
+    with profile.timing("environment"):
+        clock[0] += 1.0
+        policy(False)
+        with pytest.raises(ValueError):  # noqa: PT011
+            policy(True)
+    assert profile.seconds() == {"environment": 1.0, "acting": 6.0, "sampling": 0.0, "update": 0.0, "other": 0.0}

@@ -14,9 +14,9 @@ from worldloom_rl.benchmarks.workload import Call, Mode, Workload
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes.dreamerv3 import make_losses, make_optimizer, record_gradients, update
+from worldloom_rl.recipes.dreamerv3 import capture_gradients, make_losses, make_optimizer, update
 from worldloom_rl.training.compilation import compile_modules
-from worldloom_rl.training.cuda_graphs import RecordedPolicy, record
+from worldloom_rl.training.cuda_graphs import CapturedPolicy, capture
 
 OBSERVED, ACTIONS = 24, 6
 
@@ -61,7 +61,7 @@ def learn(size: str, batch: int, length: int, pixels: bool, mode: Mode) -> Call:
     losses, optimizer = make_losses(model), make_optimizer(model)
     rows = make_rows(model, batch, length + model.config.replay_context)
     if mode == "recorded":
-        record_gradients(losses, optimizer)
+        capture_gradients(losses, optimizer)
     return lambda: update(losses, optimizer, rows)
 
 
@@ -79,7 +79,7 @@ def imagine(starts: int, horizon: int, mode: Mode) -> Call:
         return TensorDict({"features": features, "action": action})
 
     start = model.write_latent(TensorDict(batch_size=[starts]), latent)
-    return partial(record(call) if mode == "recorded" else call, start)
+    return partial(capture(call) if mode == "recorded" else call, start)
 
 
 def act(environments: int, mode: Mode) -> Call:
@@ -87,7 +87,7 @@ def act(environments: int, mode: Mode) -> Call:
     model = make_model("size12m", compiled=mode == "compiled")
     policy: TensorDictModuleBase = make_policy(model)
     if mode == "recorded":
-        policy = RecordedPolicy(policy)
+        policy = CapturedPolicy(policy)
     row = make_rows(model, environments)
 
     def call() -> None:

@@ -18,9 +18,9 @@ from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_policy
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes.tdmpc2 import make_optimizers, record_update, update
+from worldloom_rl.recipes.tdmpc2 import capture_update, make_optimizers, update
 from worldloom_rl.training.compilation import compile_modules
-from worldloom_rl.training.cuda_graphs import RecordedPolicy
+from worldloom_rl.training.cuda_graphs import CapturedPolicy
 
 OBSERVED, ACTIONS = 24, 6
 
@@ -42,7 +42,7 @@ def plan(environments: int, mode: Mode, **numbers: Any) -> Call:
     model = make_model(compiled=mode == "compiled", **numbers)
     policy: TensorDictModuleBase = make_policy(model)
     if mode == "recorded":
-        policy = RecordedPolicy(policy)
+        policy = CapturedPolicy(policy)
     horizon = model.config.horizon
     state = TensorDict(
         {
@@ -77,7 +77,7 @@ def learn(mode: Mode, **numbers: Any) -> Call:
         batch_size=shape,
     )
     if mode == "recorded":
-        return partial(record_update(model, *losses, optimizers), batch)
+        return partial(capture_update(model, *losses, optimizers), batch)
     return lambda: update(model, *losses, optimizers, batch)
 
 

@@ -21,7 +21,7 @@ def two_hot(x: Tensor, low: float, high: float, count: int) -> Tensor:
     if x.shape[-1] != 1:
         raise ValueError(f"two_hot expects a last dimension of size 1, got shape {tuple(x.shape)}.")
     position = (symlog(x).clamp(low, high) - low) / ((high - low) / (count - 1))
-    index = position.floor()
+    index = position.floor().nan_to_num(0.0)  # of a NaN the weights are NaN, and the loss tells of it
     weight = position - index
     index = index.long()
     target = x.new_zeros(*x.shape[:-1], count)

@@ -1,1 +1,1 @@
-"""Recipes: one readable script a result."""
+"""Recipes: one readable script a paper's algorithm, and what it can be told (options)."""

@@ -1,44 +1,35 @@
 """Train DreamerV3 on an environment: `train(Config(env="CartPole-v1"))`.
 
-Read `update` for one gradient update, and `loop.step` for the walk of one agent step; the rest is set-up.
+Read `update` for one gradient update, and `training.loop.step` for the walk of one agent step; the rest is set-up.
 Reference: danijar/dreamerv3, agent.py and embodied/run/train.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
+from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
-from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.training.cuda_graphs import record
+from worldloom_rl.training import loop
+from worldloom_rl.training.collected import Collected, closed_on_error, make_collector
+from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.finite import check_finite
-from worldloom_rl.training.optim import LaProp
+from worldloom_rl.training.laprop import LaProp
+from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RecordedRunConfig):
-    """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
-
-    bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
-
-    @property
-    def model_config(self) -> DreamerV3Config:
-        """The preset with the overrides."""
-        config = loop.preset_config("dreamerv3", self.preset, self.overrides)
-        assert isinstance(config, DreamerV3Config)
-        return config
-
+from worldloom_rl.training.state import RunState
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -50,7 +41,7 @@ class Losses:
     world_model: WorldModelLoss
     actor_critic: ImaginedActorCriticLoss
     replay_value: ReplayValueLoss
-    recorded: Callable[[TensorDictBase], TensorDictBase] | None = None  # `differentiate`, as a CUDA graph
+    captured: Callable[[TensorDictBase], TensorDictBase] | None = None  # `differentiate`, as a CUDA graph
 
 
 def make_losses(model: DreamerV3) -> Losses:
@@ -116,16 +107,16 @@ def update(
 
     Raises FloatingPointError, with the weights as they were, if a loss is not finite.
     """
-    if losses.recorded is None:
+    if losses.captured is None:
         found = differentiate(losses, batch, noise, bfloat16=bfloat16)
     else:
-        found = losses.recorded(batch)
+        found = losses.captured(batch)
     metrics = found["metrics"].to_dict()
     try:
         check_finite({name: value for name, value in metrics.items() if name.startswith("loss_")}, batch)
         optimizer.step()
     finally:
-        if losses.recorded is None:  # a graph's gradients stay where it writes them
+        if losses.captured is None:  # a graph's gradients stay where it writes them
             optimizer.zero_grad()
     losses.world_model.model.behavior.update_slow()
     return metrics, found["posterior"]
@@ -145,7 +136,7 @@ def differentiate(
     return TensorDict({"metrics": {**metrics, "loss": total.detach()}, "posterior": posterior.detach()})
 
 
-def record_gradients(losses: Losses, optimizer: LaProp, *, bfloat16: bool = False) -> None:
+def capture_gradients(losses: Losses, optimizer: LaProp, *, bfloat16: bool = False) -> None:
     """From its fourth call on `update` gets its gradients by a CUDA graph; batches keep their shape, noise is the
     model's."""
 
@@ -153,18 +144,16 @@ def record_gradients(losses: Losses, optimizer: LaProp, *, bfloat16: bool = Fals
         optimizer.zero_grad()
         return differentiate(losses, batch, bfloat16=bfloat16)
 
-    losses.recorded = record(gradients)
+    losses.captured = capture(gradients)
 
 
 # ------------------------------------------------------------------ the run
 
 
 @dataclass(kw_only=True)
-class State(loop.RunState):
-    """A run's state: the model, its losses and optimiser, data and counters."""
+class State(RunState[Config, DreamerV3]):
+    """A run's state: the model, its losses and optimiser, rows and counters."""
 
-    config: Config
-    model: DreamerV3
     losses: Losses
     optimizer: LaProp
 
@@ -173,61 +162,67 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = config.make_env(config.num_envs, config.seed)
-    model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
-    numbers = model.config
-    losses, optimizer = make_losses(model), make_optimizer(model)
-    if config.cuda_graphs:
-        record_gradients(losses, optimizer, bfloat16=config.bfloat16)
-    collector = loop.make_collector(config, env, make_policy(model))
-    window = numbers.batch_length + numbers.replay_context
-    arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
-    return State(
-        config=config,
-        model=model,
-        losses=losses,
-        optimizer=optimizer,
-        replay=loop.make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online"),
-        arrivals=arrivals,
-        collector=collector,
-        batches=iter(collector),
-        # A batch's worth of rows, and a whole window in every environment.
-        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
-        running_returns=torch.zeros(config.num_envs),
-    )
+    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+        model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
+        numbers = model.config
+        losses, optimizer = make_losses(model), make_optimizer(model)
+        if config.cuda_graphs:
+            capture_gradients(losses, optimizer, bfloat16=config.bfloat16)
+        collector = make_collector(config, env, make_policy(model))
+        window = numbers.batch_length + numbers.replay_context
+        arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
+        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online")
+        return State(
+            config=config,
+            model=model,
+            losses=losses,
+            optimizer=optimizer,
+            source=Collected(replay, arrivals, collector, config.num_envs),
+            # A batch's worth of rows, and a whole window in every environment.
+            learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
+            updates_per_step=numbers.updates_per_step,
+        )
 
 
-def _update(state: State) -> dict[str, Tensor]:
-    batch = state.replay.sample()
-    metrics, posterior = update(
-        state.losses, state.optimizer, batch.to(state.config.device), bfloat16=state.config.bfloat16
-    )
-    rows = batch[:, state.model.config.replay_context :].select("replay")
-    state.replay.write_back(rows.update(posterior.to(rows.device)))
-    return metrics
+class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
+    """DreamerV3 as the loop runs it."""
+
+    name = "dreamerv3"
+    title = "DreamerV3"
+    config_class = Config
+    shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
+
+    def make_state(self, config: Config) -> State:
+        return make_state(config)
+
+    def make_policy(self, model: DreamerV3) -> TensorDictSequential:
+        return make_policy(model)
+
+    def update(self, state: State) -> dict[str, Tensor]:
+        """One update from a batch of the source, whose rows get the posterior latents back."""
+        batch = state.sample()
+        metrics, posterior = update(
+            state.losses, state.optimizer, batch.to(state.config.device), bfloat16=state.config.bfloat16
+        )
+        rows = batch[:, state.model.config.replay_context :].select("replay")
+        state.source.write_back(rows.update(posterior.to(rows.device)))
+        return metrics
+
+    def save(self, state: State) -> dict[str, Any]:
+        return {"optimizer": state.optimizer.state_dict()}
+
+    def load(self, state: State, saved: dict[str, Any]) -> None:
+        state.optimizer.load_state_dict(saved["optimizer"])
+
+    def describe(self, state: State) -> str:
+        numbers = state.model.config
+        ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
+        return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}"
 
 
-def _describe(state: State) -> str:
-    numbers = state.model.config
-    ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
-    return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}"
-
-
-RECIPE = loop.Recipe(
-    name="dreamerv3",
-    title="DreamerV3",
-    config_class=Config,
-    make_state=make_state,
-    make_policy=make_policy,
-    update=_update,
-    save=loop.save_optimizer,
-    load=loop.load_optimizer,
-    describe=_describe,
-    burst=False,
-    shown={"loss": "loss", "entropy": "policy_entropy"},
-)
+RECIPE = DreamerV3Recipe()
 
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

@@ -7,109 +7,43 @@ Reference: galilai-group/stable-worldmodel, scripts/train/lewm.py.
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchrl.collectors import Collector
 from torchrl.data import Composite
-from torchrl.envs import EnvBase
-from torchrl.modules import RandomPolicy
 
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
-from worldloom_rl.data.recording import fill
-from worldloom_rl.envs import make_env
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import JEPARunConfig as Config
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.training.evaluate import Evaluation, with_primers
+from worldloom_rl.training import loop
+from worldloom_rl.training.clock import UPDATES
+from worldloom_rl.training.collected import Collected, closed_on_error
+from worldloom_rl.training.collection_policy import collection_policy
+from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.foresight import Z_STD, foresight
+from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.recorded import Recorded, split
+from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.source import Source
+from worldloom_rl.training.state import RunState
 
-Z_STD = "z_std"
 _COLLAPSED = 0.1  # standard deviation of embeddings below which they tell too little to plan with
 _MOST_ROWS = 1000  # of a recorded episode, that an evaluation looks at
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
-    """What `worldloom train jepa` can be told; `env` or `data`, or both: then the environment is only acted in.
-
-    Steps, and with them evaluations, checkpoints and logs, are gradient updates here.
-    """
-
-    env: str = ""  # "worldloom/PointRoom-v0", "module:Id" or "dmc:cartpole-balance"
-    data: str = ""  # recorded episodes instead of collected ones: "minari:NAME", or a path to HDF5 files
-    steps: int = 3000  # gradient updates
-    collect: int = 10_000  # agent steps that are collected before them, unless there is data
-    policy: str = "random"  # what collects: "random", or "module:function" that makes a policy of the environment
-    frame_skip: int = 1  # k: the model sees every k-th frame, and k actions as one
-    image_size: int | None = None  # rows and columns of rendered and recorded images; by default 64, or as recorded
-    held_out: float = 0.05  # share of recorded episodes that are not learned from, at least one; they judge the model
-    bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.env or self.data):
-            raise ValueError("A JEPA learns from an environment (env) or from recorded episodes (data): name one.")
-        for name in ("collect", "frame_skip"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0.0 <= self.held_out < 1.0:
-            raise ValueError(f"held_out must be a share in [0, 1), got {self.held_out}.")
-        if self.data and self.policy != "random":
-            raise ValueError(f"policy={self.policy!r} would collect, but data={self.data!r} is learned from.")
-
-    @property
-    def task(self) -> str:
-        """The data where it is recorded, else the environment."""
-        return self.data or self.env
-
-    @property
-    def model_config(self) -> JEPAConfig:
-        """The preset with the overrides."""
-        config = loop.preset_config("jepa", self.preset, self.overrides)
-        assert isinstance(config, JEPAConfig)
-        return config
-
-    def env_options(self) -> dict[str, Any]:
-        """As the agent acts: a block of `frame_skip` actions at once."""
-        return {**super().env_options(), "image_size": self.image_size or 64, "action_block": self.frame_skip}
-
-    def make_collection_env(self, num_envs: int, seed: int) -> EnvBase:
-        """As data is collected: every frame is seen, so that windows can start at any."""
-        return make_env(self.env, num_envs=num_envs, seed=seed, **{**self.env_options(), "action_block": 1})
-
-    def make_collection_policy(self, env: EnvBase) -> TensorDictModuleBase | RandomPolicy:
-        """What `policy` names. Raises ValueError if that is no function of a module."""
-        if self.policy == "random":
-            return RandomPolicy(env.full_action_spec)
-        module, _, function = self.policy.partition(":")
-        try:
-            make: Callable[[EnvBase], TensorDictModuleBase] = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f'policy must be "random" or "module:function", whose function makes a TorchRL policy of the '
-                f"environment; {self.policy!r} is not: {error}."
-            ) from error
-        return make(env)
-
-    def replay_rows(self) -> int:
-        """Capacity that the collection can fill."""
-        return min(self.capacity, 2 * self.collect + 1000)
-
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -168,13 +102,13 @@ def update(
     return {name: value.detach() for name, value in metrics.items()} | {Z_STD: posterior[Z_STD].mean()}
 
 
-def action_statistics(model: JEPA, replay: Replay, frame_skip: int) -> tuple[Tensor, Tensor]:
+def action_statistics(model: JEPA, source: Source, frame_skip: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [A] of the model's flat action over all rows; one-hot columns keep 0 and 1.
 
     A block's actions share their columns' numbers, as the official code normalises before it makes blocks.
     """
     stored = previous_action_keys(model.action_keys)
-    rows = replay.entries(IS_INIT, *stored)
+    rows = source.entries(IS_INIT, *stored)
     arrived = ~rows[IS_INIT].reshape(-1)
     space = model.action_space
     actions = {}
@@ -191,36 +125,38 @@ def action_statistics(model: JEPA, replay: Replay, frame_skip: int) -> tuple[Ten
 
 
 @dataclass(kw_only=True)
-class State(loop.RunState):
-    """A run's state: the model, its learning, data and counters."""
+class State(RunState[Config, JEPA]):
+    """A run's state: the model, its learning, rows and counters."""
 
-    config: Config
-    model: JEPA
     learning: Learning
-    source: str  # what is learned from, for people
-    digest: str = ""  # of recorded episodes, so that a run does not go on with others
 
 
 def make_state(config: Config) -> State:
     """A fresh state, with the environment open or the recorded episodes read. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    if config.data:
-        return _recorded_state(config)
-    env = config.make_collection_env(config.num_envs, config.seed)
-    observation_spec, action_spec = specs_of(env)
-    model = _make_model(config, observation_spec, action_spec)
-    collector = Collector(
-        env,
-        config.make_collection_policy(env),
-        frames_per_batch=config.num_envs,
-        total_frames=-1,
-        auto_register_policy_transforms=config.policy != "random",
-        storing_device="cpu",
-    )
-    source = f"{config.collect} agent steps of {config.policy} actions"
-    batches = iter(collector)
-    return _state(config, model, action_spec, collector=collector, batches=batches, source=source, rows=None)
+    return _recorded_state(config) if config.data else _collected_state(config)
+
+
+def _collected_state(config: Config) -> State:
+    policy = collection_policy(config.policy)
+    with closed_on_error(config.make_collection_env(config.num_envs, config.seed)) as env:
+        observation_spec, action_spec = specs_of(env)
+        model = _make_model(config, observation_spec, action_spec)
+        collector = Collector(
+            env,
+            policy.make(env),
+            frames_per_batch=config.num_envs,
+            total_frames=-1,
+            auto_register_policy_transforms=policy.carries,
+            storing_device="cpu",
+        )
+        told = f"{config.collect} agent steps of {policy} actions"
+        arrivals = Arrivals(model.frame_keys, model.action_keys)
+        learning = make_learning(model, config.steps)
+        replay = _make_replay(config, model, arrivals, action_spec)
+        source = Collected(replay, arrivals, collector, config.num_envs, told)
+        return _state(config, model, learning, source, learning_starts=config.collect)
 
 
 def _recorded_state(config: Config) -> State:
@@ -232,12 +168,25 @@ def _recorded_state(config: Config) -> State:
         env.close()
         _check_alike(config, recording, observation_spec, action_spec)
     model = _make_model(config, observation_spec, action_spec)
-    learned, held_out = split(recording, config)
+    learned, held_out = split(recording, config.held_out, config.seed)
     rows = sum(recording.frames[episode] for episode in learned)
-    source = f"{len(learned)} episodes with {rows} frames, {len(held_out)} held out"
-    state = _state(config, model, action_spec, collector=None, batches=iter(()), source=source, rows=rows)
-    state.digest = fill(state.replay, state.arrivals, recording, learned)
-    return state
+    told = f"{len(learned)} episodes with {rows} frames, {len(held_out)} held out"
+    arrivals = Arrivals(model.frame_keys, model.action_keys)
+    learning = make_learning(model, config.steps)
+    replay = _make_replay(config, model, arrivals, action_spec, rows)
+    source = Recorded(replay, arrivals, recording, learned, told)
+    return _state(config, model, learning, source, learning_starts=0)
+
+
+def _state(config: Config, model: JEPA, learning: Learning, source: Source, learning_starts: int) -> State:
+    return State(
+        config=config,
+        model=model,
+        learning=learning,
+        source=source,
+        learning_starts=learning_starts,
+        updates_due=float(config.steps),
+    )
 
 
 def _make_model(config: Config, observation_spec: Composite, action_spec: Composite) -> JEPA:
@@ -245,44 +194,12 @@ def _make_model(config: Config, observation_spec: Composite, action_spec: Compos
     return JEPA(config.model_config, observation_spec, blocks).to(config.device).eval()
 
 
-def _state(
-    config: Config,
-    model: JEPA,
-    action_spec: Composite,
-    *,
-    collector: Collector | None,
-    batches: Iterator[TensorDictBase],
-    source: str,
-    rows: int | None,
-) -> State:
-    numbers = model.config
-    window = numbers.history * config.frame_skip + 1
-    arrivals = Arrivals(model.frame_keys, model.action_keys)
-    replay = loop.make_replay(
-        config, model, arrivals, window=window, batch_size=numbers.batch_size, by="within", action_spec=action_spec,
-        rows=rows,
-    )  # fmt: skip
-    return State(
-        config=config,
-        model=model,
-        learning=make_learning(model, config.steps),
-        source=source,
-        replay=replay,
-        arrivals=arrivals,
-        collector=collector,
-        batches=batches,
-        learning_starts=0 if collector is None else config.collect,
-        updates_due=float(config.steps),
-        running_returns=torch.zeros(config.num_envs),
-    )
-
-
-def split(recording: Recording, config: Config) -> tuple[list[int], list[int]]:
-    """The numbers of the episodes that are learned from, and of those held out; none of a single one."""
-    total = len(recording.frames)
-    count = min(total - 1, max(1, round(config.held_out * total))) if config.held_out else 0
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed)).tolist()
-    return sorted(order[count:]), sorted(order[:count])
+def _make_replay(
+    config: Config, model: JEPA, arrivals: Arrivals, action_spec: Composite, rows: int | None = None
+) -> Replay:
+    window, batch_size = model.config.history * config.frame_skip + 1, model.config.batch_size
+    shape: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": "within"}
+    return make_replay(config, model, arrivals, **shape, action_spec=action_spec, rows=rows)
 
 
 def _check_alike(config: Config, recording: Recording, observation_spec: Composite, action_spec: Composite) -> None:
@@ -304,153 +221,118 @@ def _forms(spec: Composite) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]
     return {key: (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in leaves.items() if key[0] != GOAL}
 
 
-def _update(state: State) -> dict[str, Tensor]:
-    config, model = state.config, state.model
-    if state.updates == 0:
-        model.action_encoder.normalize(*action_statistics(model, state.replay, config.frame_skip))
-    batch = _blocks(config, model, state.replay.sample()).to(config.device)
-    return update(state.learning, batch, bfloat16=config.bfloat16)
-
-
 def _blocks(config: Config, model: JEPA, rows: TensorDictBase) -> TensorDict:
     return action_blocks(rows, config.frame_skip, model.frame_keys, model.action_spec)
 
 
-def _save(state: State) -> dict[str, Any]:
-    learning = state.learning
-    return {
-        "optimizer": learning.optimizer.state_dict(),
-        "schedule": learning.schedule.state_dict(),
-        "digest": state.digest,
+class JEPARecipe(Recipe[Config, JEPA, State]):
+    """A JEPA as the loop runs it: first all rows, then all updates."""
+
+    name = "jepa"
+    title = "JEPA"
+    config_class = Config
+    clock = UPDATES
+    shown: ClassVar[Mapping[str, str]] = {
+        "prediction": "loss_prediction",
+        "regularizer": "loss_regularizer",
+        "z_std": Z_STD,
     }
 
+    def make_state(self, config: Config) -> State:
+        return make_state(config)
 
-def _load(state: State, saved: dict[str, Any]) -> None:
-    if saved["digest"] != state.digest:
-        raise ValueError(
-            f"{state.config.data} holds other episodes than when the run began; put those back, or start a new run."
+    def make_policy(self, model: JEPA) -> TensorDictSequential:
+        return make_policy(model)
+
+    def update(self, state: State) -> dict[str, Tensor]:
+        config, model = state.config, state.model
+        if state.updates == 0:
+            model.action_encoder.normalize(*action_statistics(model, state.source, config.frame_skip))
+        batch = _blocks(config, model, state.sample()).to(config.device)
+        return update(state.learning, batch, bfloat16=config.bfloat16)
+
+    def save(self, state: State) -> dict[str, Any]:
+        learning = state.learning
+        return {"optimizer": learning.optimizer.state_dict(), "schedule": learning.schedule.state_dict()}
+
+    def load(self, state: State, saved: dict[str, Any]) -> None:
+        state.learning.optimizer.load_state_dict(saved["optimizer"])
+        state.learning.schedule.load_state_dict(saved["schedule"])
+
+    def describe(self, state: State) -> str:
+        return f"learns without rewards from {state.source}"
+
+    def warn(self, state: State) -> str:
+        """Says if the embeddings have collapsed, once the warm-up is over."""
+        spread = state.metrics.get(Z_STD)
+        if spread is None or state.updates <= warmup_updates(state.model.config, state.config.steps):
+            return ""
+        if float(spread) >= _COLLAPSED:
+            return ""
+        return (
+            f"Warning: the embeddings' standard deviation is {float(spread):.2g}, below {_COLLAPSED}: they have "
+            "collapsed, or nearly, and all observations look alike to the planner. A small prediction loss says "
+            "nothing then. Raise sigreg_coef (--overrides sigreg_coef=…), or lower the learning rate."
         )
-    state.learning.optimizer.load_state_dict(saved["optimizer"])
-    state.learning.schedule.load_state_dict(saved["schedule"])
+
+    def evaluate(self, config: Config, model: JEPA, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
+        """Planning to goals where the environment gives them, else predictions in episodes not learned from."""
+        if config.env and _gives_goals(config, seed):
+            return super().evaluate(config, model, episodes, seed, check)
+        rows = []
+        for number in range(episodes):
+            check()
+            rows.append(self.new_rows(config, model, seed + number, _MOST_ROWS))
+        return Evaluation(0, [], [], statistics=foresight(model, rows, model.config.horizon))
+
+    def new_rows(self, config: Config, model: JEPA, seed: int, most: int) -> TensorDict:
+        """Rows [T ≤ most] of an episode that was not learned from, its last observation as the goal.
+
+        A held-out one of recorded episodes (any, if none is held out), or a new one of the policy that collects.
+        """
+        frames = config.frame_skip * (most - 1) + 1
+        new = _held_out_rows if config.data else _played_rows
+        rows = new(config, Arrivals(model.frame_keys, model.action_keys), seed, frames)
+        whole = min(len(rows) - 1, frames - 1) // config.frame_skip * config.frame_skip + 1
+        blocks = _blocks(config, model, rows[:whole])
+        for key in model.frame_keys:
+            blocks.set((GOAL, *as_tuple(key)), blocks[key][-1:].expand(blocks[key].shape).clone())
+        return blocks
 
 
-def _warn(state: State) -> str:
-    spread = state.metrics.get(Z_STD)
-    if spread is None or state.updates <= warmup_updates(state.model.config, state.config.steps):
-        return ""
-    if float(spread) >= _COLLAPSED:
-        return ""
-    return (
-        f"Warning: the embeddings' standard deviation is {float(spread):.2g}, below {_COLLAPSED}: they have collapsed, "
-        "or nearly, and all observations look alike to the planner. A small prediction loss says nothing then. Raise "
-        "sigreg_coef (--overrides sigreg_coef=…), or lower the learning rate."
-    )
+def _gives_goals(config: Config, seed: int) -> bool:
+    env = config.make_env(1, seed)
+    goals = any(as_tuple(key)[0] == GOAL for key in env.observation_spec.keys(True, True))
+    env.close()
+    return goals
 
 
-# ------------------------------------------------------------------ how good it is
+def _held_out_rows(config: Config, arrivals: Arrivals, seed: int, frames: int) -> TensorDictBase:
+    recording = open_recording(config.data, config.image_size)
+    learned, held_out = split(recording, config.held_out, config.seed)
+    episode = (held_out or learned)[seed % len(held_out or learned)]
+    parts, count = [], 0
+    for part in recording.transitions(episode):
+        parts.append(arrivals(part).rows)
+        count += len(parts[-1])
+        if count >= frames:
+            break
+    return torch.cat(parts)  # type: ignore[no-any-return]
 
 
-def _evaluate(config: Config, model: JEPA, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
-    """Planning to goals where the environment gives them, else predictions in episodes that were not learned from."""
-    if config.env:
-        env = config.make_env(1, seed)
-        goals = any(as_tuple(key)[0] == GOAL for key in env.observation_spec.keys(True, True))
-        env.close()
-        if goals:
-            return loop.play(RECIPE, config, model, episodes, 0, seed, check)
-    rows = []
-    for number in range(episodes):
-        check()
-        rows.append(_new_rows(config, model, seed + number, _MOST_ROWS))
-    return Evaluation(0, [], [], statistics=foresight(model, rows, model.config.horizon))
+def _played_rows(config: Config, arrivals: Arrivals, seed: int, frames: int) -> TensorDictBase:
+    env, policy = collection_policy(config.policy).prepare(config.make_collection_env(1, seed))
+    env.set_seed(seed)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = arrivals(env.rollout(frames - 1, policy)).rows
+    env.close()
+    return rows
 
 
-@torch.no_grad()
-def foresight(model: JEPA, episodes: Sequence[TensorDictBase], horizon: int) -> dict[str, float]:
-    """How wrong predictions are 1 and `horizon` rows ahead, and the spread of embeddings.
-
-    An error is squared and summed over all starts, as a share of that of foreseeing no change: 1 is no better, 0 exact.
-
-    Args:
-        episodes: rows [T] of one episode each, with goals.
-    Raises ValueError if all of them are too short.
-    """
-    error, moved = torch.zeros(horizon, dtype=torch.float64), torch.zeros(horizon, dtype=torch.float64)
-    tokens = []
-    for rows in episodes:
-        rows = rows.to(next(model.parameters()).device)
-        latent = model.encode_latent(model.read_observation(rows), model.noise)
-        truth, action = latent["tokens"], model.read_previous_action(rows)
-        tokens.append(truth)
-        starts = len(rows) - horizon
-        if starts < 1:
-            continue
-        imagined = {name: value[:starts] for name, value in latent.items()}
-        for ahead in range(horizon):
-            arrived = slice(ahead + 1, ahead + 1 + starts)
-            imagined = model.predict_latent(imagined, action[arrived], model.noise).latent
-            error[ahead] += (imagined["tokens"] - truth[arrived]).double().square().sum().cpu()
-            moved[ahead] += (truth[:starts] - truth[arrived]).double().square().sum().cpu()
-    if not moved[0]:
-        raise ValueError(f"No episode has {horizon + 1} frames, which predicting {horizon} ahead needs; lower horizon.")
-    share = (error / moved).tolist()
-    errors = {f"prediction_error_{count}_ahead": share[count - 1] for count in sorted({1, horizon})}
-    return {**errors, Z_STD: float(torch.cat(tokens).flatten(1).std(0).mean())}
-
-
-def _new_rows(config: Config, model: JEPA, seed: int, most: int) -> TensorDict:
-    """Rows [T ≤ most] of an episode that was not learned from, its last observation as the goal.
-
-    A held-out one of recorded episodes (any, if none is held out), or a new one of the policy that collects.
-    """
-    frames = config.frame_skip * (most - 1) + 1
-    keys: tuple[Sequence[NestedKey], Sequence[NestedKey]] = (model.frame_keys, model.action_keys)
-    if config.data:
-        recording = open_recording(config.data, config.image_size)
-        learned, held_out = split(recording, config)
-        episode = (held_out or learned)[seed % len(held_out or learned)]
-        arrivals, parts, count = Arrivals(*keys), [], 0
-        for part in recording.transitions(episode):
-            parts.append(arrivals(part).rows)
-            count += len(parts[-1])
-            if count >= frames:
-                break
-        rows = torch.cat(parts)
-    else:
-        env = config.make_collection_env(1, seed)
-        policy = config.make_collection_policy(env)
-        env = with_primers(env, policy) if isinstance(policy, nn.Module) else env
-        env.set_seed(seed)
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(seed)
-            rows = Arrivals(*keys)(env.rollout(frames - 1, policy)).rows
-        env.close()
-    whole = min(len(rows) - 1, frames - 1) // config.frame_skip * config.frame_skip + 1
-    blocks = _blocks(config, model, rows[:whole])
-    for key in model.frame_keys:
-        blocks.set((GOAL, *as_tuple(key)), blocks[key][-1:].expand(blocks[key].shape).clone())
-    return blocks
-
-
-RECIPE = loop.Recipe(
-    name="jepa",
-    title="JEPA",
-    config_class=Config,
-    make_state=make_state,
-    make_policy=make_policy,
-    update=_update,
-    save=_save,
-    load=_load,
-    describe=lambda state: f"learns without rewards from {state.source}",
-    burst=False,
-    shown={"prediction": "loss_prediction", "regularizer": "loss_regularizer", "z_std": Z_STD},
-    clock="updates",
-    evaluate=_evaluate,
-    new_rows=_new_rows,
-    warn=_warn,
-)
+RECIPE = JEPARecipe()
 
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

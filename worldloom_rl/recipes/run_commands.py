@@ -5,24 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.atomic import write_json
 from worldloom_rl.auto import AutoWorldModel
-from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
 from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
+from worldloom_rl.pretrained.hub import model_card
 from worldloom_rl.pretrained.model_card import model_card
 from worldloom_rl.recipes import loop
 from worldloom_rl.report.model_findings import Finding, judge, verdict_text
@@ -30,8 +27,12 @@ from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.model_report_page import write_report
 from worldloom_rl.report.open_loop import OpenLoop, animate_open_loop, draw_open_loop, open_loop
 from worldloom_rl.report.report_episodes import Episodes, play_streams
+from worldloom_rl.training import loop
 from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
-from worldloom_rl.training.evaluate import Evaluation, with_primers
+from worldloom_rl.training.clock import Counts
+from worldloom_rl.training.evaluate import Evaluation
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import (
     CURVE_FILE,
     IMAGINATION_FILE,
@@ -44,7 +45,7 @@ from worldloom_rl.world_model import Latent, WorldModel
 _RANDOM_STEPS = 20  # most random actions before the policy plays on
 
 
-def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: Sequence[int]) -> list[Evaluation]:
+def evaluate_run(recipe: Recipe, run: RunDirectory, episodes: int, seeds: Sequence[int]) -> list[Evaluation]:
     """Episodes played with a run's newest checkpoint for each seed, also written to evaluation-seed<seed>.json there.
 
     Raises ValueError if there is no seed or one is named twice.
@@ -80,7 +81,7 @@ def evaluate_run(recipe: loop.Recipe, run: RunDirectory, episodes: int, seeds: S
 
 
 def imagine_run(
-    recipe: loop.Recipe, run: RunDirectory, *, context: int, horizon: int | None, samples: int, seed: int, output: Path
+    recipe: Recipe, run: RunDirectory, *, context: int, horizon: int | None, samples: int, seed: int, output: Path
 ) -> OpenLoop:
     """A new episode under the run's policy, its first rows observed and the next imagined, also drawn to `output`.
 
@@ -93,8 +94,7 @@ def imagine_run(
             raise ValueError(f"{name} must be at least 1, got {value}.")
     config, model, _ = newest_model(recipe, run)
     _seed(model, config.device, seed)
-    new_rows = recipe.new_rows or partial(_play_rows, recipe)
-    rows = new_rows(config, model, seed, context + (horizon or 50)).to(config.device)
+    rows = recipe.new_rows(config, model, seed, context + (horizon or 50)).to(config.device)
     if len(rows) < context + (horizon or 1):
         raise ValueError(
             f"The episode of seed {seed} has {len(rows)} observations, but context {context} and horizon "
@@ -118,17 +118,6 @@ def imagine_run(
             "Look at where the latent error rises above the dashed line for good: beyond, no change is a better guess."
         )
     return result
-
-
-def _play_rows(recipe: loop.Recipe, config: loop.RunConfig, model: WorldModel, seed: int, most: int) -> TensorDictBase:
-    """At most so many arrival rows of an episode of the run's policy."""
-    policy = recipe.make_policy(model)
-    env = with_primers(config.make_env(1, seed), policy)
-    env.set_seed(seed)
-    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        transitions = env.rollout(most - 1, policy, auto_cast_to_device=True)
-    env.close()
-    return Arrivals(model.observation_keys, model.action_keys)(transitions).rows
 
 
 class Valued(NamedTuple):
@@ -169,7 +158,7 @@ _VALUES: Mapping[str, Callable[[Any], Valued]] = {
 }
 
 
-def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: int, seed: int) -> list[Finding]:
+def report_run(recipe: Recipe, run: RunDirectory, *, episodes: int, steps: int, seed: int) -> list[Finding]:
     """What the parts of a run's newest model predict in new episodes against what came, also as RUN/report/index.html.
 
     Args:
@@ -209,7 +198,7 @@ def report_run(recipe: loop.Recipe, run: RunDirectory, *, episodes: int, steps: 
 
 
 def play_for_report(
-    recipe: loop.Recipe, config: loop.RunConfig, model: WorldModel, *, episodes: int, steps: int, seed: int
+    recipe: Recipe, config: RunConfig, model: WorldModel, *, episodes: int, steps: int, seed: int
 ) -> Episodes:
     """New episodes to judge a model by: of the run's policy, of one that goes on after random actions, and of those."""
     _seed(model, config.device, seed)
@@ -229,7 +218,7 @@ def play_for_report(
     return Episodes.beside_each_other(streams, model.key_map.is_init, planner).to(config.device)
 
 
-def examine(recipe: loop.Recipe, model: WorldModel, played: Episodes, *, seed: int) -> Evidence:
+def examine(recipe: Recipe, model: WorldModel, played: Episodes, *, seed: int) -> Evidence:
     """What a model of a recipe predicts in episodes against what came."""
     _seed(model, played.valid.device, seed)
     valued = _VALUES[recipe.name](model)
@@ -242,7 +231,7 @@ def _seed(model: WorldModel, device: torch.device | str, seed: int) -> None:
     model.noise = GeneratorNoise(torch.Generator(device).manual_seed(seed))
 
 
-def finish_run(recipe: loop.Recipe, run: RunDirectory) -> RunDirectory:
+def finish_run(recipe: Recipe, run: RunDirectory) -> RunDirectory:
     """Draw what the trained model foresees, write the model card, and say where to look and what to do next."""
     seed = loop.read_config(recipe, run).seed
     picture = run.path / IMAGINATION_FILE
@@ -267,7 +256,7 @@ def finish_run(recipe: loop.Recipe, run: RunDirectory) -> RunDirectory:
     return run
 
 
-def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig, WorldModel, int]:
+def newest_model(recipe: Recipe, run: RunDirectory) -> tuple[RunConfig, WorldModel, int]:
     """A run's configuration, the model of its newest checkpoint, and the agent steps that made it."""
     config = loop.read_config(recipe, run)
     folder = run.checkpoints.latest()
@@ -277,12 +266,10 @@ def newest_model(recipe: loop.Recipe, run: RunDirectory) -> tuple[loop.RunConfig
     return config, model, agent_steps_of(folder)
 
 
-def _experience(recipe: loop.Recipe, run: RunDirectory) -> str:
+def _experience(recipe: Recipe, run: RunDirectory) -> str:
     """What the newest checkpoint learned from, counted as the recipe does."""
     folder = run.checkpoints.latest()
-    if recipe.clock == "updates":
-        return f"{updates_of(folder)} updates"
-    return f"{agent_steps_of(folder)} agent steps"
+    return f"{recipe.clock.count(Counts(agent_steps_of(folder), updates_of(folder)))} {recipe.clock.words}"
 
 
 def _say(line: str) -> None:

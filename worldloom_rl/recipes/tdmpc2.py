@@ -1,15 +1,15 @@
 """Train TD-MPC2 on an environment: `train(Config(env="Pendulum-v1", action_repeat=2))`.
 
-Read `update` for one gradient update, and `loop.step` for the walk of one agent step; the rest is set-up.
+Read `update` for one gradient update, and `training.loop.step` for the walk of one agent step; the rest is set-up.
 Reference: nicklashansen/tdmpc2, trainer/online_trainer.py and tdmpc2.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -19,36 +19,19 @@ from torch import Tensor
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_planner
-from worldloom_rl.models.tdmpc2.config import discount_for
+from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, make_planner
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
-from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.training.cuda_graphs import record
+from worldloom_rl.training import loop
+from worldloom_rl.training.collected import Collected, closed_on_error, make_collector
+from worldloom_rl.training.cuda_graphs import capture
+from worldloom_rl.training.finite import check_finite, not_finite
+from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RecordedRunConfig):
-    """What `worldloom train tdmpc2` can be told. Steps are agent steps, summed over environments: one action each."""
-
-    episodic: bool = False  # the environment can terminate: learn a termination head
-    seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
-
-    @property
-    def frame_stack(self) -> int:
-        """Three images stand in one observation."""
-        return 3 if self.pixels else 1
-
-    def model_config(self, length: int) -> TDMPC2Config:
-        """The preset with the overrides, and with γ for episodes of that many agent steps unless it is overridden."""
-        learned = {"discount": discount_for(length), "episodic": self.episodic}
-        config = loop.preset_config("tdmpc2", self.preset, self.overrides, **learned)
-        assert isinstance(config, TDMPC2Config)
-        return config
-
+from worldloom_rl.training.state import RunState
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -65,7 +48,7 @@ def make_optimizers(model: TDMPC2, *, capturable: bool = False) -> Optimizers:
     """Adam for the world model and the Qs, with a slower encoder; Adam with a larger ε for the policy prior.
 
     Args:
-        capturable: on a GPU, let `update` be recorded as a CUDA graph.
+        capturable: on a GPU, let an update be captured as a CUDA graph.
     """
     adam = partial(torch.optim.Adam, lr=model.config.learning_rate, fused=True, capturable=capturable)
     config = model.config
@@ -87,22 +70,34 @@ def update(
     batch: TensorDictBase,
     noise: Noise | None = None,
 ) -> dict[str, Tensor]:
-    """One update, in the official order: model, then policy on the new Qs, then targets. Returns metrics as tensors."""
+    """One update, in the official order: model, then policy on the new Qs, then targets. Returns metrics as tensors.
+
+    Raises FloatingPointError if a loss or a gradient is not finite; weights that it would move are as they were.
+    """
+    return _settled(model, learn(model, world_model_loss, policy_loss, optimizers, batch, noise), batch)
+
+
+def learn(
+    model: TDMPC2,
+    world_model_loss: WorldModelLoss,
+    policy_loss: PolicyLoss,
+    optimizers: Optimizers,
+    batch: TensorDictBase,
+    noise: Noise | None = None,
+) -> dict[str, Tensor]:
+    """The part of an update that looks at no number: steps of model and policy, none of them by losses not finite."""
     model.train()
     losses, posterior = world_model_loss(batch, noise)
     total = losses.sum(reduce=True)
     total.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.model), model.config.grad_clip_norm)
-    optimizers.model.step()
-    optimizers.model.zero_grad()
+    _step(optimizers.model, unless=not_finite(total, grad_norm))
 
     policy = policy_loss(posterior.detach(), noise)
     policy["loss_policy"].backward()
     policy_grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.policy), model.config.grad_clip_norm)
-    optimizers.policy.step()
     # Only the policy's gradients: the task embedding's joins the next model update, as in the official code.
-    optimizers.policy.zero_grad()
-    model.behavior.update_target()
+    _step(optimizers.policy, unless=not_finite(total, grad_norm, policy["loss_policy"], policy_grad_norm))
     model.eval()
     metrics = {**losses.to_dict(), "loss": total, "grad_norm": grad_norm, "policy_grad_norm": policy_grad_norm}
     if model.config.episodic:
@@ -112,16 +107,32 @@ def update(
     return {name: value.detach() for name, value in {**metrics, **policy.to_dict()}.items()}
 
 
-def record_update(
+def capture_update(
     model: TDMPC2, world_model_loss: WorldModelLoss, policy_loss: PolicyLoss, optimizers: Optimizers
-) -> Callable[[TensorDictBase], TensorDictBase]:
-    """`update` of a batch as a CUDA graph from the fourth call on, for a model of one task and capturable optimisers.
+) -> Callable[[TensorDictBase], dict[str, Tensor]]:
+    """`update` of a batch, by a CUDA graph from the fourth call on, for a model of one task and capturable optimisers.
 
     Batches keep their shape, noise is the model's.
     """
     if model.task_embedding is not None:
         raise ValueError("A CUDA graph cannot carry the task embedding's gradient from one update to the next.")
-    return record(lambda batch: TensorDict(update(model, world_model_loss, policy_loss, optimizers, batch)))
+    captured = capture(lambda batch: TensorDict(learn(model, world_model_loss, policy_loss, optimizers, batch)))
+    return lambda batch: _settled(model, captured(batch).to_dict(), batch)
+
+
+def _settled(model: TDMPC2, metrics: dict[str, Tensor], batch: TensorDictBase) -> dict[str, Tensor]:
+    """The metrics of `learn`, once its losses are known to be finite and the targets have moved."""
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
+    check_finite(losses | {name: value for name, value in metrics.items() if name.endswith("grad_norm")}, batch)
+    model.behavior.update_target()
+    return metrics
+
+
+def _step(optimizer: torch.optim.Adam, *, unless: Tensor) -> None:
+    """A step, unless that is 1: the device decides, so that nobody waits for it. Gradients are gone then."""
+    optimizer.found_inf = unless  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells a fused optimiser
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -132,53 +143,43 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 @dataclass(kw_only=True)
-class State(loop.RunState):
-    """A run's state: the model, its losses and optimisers, data and counters."""
+class State(RunState[Config, TDMPC2]):
+    """A run's state: the model, its losses and optimisers, rows and counters."""
 
-    config: Config
-    model: TDMPC2
     world_model_loss: WorldModelLoss
     policy_loss: PolicyLoss
     optimizers: Optimizers
-    recorded: Callable[[TensorDictBase], TensorDictBase] | None  # `update`, as a CUDA graph
+    update: Callable[[TensorDictBase], dict[str, Tensor]]  # of a batch on the device, maybe by a CUDA graph
 
 
 def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = config.make_env(config.num_envs, config.seed)
-    length = episode_length(env)
-    model_config = config.model_config(length)
-    model = TDMPC2(model_config, *specs_of(env)).to(config.device).eval()
-    default = max(model_config.min_seed_steps, 5 * length * config.num_envs)
-    seed_steps = default if config.seed_steps is None else config.seed_steps
-    world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
-    optimizers = make_optimizers(model, capturable=config.cuda_graphs)
-    learning = model, world_model_loss, policy_loss, optimizers
-    collector = loop.make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
-    arrivals = Arrivals(model.observation_keys, model.action_keys)
-    return State(
-        config=config,
-        model=model,
-        world_model_loss=world_model_loss,
-        policy_loss=policy_loss,
-        optimizers=optimizers,
-        recorded=record_update(*learning) if config.cuda_graphs else None,
-        replay=loop.make_replay(
-            config,
-            model,
-            arrivals,
-            window=model_config.horizon + 1,
-            batch_size=model_config.batch_size,
-            by="episode",
-        ),
-        arrivals=arrivals,
-        collector=collector,
-        batches=iter(collector),
-        learning_starts=seed_steps,
-        running_returns=torch.zeros(config.num_envs),
-    )
+    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+        length = episode_length(env)
+        numbers = config.model_config(length)
+        model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
+        default = max(numbers.min_seed_steps, 5 * length * config.num_envs)
+        seed_steps = default if config.seed_steps is None else config.seed_steps
+        world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
+        optimizers = make_optimizers(model, capturable=config.cuda_graphs)
+        learning = model, world_model_loss, policy_loss, optimizers
+        collector = make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
+        arrivals = Arrivals(model.observation_keys, model.action_keys)
+        window, batch_size = numbers.horizon + 1, numbers.batch_size
+        replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by="episode")
+        return State(
+            config=config,
+            model=model,
+            world_model_loss=world_model_loss,
+            policy_loss=policy_loss,
+            optimizers=optimizers,
+            update=capture_update(*learning) if config.cuda_graphs else partial(update, *learning),
+            source=Collected(replay, arrivals, collector, config.num_envs),
+            learning_starts=seed_steps,
+            updates_per_step=numbers.updates_per_step,
+        )
 
 
 def make_policy(model: TDMPC2) -> TensorDictSequential:
@@ -186,58 +187,58 @@ def make_policy(model: TDMPC2) -> TensorDictSequential:
     return TensorDictSequential(model.encode, make_planner(model))
 
 
-def _update(state: State) -> dict[str, Tensor]:
-    batch = state.replay.sample().to(state.config.device)
-    if state.recorded is not None:
-        return state.recorded(batch).to_dict()  # type: ignore[no-any-return]
-    return update(state.model, state.world_model_loss, state.policy_loss, state.optimizers, batch)
+class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
+    """TD-MPC2 as the loop runs it."""
+
+    name = "tdmpc2"
+    title = "TD-MPC2"
+    config_class = Config
+    pretrains = True
+    shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
+
+    def make_state(self, config: Config) -> State:
+        return make_state(config)
+
+    def make_policy(self, model: TDMPC2) -> TensorDictSequential:
+        return make_policy(model)
+
+    def update(self, state: State) -> dict[str, Tensor]:
+        return state.update(state.sample().to(state.config.device))
+
+    def check(self, state: State, transitions: TensorDictBase) -> None:
+        if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
+            raise ValueError(
+                f"{state.config.env} ended in a terminal state, but the model learns no termination. "
+                "Train with --episodic."
+            )
+
+    def save(self, state: State) -> dict[str, Any]:
+        return {
+            "model_optimizer": state.optimizers.model.state_dict(),
+            "policy_optimizer": state.optimizers.policy.state_dict(),
+            "policy_scale": state.policy_loss.scale.state_dict(),
+            "task_gradient": None if state.model.task_embedding is None else state.model.task_embedding.weight.grad,
+        }
+
+    def load(self, state: State, saved: dict[str, Any]) -> None:
+        for optimizer, kept in (
+            (state.optimizers.model, saved["model_optimizer"]),
+            (state.optimizers.policy, saved["policy_optimizer"]),
+        ):
+            for group in kept["param_groups"]:  # of this run and this device, whatever wrote the checkpoint
+                group["capturable"] = state.config.cuda_graphs
+            optimizer.load_state_dict(kept)
+        state.policy_loss.scale.load_state_dict(saved["policy_scale"])
+        if state.model.task_embedding is not None:
+            state.model.task_embedding.weight.grad = saved["task_gradient"]
+
+    def describe(self, state: State) -> str:
+        return f"{state.model.config.updates_per_step:g} updates a step"
 
 
-def _check(state: State, transitions: TensorDictBase) -> None:
-    if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
-        raise ValueError(
-            f"{state.config.env} ended in a terminal state, but the model learns no termination. Train with --episodic."
-        )
-
-
-def _save(state: State) -> dict[str, Any]:
-    return {
-        "model_optimizer": state.optimizers.model.state_dict(),
-        "policy_optimizer": state.optimizers.policy.state_dict(),
-        "policy_scale": state.policy_loss.scale.state_dict(),
-        "task_gradient": None if state.model.task_embedding is None else state.model.task_embedding.weight.grad,
-    }
-
-
-def _load(state: State, learning: dict[str, Any]) -> None:
-    for optimizer, saved in (
-        (state.optimizers.model, learning["model_optimizer"]),
-        (state.optimizers.policy, learning["policy_optimizer"]),
-    ):
-        for group in saved["param_groups"]:  # of this run and this device, whatever wrote the checkpoint
-            group["capturable"] = state.config.cuda_graphs
-        optimizer.load_state_dict(saved)
-    state.policy_loss.scale.load_state_dict(learning["policy_scale"])
-    if state.model.task_embedding is not None:
-        state.model.task_embedding.weight.grad = learning["task_gradient"]
-
-
-RECIPE = loop.Recipe(
-    name="tdmpc2",
-    title="TD-MPC2",
-    config_class=Config,
-    make_state=make_state,
-    make_policy=make_policy,
-    update=_update,
-    check=_check,
-    save=_save,
-    load=_load,
-    describe=lambda state: f"{state.model.config.updates_per_step:g} updates a step",
-    burst=True,
-    shown={"loss": "loss", "policy": "loss_policy"},
-)
+RECIPE = TDMPC2Recipe()
 
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

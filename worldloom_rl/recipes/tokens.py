@@ -1,38 +1,32 @@
 """Train a token world model on an environment: `train(Config(env="worldloom/Catch-v0"))`.
 
-Read `update` for one gradient update, and `loop.step` for the walk of one agent step; the rest is set-up.
+Read `update` for one gradient update, and `training.loop.step` for the walk of one agent step; the rest is set-up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel, make_policy
+from worldloom_rl.models.tokens import TokenWorldModel, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
-from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import TokensRunConfig as Config
 from worldloom_rl.specs.environment import specs_of
+from worldloom_rl.training import loop
+from worldloom_rl.training.collected import Collected, closed_on_error, make_collector
 from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
-    """What `worldloom train tokens` can be told. Steps are agent steps, summed over environments."""
-
-    @property
-    def model_config(self) -> TokensConfig:
-        """The preset with the overrides."""
-        config = loop.preset_config("tokens", self.preset, self.overrides)
-        assert isinstance(config, TokensConfig)
-        return config
-
+from worldloom_rl.training.state import RunState
 
 _TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
 
@@ -126,11 +120,9 @@ def update(
 
 
 @dataclass(kw_only=True)
-class State(loop.RunState):
-    """A run's state: the model, its losses and optimiser, data and counters."""
+class State(RunState[Config, TokenWorldModel]):
+    """A run's state: the model, its losses and optimiser, rows and counters."""
 
-    config: Config
-    model: TokenWorldModel
     losses: Losses
     optimizer: torch.optim.AdamW
 
@@ -139,52 +131,58 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = config.make_env(config.num_envs, config.seed)
-    model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
-    numbers = model.config
-    collector = loop.make_collector(config, env, make_policy(model))
-    # Frames are read anew with the codes of today, so replay keeps no latents.
-    arrivals = Arrivals(model.observation_keys, model.action_keys)
-    window, batch_size = numbers.context + 1, numbers.batch_size
-    return State(
-        config=config,
-        model=model,
-        losses=make_losses(model),
-        optimizer=make_optimizer(model),
-        replay=loop.make_replay(config, model, arrivals, window=window, batch_size=batch_size, by="window"),
-        arrivals=arrivals,
-        collector=collector,
-        batches=iter(collector),
-        # A whole window in every environment, at least.
-        learning_starts=max(numbers.min_seed_steps, window * config.num_envs),
-        running_returns=torch.zeros(config.num_envs),
-    )
+    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+        model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
+        numbers = model.config
+        collector = make_collector(config, env, make_policy(model))
+        # Frames are read anew with the codes of today, so replay keeps no latents.
+        arrivals = Arrivals(model.observation_keys, model.action_keys)
+        window = numbers.context + 1
+        losses, optimizer = make_losses(model), make_optimizer(model)
+        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="window")
+        return State(
+            config=config,
+            model=model,
+            losses=losses,
+            optimizer=optimizer,
+            source=Collected(replay, arrivals, collector, config.num_envs),
+            # A whole window in every environment, at least.
+            learning_starts=max(numbers.min_seed_steps, window * config.num_envs),
+            updates_per_step=numbers.updates_per_step,
+        )
 
 
-def _update(state: State) -> dict[str, Tensor]:
-    return update(state.losses, state.optimizer, state.replay.sample().to(state.config.device), state.updates)
+class TokensRecipe(Recipe[Config, TokenWorldModel, State]):
+    """The token world model as the loop runs it."""
+
+    name = "tokens"
+    title = "Token world model"
+    config_class = Config
+    shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
+
+    def make_state(self, config: Config) -> State:
+        return make_state(config)
+
+    def make_policy(self, model: TokenWorldModel) -> TensorDictSequential:
+        return make_policy(model)
+
+    def update(self, state: State) -> dict[str, Tensor]:
+        return update(state.losses, state.optimizer, state.sample().to(state.config.device), state.updates)
+
+    def save(self, state: State) -> dict[str, Any]:
+        return {"optimizer": state.optimizer.state_dict()}
+
+    def load(self, state: State, saved: dict[str, Any]) -> None:
+        state.optimizer.load_state_dict(saved["optimizer"])
+
+    def describe(self, state: State) -> str:
+        space = state.model.space
+        return f"{space.count} tokens a frame of {space.vocabulary} codes"
 
 
-def _describe(state: State) -> str:
-    space = state.model.space
-    return f"{space.count} tokens a frame of {space.vocabulary} codes"
-
-
-RECIPE = loop.Recipe(
-    name="tokens",
-    title="Token world model",
-    config_class=Config,
-    make_state=make_state,
-    make_policy=make_policy,
-    update=_update,
-    save=loop.save_optimizer,
-    load=loop.load_optimizer,
-    describe=_describe,
-    burst=False,
-    shown={"loss": "loss", "entropy": "policy_entropy"},
-)
+RECIPE = TokensRecipe()
 
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

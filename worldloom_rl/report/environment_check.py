@@ -37,7 +37,7 @@ _LARGEST_RATIO = 20.0  # of standard deviations among observed dimensions
 
 
 class Recipe(Protocol):
-    """What the check uses of a `recipes.loop.Recipe`, which stands behind this module in the order of imports."""
+    """What the check uses of a `training.recipe.Recipe`, which stands behind this module in the order of imports."""
 
     @property
     def name(self) -> str: ...
@@ -50,7 +50,7 @@ class Recipe(Protocol):
     @property
     def update(self) -> Callable[[Any], dict[str, Tensor]]: ...
     @property
-    def burst(self) -> bool: ...
+    def pretrains(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -494,10 +494,10 @@ def _try(recipe: Recipe, config: Any) -> Trial:
     state = recipe.make_state(config)
     try:
         leaves = (state.model.observation_spec, state.model.action_spec, state.model.latent_spec)
-        row_bytes = state.replay.bytes_per_row + state.arrivals.row_bytes(*leaves)
+        row_bytes = state.source.replay.bytes_per_row + state.source.arrivals.row_bytes(*leaves)
         env = config.make_env(1, config.seed)
-        transitions, acting_seconds = _act(recipe.make_policy(state.model), env, state.replay.window + 20)
-        state.replay.extend(state.arrivals(transitions))
+        transitions, acting_seconds = _act(recipe.make_policy(state.model), env, state.source.replay.window + 20)
+        state.source.replay.extend(state.source.arrivals(transitions))
         metrics = recipe.update(state)
         begin, updates, update_seconds = time.perf_counter(), 0, 0.0
         while updates < _UPDATES and update_seconds * updates < _UPDATE_SECONDS:
@@ -505,7 +505,7 @@ def _try(recipe: Recipe, config: Any) -> Trial:
             updates += 1
             update_seconds = (time.perf_counter() - begin) / updates
     finally:
-        state.collector.shutdown()
+        state.close()
     wrong = [name for name, value in metrics.items() if not bool(value.isfinite().all())]
     if wrong:
         raise ValueError(f"After {1 + updates} updates these are not finite: {', '.join(wrong)}.")
@@ -515,7 +515,7 @@ def _try(recipe: Recipe, config: Any) -> Trial:
         update_seconds=update_seconds,
         updates_per_step=state.model.config.updates_per_step,
         learning_starts=state.learning_starts,
-        burst=recipe.burst,
+        burst=recipe.pretrains,
     )
 
 

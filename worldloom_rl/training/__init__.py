@@ -1,1 +1,1 @@
-"""Small verbs that recipes call."""
+"""Everything a run is: the loop, its recipe, clock and source of rows; its state, checkpoints and directory."""

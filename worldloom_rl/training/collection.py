@@ -20,14 +20,18 @@ _TENSORS_FILE = "collection.pt"
 _SIMULATORS_FILE = "simulators.json"
 
 
-def save_collection(collector: Collector | None, arrivals: Arrivals, directory: Path) -> None:
-    """Where the collector, its environments and all global random generators stand, in two files.
+def save_generators(directory: Path) -> None:
+    """Where all global random generators stand, in a file."""
+    torch.save({"random": _random_state()}, directory / _TENSORS_FILE)
 
-    Without a collector only the generators, in one.
-    """
-    if collector is None:
-        torch.save({"random": _random_state()}, directory / _TENSORS_FILE)
-        return
+
+def load_generators(directory: Path) -> None:
+    """Puts the generators back where `save_generators` or `save_collection` found them."""
+    _restore_random_state(torch.load(directory / _TENSORS_FILE, weights_only=True)["random"])
+
+
+def save_collection(collector: Collector, arrivals: Arrivals, directory: Path) -> None:
+    """Where the collector, its environments and all global random generators stand, in two files."""
     counts = collector.state_dict()
     tensors = {
         # TorchRL keeps no carried tensordict in a collector's state_dict: it begins new episodes.
@@ -44,7 +48,7 @@ def save_collection(collector: Collector | None, arrivals: Arrivals, directory: 
     (directory / _SIMULATORS_FILE).write_text(json.dumps(simulators))
 
 
-def load_collection(collector: Collector | None, arrivals: Arrivals, directory: Path, seed: int) -> str | None:
+def load_collection(collector: Collector, arrivals: Arrivals, directory: Path, seed: int) -> str | None:
     """Puts all back that `save_collection` kept; the collector must not have begun.
 
     Args:
@@ -53,9 +57,6 @@ def load_collection(collector: Collector | None, arrivals: Arrivals, directory: 
     Returns why new episodes begin, None if the old ones go on.
     """
     tensors = torch.load(directory / _TENSORS_FILE, weights_only=True)
-    if collector is None:
-        _restore_random_state(tensors["random"])
-        return None
     simulators = json.loads((directory / _SIMULATORS_FILE).read_text())
     reason: str | None = simulators.get("reason")
     collector.load_state_dict(tensors["counts"], strict=False)

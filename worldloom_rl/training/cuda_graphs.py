@@ -1,6 +1,6 @@
-"""CUDA graphs: work of many small kernels, recorded once and from then on started by a single call.
+"""CUDA graphs: work of many small kernels, captured once and from then on started by a single call.
 
-At the sizes of most world models a GPU waits for the CPU to start its kernels. Recording needs what the models keep to
+At the sizes of most world models a GPU waits for the CPU to start its kernels. Capturing needs what the models keep to
 anyway: shapes that stay, and no look at a number on the device.
 """
 
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from tensordict import TensorDictBase
 from tensordict.nn import CudaGraphModule, TensorDictModuleBase
 from torchrl.envs.utils import exploration_type
@@ -18,13 +17,7 @@ from torchrl.envs.utils import exploration_type
 CALLS_BEFORE = 3  # as usual, among them whatever torch.compile builds
 
 
-def check_device(device: torch.device | str) -> None:
-    """Raise ValueError if this device records no CUDA graphs."""
-    if torch.device(device).type != "cuda":
-        raise ValueError(f"cuda_graphs needs a CUDA device, got {str(device)!r}. Leave it out, or set the device.")
-
-
-def record(function: Callable[[TensorDictBase], TensorDictBase]) -> Callable[[TensorDictBase], TensorDictBase]:
+def capture(function: Callable[[TensorDictBase], TensorDictBase]) -> Callable[[TensorDictBase], TensorDictBase]:
     """The function as a CUDA graph after three calls as it is: tensordicts on the GPU of the same keys and shapes.
 
     What it does besides kernels happens in the first calls only; in particular gradients are to be new tensors (set
@@ -40,7 +33,7 @@ def _module(function: Callable[..., Any], **keys: Any) -> CudaGraphModule:
         return CudaGraphModule(function, warmup=CALLS_BEFORE, **keys)
 
 
-class RecordedPolicy(TensorDictModuleBase):  # type: ignore[misc]
+class CapturedPolicy(TensorDictModuleBase):  # type: ignore[misc]
     """A policy on a GPU that acts by CUDA graphs: one for every exploration type and batch shape that it meets."""
 
     def __init__(self, policy: TensorDictModuleBase) -> None:

@@ -14,6 +14,9 @@ from torchrl.modules import RandomPolicy
 
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import simulators
+from worldloom_rl.noise import GeneratorNoise
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,29 @@ def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
         if hasattr(module, "make_tensordict_primer"):
             env = env.append_transform(module.make_tensordict_primer())
     return env
+
+
+def play(
+    config: RunConfig,
+    model: WorldModel,
+    policy: TensorDictModuleBase,
+    episodes: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Episodes of a model's policy in environments of their own, played side by side, with draws of their own.
+
+    Args:
+        check: called at every step; what it raises ends the evaluation.
+    """
+    env = with_primers(config.make_env(episodes, seed), policy)
+    kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
+    try:
+        with torch.random.fork_rng():  # seeding an environment seeds torch too
+            return evaluate(env, policy, 0, seed, check)
+    finally:
+        model.noise = kept
+        env.close()
 
 
 @torch.no_grad()

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torchrl.collectors import Collector
-
-from worldloom_rl.data import Replay
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 PARTS = ("environment", "acting", "sampling", "update")
 OTHER = "other"
 
 
-class Profile:
+class NoProfile:
+    """Counts nothing: what a run has that is not profiled."""
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """The block, as it is."""
+        yield
+
+    def time_calls(self, module: nn.Module, part: str) -> None:
+        """Leaves the module as it is."""
+
+    def leave_out(self, seconds: float) -> None:
+        """Nothing to take back."""
+
+    def seconds(self) -> dict[str, float]:
+        """Of no part."""
+        return {}
+
+
+NO_PROFILE = NoProfile()
+
+
+class Profile(NoProfile):
     """Wall time by part, from when it is made. A part inside another counts for the inner one only.
+
+    "environment" is stepping the environments and gathering what came, "acting" the policy therein.
 
     Args:
         device: on a GPU each part waits for what it started there, which makes the run a little slower.
@@ -33,39 +50,19 @@ class Profile:
         self._running = [OTHER]
         self._since = time.perf_counter()
 
-    def begin(self, part: str) -> None:
-        """What follows counts for this part, until `end`."""
-        self._count()
-        self._running.append(part)
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """The block's time counts for this part."""
+        self._begin(part)
+        try:
+            yield
+        finally:
+            self._end()
 
-    def end(self) -> None:
-        """What follows counts for the part that ran before."""
-        self._count()
-        self._running.pop()
-
-    def timed(self, part: str, call: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-        """The call, whose time counts for the part."""
-
-        @wraps(call)
-        def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-            self.begin(part)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.end()
-
-        return wrapped
-
-    def watch(self, collector: Collector | None, replay: Replay) -> None:
-        """Time the collector's environments and policy, if there is one, and what replay samples."""
-        replay.sample = self.timed("sampling", replay.sample)  # type: ignore[method-assign]
-        if collector is None:
-            return
-        env, policy = collector.env, collector.policy
-        env.step_and_maybe_reset = self.timed("environment", env.step_and_maybe_reset)
-        assert isinstance(policy, nn.Module)
-        policy.register_forward_pre_hook(lambda module, inputs: self.begin("acting"))
-        policy.register_forward_hook(lambda module, inputs, output: self.end(), always_call=True)
+    def time_calls(self, module: nn.Module, part: str) -> None:
+        """All calls of the module count for this part."""
+        module.register_forward_pre_hook(lambda module, inputs: self._begin(part))
+        module.register_forward_hook(lambda module, inputs, output: self._end(), always_call=True)
 
     def leave_out(self, seconds: float) -> None:
         """Take back time that counted for nothing in particular, such as an evaluation."""
@@ -76,6 +73,14 @@ class Profile:
         """Seconds of each part so far, "other" last."""
         self._count()
         return dict(self._seconds)
+
+    def _begin(self, part: str) -> None:
+        self._count()
+        self._running.append(part)
+
+    def _end(self) -> None:
+        self._count()
+        self._running.pop()
 
     def _count(self) -> None:
         if self._device.type == "cuda":

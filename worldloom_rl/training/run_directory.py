@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import platform
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from torchrl.record import CSVLogger, TensorboardLogger, WandbLogger
 from torchrl.record.loggers.common import Logger
 
-from worldloom_rl.atomic import write_json
+from worldloom_rl.atomic import write_json, write_text
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints
 
@@ -39,25 +41,53 @@ class RunDirectory:
         self.clock = "agent_steps"  # what `log` counts in
         self.wandb = False  # whether to log to Weights & Biases too
         self._loggers: list[Logger] = []
+        self._made: list[Path] = []  # directories that `create` made, the run's own first
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
         """A new run directory with its configuration. Raises FileExistsError if the path holds a run already."""
         chosen = Path(path) if path else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if (chosen / CONFIG_FILE).exists():
+        if path and (chosen / CONFIG_FILE).exists():
             raise FileExistsError(
                 f"{chosen} holds a run already. Continue it with 'worldloom resume {chosen}', or choose another."
             )
-        chosen.mkdir(parents=True, exist_ok=True)
+        made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
+        if path:
+            chosen.mkdir(parents=True, exist_ok=True)
+        else:
+            chosen = _make_unused(chosen)
+            made = [chosen, *(folder for folder in made if folder in chosen.parents)]
         write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
-        return cls(chosen)
+        run = cls(chosen)
+        run._made = made
+        return run
+
+    @contextmanager
+    def unless_the_start_fails(self) -> Iterator[None]:
+        """If the block raises, what `create` made is removed: the name can be used again."""
+        try:
+            yield
+        except BaseException:
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            if self.path in self._made:
+                shutil.rmtree(self.path)
+            for folder in self._made[1:]:
+                with suppress(OSError):  # another run began in it
+                    folder.rmdir()
+            raise
 
     def read_config(self) -> tuple[str, dict[str, Json]]:
         """The recipe's name and its configuration. Raises FileNotFoundError if this is no run directory."""
         file = self.path / CONFIG_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of worldloom.")
-        data = json.loads(file.read_text())
+        try:
+            data = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON ({error}): restore it.") from error
+        data = data if isinstance(data, dict) else {}
+        if not isinstance(data.get("recipe"), str) or not isinstance(data.get("config"), dict):
+            raise ValueError(f'{file} must have a "recipe" by name and its "config", but has {sorted(data)}.')
         return data["recipe"], data["config"]
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
@@ -88,10 +118,11 @@ class RunDirectory:
                 table.setdefault(step, {self.clock: step})[_name(file, scalars)] = value
         if table:
             names = {name for row in table.values() for name in row} - {self.clock}
-            with open(self.path / METRICS_FILE, "w", newline="") as stream:
-                writer = csv.DictWriter(stream, [self.clock, *sorted(names)])
-                writer.writeheader()
-                writer.writerows(table[step] for step in sorted(table))
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, [self.clock, *sorted(names)])
+            writer.writeheader()
+            writer.writerows(table[step] for step in sorted(table))
+            write_text(self.path / METRICS_FILE, text.getvalue())
 
     def cut_logs(self, count: int) -> None:
         """Take back what a run logged beyond this count before it was stopped."""
@@ -120,6 +151,18 @@ def _logged(file: Path) -> Iterator[tuple[int, float]]:
 
 def _name(file: Path, scalars: Path) -> str:
     return str(file.relative_to(scalars).with_suffix(""))
+
+
+def _make_unused(directory: Path) -> Path:
+    """The directory, newly made, or one with a number behind its name if somebody made that already."""
+    chosen, number = directory, 1
+    while True:
+        try:
+            chosen.mkdir(parents=True)
+            return chosen
+        except FileExistsError:
+            number += 1
+            chosen = directory.with_name(f"{directory.name}-{number}")
 
 
 def provenance() -> dict[str, Json]:

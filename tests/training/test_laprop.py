@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.training.optim import LaProp, Schedule, constant_schedule
+from worldloom_rl.training.laprop import LaProp, Schedule, constant_schedule
 
 
 def parameter(*values: float) -> nn.Parameter:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
+from worldloom_rl.training.clock import Clock
+from worldloom_rl.training.evaluate import Evaluation
+
+
+def draw_evaluations(
+    file: Path, title: str, evaluations: Sequence[Evaluation], clock: Clock, *, action_repeat: int
+) -> None:
+    """Write a PNG of a run's evaluations: returns of episodes or, where none was played, the statistics."""
+    steps = [clock.on_axis(clock.count(evaluation), action_repeat) for evaluation in evaluations]
+    if evaluations[-1].returns:
+        draw_learning_curve(file, title, steps, [each.returns for each in evaluations], axis=clock.axis)
+    else:
+        draw_statistics(file, title, steps, [each.statistics for each in evaluations], axis=clock.axis)
 
 
 def draw_learning_curve(
@@ -23,6 +35,8 @@ def draw_learning_curve(
         returns: per-episode returns of each evaluation.
         references: labelled horizontal lines, such as an official score.
     """
+    from matplotlib.figure import Figure  # imported late: it takes a second
+
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, [sum(values) / len(values) for values in returns], marker="o", label="mean")
@@ -40,6 +54,8 @@ def draw_statistics(
     file: Path, title: str, steps: Sequence[int], statistics: Sequence[Mapping[str, float]], axis: str
 ) -> None:
     """Write a PNG with a panel for each number that evaluations give, against what `axis` names."""
+    from matplotlib.figure import Figure  # imported late: it takes a second
+
     names = list(statistics[-1])
     figure = Figure(figsize=(6.4, 0.8 + 1.8 * len(names)), layout="constrained")
     figure.suptitle(title)

@@ -1,0 +1,100 @@
+"""What a run refuses to be told, and numbers of a preset that it replaces."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, RunConfig, TDMPC2RunConfig
+from worldloom_rl.training.overrides import preset_config
+
+COUNTS = (
+    "steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every",
+    "threads", "action_repeat", "time_limit",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 1.5, math.nan, True])
+def test_a_count_below_one_or_not_whole_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1 and a whole number, got {value}"):
+        RunConfig(env="Pendulum-v1", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replay_gb": 0.0}, "replay_gb must be above 0"),
+        ({"replay_gb": math.nan}, "replay_gb must be above 0"),
+        ({"memmap_above_gb": math.nan}, "memmap_above_gb must be at least 0"),
+        ({"target_return": math.nan}, "target_return must be a finite number"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_other_numbers_that_cannot_be_meant_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DreamerV3RunConfig(env="Pendulum-v1", **changes)
+
+
+def test_the_families_own_numbers_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="seed_steps must be at least 1"):
+        TDMPC2RunConfig(env="Pendulum-v1", seed_steps=0)
+    with pytest.raises(ValueError, match="image_size must be at least 1"):
+        JEPARunConfig(env="Pendulum-v1", image_size=0)
+    with pytest.raises(ValueError, match="held_out must be a share"):
+        JEPARunConfig(env="Pendulum-v1", held_out=math.nan)
+
+
+def test_an_action_repeat_is_the_one_given_or_the_default_of_the_domain() -> None:
+    assert RunConfig(env="dmc:cartpole-balance").repeat == 2
+    assert RunConfig(env="dmc:cartpole-balance", action_repeat=1).repeat == 1
+    assert RunConfig(env="Pendulum-v1").repeat == 1
+
+
+# ------------------------------------------------------------------ overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("levels=[8,8]", "levels", (8, 8)),
+        ("levels=[ 5, 4 ]", "levels", (5, 4)),
+        ("horizon=5", "horizon", 5),
+        ("discount=0.9", "discount", 0.9),
+        ('quantizer="fsq"', "quantizer", "fsq"),
+        ("quantizer='fsq'", "quantizer", "fsq"),
+        ("quantizer=fsq", "quantizer", "fsq"),
+    ],
+)
+def test_an_override_takes_the_type_of_its_field(override: str, name: str, value: Any) -> None:
+    assert getattr(preset_config("tokens", "tiny", (override,)), name) == value
+
+
+def test_a_field_of_one_number_or_several_takes_both() -> None:
+    assert preset_config("tdmpc2", "tiny", ("discount=0.5",)).discount == 0.5
+    assert preset_config("tdmpc2", "tiny", ("episodic=True",), episodic=False).episodic is True
+    with pytest.raises(ValueError, match=r"discount takes a number or a list of numbers, got 'high'"):
+        preset_config("tdmpc2", "tiny", ('discount="high"',))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("levels=8", r"levels takes a list of whole numbers, got 8"),
+        ("levels=[8,0.5]", r"levels takes a list of whole numbers, got \[8, 0.5\]"),
+        ('horizon="long"', r"horizon takes a whole number, got 'long'"),
+        ("horizon=[3]", r"horizon takes a whole number, got \[3\]"),
+        ("horizon=true", r"horizon takes a whole number, got True"),
+        ("discount=1e999", r"discount takes a number, got inf"),
+        ("quantizer=8", r"quantizer takes text, got 8"),
+        ("horizon=", r"'horizon=' needs a number"),
+        ("levels=[8,8", r"needs a number, true or false after '=', or a list"),
+        ("levls=[8,8]", r"Did you mean 'levels'"),
+        ("horizon", r"written name=value"),
+    ],
+)
+def test_an_override_of_another_type_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        preset_config("tokens", "tiny", (override,))

@@ -1,0 +1,206 @@
+"""How a run begins and ends: nothing is left of a start that fails, and everything is closed at any end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchrl.collectors import Collector
+
+from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.recipes.tdmpc2 import Config
+from worldloom_rl.training import loop
+from worldloom_rl.training.run_directory import RunDirectory
+
+OVERRIDES = ("num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8")
+
+
+def small(directory: Path, **changes: Any) -> Config:
+    values: dict[str, Any] = {
+        "env": "Pendulum-v1", "time_limit": 15, "steps": 50, "seed_steps": 30, "overrides": OVERRIDES,
+        "eval_every": 1000, "eval_episodes": 1, "final_eval_episodes": 1, "run_directory": str(directory),
+    }  # fmt: skip
+    return Config(**{**values, **changes})
+
+
+# ------------------------------------------------------------------ starts
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 30}, "give more steps"),
+        ({"env": "Pendulun-v1"}, "Did you mean"),
+        ({"overrides": ("horzon=3",)}, "horizon"),
+        ({"overrides": ("horizon=0",)}, "horizon must be"),
+        ({"preset": "tinny"}, "tiny"),
+        ({"replay_gb": 1e-9}, "allow at least"),
+        ({"device": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing_behind(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        loop.train(tdmpc2.RECIPE, small(tmp_path / "runs" / "mine", **changes))
+    assert list(tmp_path.iterdir()) == []
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "notes.txt").write_text("keep me")
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        loop.train(tdmpc2.RECIPE, small(own, **changes))
+    assert [file.name for file in own.iterdir()] == ["notes.txt"]
+
+
+def test_a_start_that_fails_closes_its_environments_and_leaves_no_default_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    closed: list[bool] = []
+    original = Config.make_env
+
+    def make_env(self: Config, num_envs: int, seed: int) -> Any:
+        env = original(self, num_envs, seed)
+        close = env.close
+        monkeypatch.setattr(env, "close", lambda **options: closed.append(True) or close(**options))
+        return env
+
+    monkeypatch.setattr(Config, "make_env", make_env)
+    with pytest.raises(ValueError, match="horizon"):
+        loop.train(tdmpc2.RECIPE, small(tmp_path, run_directory=None, overrides=("horizon=0",)))
+    assert closed == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_starts_in_one_second_get_a_directory_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20200101-000000")
+    runs = [RunDirectory.create(None, "name", "tdmpc2", {}) for _ in range(3)]
+    expected = ["name-20200101-000000", "name-20200101-000000-2", "name-20200101-000000-3"]
+    assert [run.path.name for run in runs] == expected
+    with pytest.raises(KeyError), runs[1].unless_the_start_fails():
+        raise KeyError
+    assert sorted(folder.name for folder in (tmp_path / "runs").iterdir()) == [expected[0], expected[2]]
+
+
+# ------------------------------------------------------------------ configurations of a run
+
+
+def edited(directory: Path, change: Any) -> RunDirectory:
+    run = RunDirectory.create(directory / "run", "name", "tdmpc2", {})
+    values = dataclasses.asdict(small(directory / "run"))
+    data = {"recipe": "tdmpc2", "config": values}
+    change(data)
+    (run.path / "config.json").write_text(json.dumps(data))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["config"].update(stepz=3), "config.json.*'stepz'.*Did you mean 'steps'"),
+        (lambda data: data["config"].pop("overrides"), r"config.json lacks the fields \['overrides'\]"),
+        (lambda data: data["config"].pop("env"), r"config.json lacks the fields \['env'\]"),
+        (lambda data: data["config"].update(steps="many"), "config.json: steps takes a whole number, got 'many'"),
+        (lambda data: data["config"].update(overrides="horizon=3"), "overrides takes a list of texts"),
+        (lambda data: data["config"].update(steps=0), "steps must be at least 1"),
+        (lambda data: data.pop("recipe"), 'config.json must have a "recipe"'),
+        (lambda data: data.pop("config"), 'config.json must have a "recipe" by name and its "config"'),
+        (lambda data: data.update(config=[1]), 'config.json must have a "recipe"'),
+        (lambda data: data.update(recipe="jepa"), "is a run of the recipe 'jepa'"),
+    ],
+)
+def test_a_configuration_that_was_edited_wrongly_is_named_with_its_file(
+    change: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        loop.read_config(tdmpc2.RECIPE, edited(tmp_path, change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '{"recipe": '])
+def test_a_broken_configuration_is_named_with_its_file(text: str, tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda data: None)
+    assert loop.read_config(tdmpc2.RECIPE, run) == small(tmp_path / "run")
+    (run.path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        loop.read_config(tdmpc2.RECIPE, run)
+
+
+# ------------------------------------------------------------------ ends
+
+
+class Ending(tdmpc2.TDMPC2Recipe):
+    """Does something at its 43rd update; tells what it had open."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+
+    def make_state(self, config: Config) -> tdmpc2.State:
+        self.state = super().make_state(config)
+        return self.state
+
+    def update(self, state: tdmpc2.State) -> dict[str, Tensor]:
+        metrics = super().update(state)
+        self.scratch_was_there = any(Path(state.config.run_directory or "", "replay").rglob("*.memmap"))
+        if state.updates == 42:
+            if self.end == "signal":
+                os.kill(os.getpid(), signal.SIGINT)
+            elif self.end == "error":
+                raise OSError("gone")
+            else:
+                with torch.no_grad():
+                    next(state.model.parameters()).fill_(torch.nan)
+        return metrics
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        ("signal", KeyboardInterrupt, None),
+        ("error", OSError, "gone"),
+        ("weights", FloatingPointError, "is not finite.*Go on: worldloom resume .*run"),
+    ],
+)
+def test_however_a_run_ends_it_closes_environments_and_removes_scratch_files(
+    end: str, error: type[BaseException], message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut: list[bool] = []
+    original = Collector.shutdown
+
+    def shutdown(self: Collector, *arguments: Any, **options: Any) -> None:
+        shut.append(True)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(Collector, "shutdown", shutdown)
+    recipe = Ending(end)
+    with pytest.raises(error, match=message):
+        loop.train(recipe, small(tmp_path / "run", memmap_above_gb=1e-9, checkpoint_every=10))
+    assert recipe.scratch_was_there
+    assert not (tmp_path / "run" / "replay").exists()
+    assert shut
+    # What is left can be gone on from.
+    run = RunDirectory(tmp_path / "run")
+    for folder in run.checkpoints.all():
+        weights = type(recipe.state.model).from_pretrained(folder / "model").state_dict().values()
+        assert all(bool(value.isfinite().all()) for value in weights)
+
+
+# ------------------------------------------------------------------ phases
+
+
+@pytest.mark.parametrize(("rate", "due"), [(0.5, 15), (1.0, 30), (2.0, 60)])
+def test_updates_that_the_seed_steps_were_due_are_called_pretraining(rate: float, due: int, tmp_path: Path) -> None:
+    overrides = (*OVERRIDES, f"updates_per_step={rate}")
+    state = tdmpc2.make_state(small(tmp_path / "run", overrides=overrides))
+    phases: list[str] = []
+    while state.updates < due + 4:
+        before = state.updates
+        phase = loop.step(tdmpc2.RECIPE, state)
+        phases += [phase] if state.updates > before else []
+    state.close()
+    assert phases == ["pretraining"] * due + ["training"] * 4

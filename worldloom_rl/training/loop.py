@@ -1,0 +1,113 @@
+"""The training loop: `train` a recipe from the start, `resume` a run. Read `step` for the walk of one agent step.
+
+What goes on around the steps, such as evaluations and checkpoints, stands in `run.py`; the subject itself, one gradient
+update, in the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from worldloom_rl.training.evaluate import Evaluation
+from worldloom_rl.training.fields import typed
+from worldloom_rl.training.interruption import Interrupted
+from worldloom_rl.training.recipe import Recipe, StateT
+from worldloom_rl.training.run import Run
+from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
+from worldloom_rl.training.saved_state import load_state
+from worldloom_rl.training.state import ConfigT, ModelT
+
+
+def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
+    """One gradient update if one is due, else one agent step in every environment. Returns the phase's name."""
+    learning = state.agent_steps >= state.learning_starts
+    if learning and state.updates_due >= 1:
+        with state.profile.timing("update"):
+            state.metrics = recipe.update(state)
+        state.updates += 1
+        state.updates_due -= 1
+        before_learning = state.learning_starts * state.updates_per_step  # updates that these steps were due
+        return "pretraining" if recipe.pretrains and state.updates <= before_learning else "training"
+    with state.profile.timing("environment"):
+        transitions = state.source.collect()
+    if transitions is None:  # all rows are there: the next step is an update
+        state.updates_due += 1
+        return "training"
+    recipe.check(state, transitions)
+    state.source.add(transitions)
+    state.agent_steps += transitions.numel()
+    if learning or recipe.pretrains:
+        state.updates_due += transitions.numel() * state.updates_per_step
+    return "training" if learning else recipe.clock.collecting
+
+
+def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirectory:
+    """Train from the start. Returns the run directory, which holds the result.
+
+    Raises ValueError, with no directory left behind, if the run cannot begin or would end before learning starts.
+    """
+    name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
+    directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
+    with directory.unless_the_start_fails():
+        state = recipe.make_state(dataclasses.replace(config, run_directory=str(directory.path)))
+        try:
+            recipe.clock.check(config.steps, state.learning_starts, collects=state.source.collects)
+        except ValueError:
+            state.close()
+            raise
+    return _run(recipe, state, directory)
+
+
+def resume(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory) -> RunDirectory:
+    """Go on from the newest checkpoint of a run."""
+    directory.checkpoints.clean()
+    folder = directory.checkpoints.latest()
+    config = dataclasses.replace(read_config(recipe, directory), run_directory=str(directory.path))
+    state = load_state(recipe, config, folder)
+    state.source.moved(folder)
+    directory.clock = recipe.clock.name
+    directory.cut_logs(recipe.clock.count(state))
+    return _run(recipe, state, directory)
+
+
+def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> RunDirectory:
+    with Run(recipe, state, directory) as run:
+        try:
+            while run.goes_on():
+                if run.evaluation_is_due():
+                    run.evaluate()
+                else:
+                    run.after_step(step(recipe, state))
+            run.finish()
+        except Interrupted as interrupted:
+            run.save_interrupted()
+            interrupted.end()
+        except FloatingPointError as error:
+            raise run.with_remedy(error) from error
+    return directory
+
+
+def read_config(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory) -> ConfigT:
+    """The configuration of a run of this recipe. Raises ValueError if its file holds something else."""
+    name, values = directory.read_config()
+    if name != recipe.name:
+        raise ValueError(f"{directory.path} is a run of the recipe {name!r}, not of {recipe.name!r}.")
+    file = directory.path / CONFIG_FILE
+    known = typed(recipe.config_class, values, str(file))
+    if missing := [each.name for each in dataclasses.fields(recipe.config_class) if each.name not in known]:
+        raise ValueError(f"{file} lacks the fields {missing} of the run's configuration; is the file complete?")
+    return recipe.config_class(**known)
+
+
+def assess(
+    recipe: Recipe[ConfigT, ModelT, StateT],
+    config: ConfigT,
+    model: ModelT,
+    episodes: int,
+    agent_steps: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """An evaluation as the recipe makes it, of a model that so many agent steps made; `check` may end it."""
+    return dataclasses.replace(recipe.evaluate(config, model, episodes, seed, check), agent_steps=agent_steps)

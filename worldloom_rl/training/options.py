@@ -1,0 +1,115 @@
+"""What every run can be told. This file imports nothing heavy, so that a command line can show it at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worldloom_rl.extras import require_installed
+
+if TYPE_CHECKING:
+    from torchrl.envs import EnvBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every `worldloom train` can be told. Steps are agent steps, summed over environments: one action each."""
+
+    env: str  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"
+    preset: str = "tiny"  # see `worldloom list`
+    overrides: tuple[str, ...] = ()  # numbers of the preset to replace, such as horizon=5
+    steps: int = 3000  # agent steps to collect
+    action_repeat: int | None = None  # simulator steps an action is held for; by default 2 for dmc:, else 1
+    num_envs: int = 1  # environments stepped side by side
+    pixels: bool = False  # observe rendered images
+    time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
+    rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
+    capacity: int = 1_000_000  # most rows kept in replay
+    replay_gb: float | None = None  # most gigabytes (1e9 bytes) of rows kept in replay
+    memmap_above_gb: float = 4.0  # a replay that can grow larger is kept in memory-mapped files in the run directory
+    eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
+    eval_episodes: int = 10  # episodes of an evaluation, played side by side
+    final_eval_episodes: int = 20  # episodes of the last evaluation, which no other evaluation played
+    target_return: float | None = None  # training ends before its last step when an evaluation's mean return reaches it
+    checkpoint_every: int = 5000  # agent steps between checkpoints; one more stands at the end
+    seed: int = 0  # of weights, environments, exploration and replay
+    threads: int = 1  # of torch; a second one rarely pays at small sizes
+    device: str = "cpu"  # where the model learns
+    compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
+    profile: bool = False  # tell at the end where the time went, also in profile.json
+    logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
+    run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes")
+        check_counts(self, *counts, "checkpoint_every", "threads", "action_repeat", "time_limit")
+        check_counts(self, "seed", least=0)
+        if self.replay_gb is not None and not 0 < self.replay_gb < math.inf:
+            raise ValueError(f"replay_gb must be above 0, got {self.replay_gb}.")
+        if not 0 <= self.memmap_above_gb < math.inf:
+            raise ValueError(f"memmap_above_gb must be at least 0, got {self.memmap_above_gb}.")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise ValueError(f"target_return must be a finite number, got {self.target_return}.")
+        if self.logger not in (None, "wandb"):
+            raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
+        if self.logger == "wandb":
+            require_installed("wandb", extra="wandb", why='logger="wandb" needs wandb')
+
+    @property
+    def repeat(self) -> int:
+        """The action repeat that holds, the default filled in."""
+        default = 2 if self.env.startswith("dmc:") else 1
+        return default if self.action_repeat is None else self.action_repeat
+
+    @property
+    def frame_stack(self) -> int:
+        """Images in one observation."""
+        return 1
+
+    @property
+    def task(self) -> str:
+        """What is learned from, for people and in the name of the run directory."""
+        return self.env
+
+    def env_options(self) -> dict[str, Any]:
+        """What `make_env` is told beside the name, the number and the seed."""
+        return {
+            "action_repeat": self.repeat,
+            "pixels": self.pixels,
+            "frame_stack": self.frame_stack,
+            "time_limit": self.time_limit,
+            "rescale_observations": self.rescale_observations,
+        }
+
+    def make_env(self, num_envs: int, seed: int) -> EnvBase:
+        """Environments as the agent of this run acts in them."""
+        from worldloom_rl.envs import make_env
+
+        return make_env(self.env, num_envs=num_envs, seed=seed, **self.env_options())
+
+    def replay_rows(self) -> int:
+        """Capacity that the run can fill: an episode has one row more than steps."""
+        return min(self.capacity, 2 * self.steps + 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturedRunConfig(RunConfig):
+    """What a run can be told whose policy and update can be captured as CUDA graphs."""
+
+    cuda_graphs: bool = False  # on a GPU, start acting and an update's passes by one call each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cuda_graphs and self.device.partition(":")[0] != "cuda":
+            raise ValueError(f"cuda_graphs needs a CUDA device, got {self.device!r}. Leave it out, or set the device.")
+
+
+def check_counts(config: RunConfig, *names: str, least: int = 1) -> None:
+    """Raise ValueError unless these are whole numbers of at least `least`, or left out where None is the default."""
+    for name in names:
+        value = getattr(config, name)
+        if value is None and type(config).__dataclass_fields__[name].default is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be at least {least} and a whole number, got {value}.")

@@ -1,0 +1,89 @@
+"""How a family learns, as the verbs that the loop calls. A recipe says what an update is; the loop does the rest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from worldloom_rl.data import Arrivals
+from worldloom_rl.training.clock import AGENT_STEPS, Clock
+from worldloom_rl.training.evaluate import Evaluation, play, with_primers
+from worldloom_rl.training.state import ConfigT, ModelT, RunState
+
+StateT = TypeVar("StateT", bound=RunState)  # type: ignore[type-arg]  # of the recipe's own configuration and model
+
+
+class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
+    """How a family learns.
+
+    Attributes:
+        name: of the family, and on the command line.
+        title: for people.
+        config_class: what a run of it can be told.
+        clock: what its steps are.
+        pretrains: the updates that the steps before learning are due are made at once when learning begins.
+        shown: metrics that the live line shows, by the name that it gives them.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    config_class: type[ConfigT]
+    clock: ClassVar[Clock] = AGENT_STEPS
+    pretrains: ClassVar[bool] = False
+    shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
+
+    @abstractmethod
+    def make_state(self, config: ConfigT) -> StateT:
+        """A fresh state, with its source open; all randomness is seeded here."""
+
+    @abstractmethod
+    def make_policy(self, model: ModelT) -> TensorDictSequential:
+        """What acts, in collectors and evaluations."""
+
+    @abstractmethod
+    def update(self, state: StateT) -> dict[str, Tensor]:
+        """One gradient update from a batch of the state; metrics. Raises FloatingPointError before weights go wrong."""
+
+    @abstractmethod
+    def save(self, state: StateT) -> dict[str, Any]:
+        """Optimisers and whatever else learning goes on from, beside the model."""
+
+    @abstractmethod
+    def load(self, state: StateT, saved: dict[str, Any]) -> None:
+        """Puts what `save` gave into a fresh state."""
+
+    def check(self, state: StateT, transitions: TensorDictBase) -> None:
+        """Raises ValueError for transitions that the model cannot learn from."""
+
+    def describe(self, state: StateT) -> str:
+        """What the first line of a run says of it beyond its steps."""
+        return ""
+
+    def warn(self, state: StateT) -> str:
+        """What a person should be told of a state; it is said when it changes."""
+        return ""
+
+    def evaluate(
+        self, config: ConfigT, model: ModelT, episodes: int, seed: int, check: Callable[[], None]
+    ) -> Evaluation:
+        """How good the model is: episodes of its policy in environments of their own, which `check` may end."""
+        return play(config, model, self.make_policy(model), episodes, seed, check)
+
+    def new_rows(self, config: ConfigT, model: ModelT, seed: int, most: int) -> TensorDictBase:
+        """Arrival rows [T ≤ most] of an episode that was not learned from: one of the policy."""
+        policy = self.make_policy(model)
+        env = with_primers(config.make_env(1, seed), policy)
+        env.set_seed(seed)
+        try:
+            with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+                transitions = env.rollout(most - 1, policy, auto_cast_to_device=True)
+        finally:
+            env.close()
+        return Arrivals(model.observation_keys, model.action_keys)(transitions).rows

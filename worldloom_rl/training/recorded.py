@@ -1,0 +1,82 @@
+"""Rows of recorded episodes, there from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from worldloom_rl.data import Arrivals, Recording, Replay
+from worldloom_rl.data.recording import fill
+from worldloom_rl.training.collection import load_generators, save_generators
+from worldloom_rl.training.source import ReplaySource
+
+
+def split(recording: Recording, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """The numbers of the episodes that are learned from, and of those held out; none of a single one.
+
+    Args:
+        held_out: share of the episodes, at least one unless it is 0.
+    """
+    total = len(recording.frames)
+    count = min(total - 1, max(1, round(held_out * total))) if held_out else 0
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[count:]), sorted(order[:count])
+
+
+class Recorded(ReplaySource):
+    """A replay filled with recorded episodes. Checkpoints leave the rows where they came from, and keep a digest.
+
+    Args:
+        replay: empty.
+        episodes: numbers of those to learn from.
+        told: what is learned from, for people.
+    Raises ValueError if they do not all fit.
+    """
+
+    collects = False
+
+    def __init__(
+        self, replay: Replay, arrivals: Arrivals, recording: Recording, episodes: Sequence[int], told: str = ""
+    ) -> None:
+        super().__init__(replay)
+        self._told = told or f"{len(episodes)} episodes of {recording.source}"
+        self._name = recording.source
+        try:
+            self.digest = fill(replay, arrivals, recording, episodes)
+        except BaseException:
+            self.close()
+            raise
+
+    def collect(self) -> None:
+        return None
+
+    def add(self, transitions: TensorDictBase) -> None:
+        raise RuntimeError(f"{self._name} is recorded: nothing is added to it.")
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        save_generators(directory)
+        return {**self.sampling(), "running_returns": torch.zeros(1), "episode_returns": []}
+
+    def load(self, directory: Path, saved: dict[str, Any], seed: int) -> str:
+        self.restore_sampling(saved)
+        load_generators(directory)
+        return "."
+
+    def sampling(self) -> dict[str, Any]:
+        """What tells these rows from others, and where the draws of batches stand."""
+        return {"digest": self.digest, "sampling": self.replay._rng.get_state()}
+
+    def restore_sampling(self, saved: dict[str, Any]) -> None:
+        """Goes on with the draws where `sampling` was asked. Raises ValueError if it was of other rows."""
+        if saved["digest"] != self.digest:
+            raise ValueError(
+                f"{self._name} holds other episodes than when the run began; put those back, or start a new run."
+            )
+        self.replay._rng.set_state(saved["sampling"])
+
+    def __str__(self) -> str:
+        return self._told

@@ -1,0 +1,62 @@
+"""The replay of a run: as many rows as it can fill and may keep, in memory or in scratch files of its directory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torchrl.data import Composite
+
+from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.world_model import WorldModel
+
+Law = Literal["episode", "online", "window", "within"]
+
+
+def make_replay(
+    config: RunConfig,
+    model: WorldModel,
+    arrivals: Arrivals,
+    *,
+    window: int,
+    batch_size: int,
+    by: Law,
+    action_spec: Composite | None = None,
+    rows: int | None = None,
+    scratch: str = "replay",
+) -> Replay:
+    """The replay of a run, within the rows and the gigabytes it may keep.
+
+    Args:
+        action_spec: of a row's action; by default the model's.
+        rows: that the run brings; by default what its agent steps can.
+        scratch: folder in the run directory for memory-mapped rows, while the run goes on; see `remove_scratch`.
+    Raises ValueError if not even one window fits.
+    """
+    settings: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": by}
+    leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
+    row_bytes = leaves + Replay(capacity=1000 + window, **settings).bytes_per_row
+    rows = config.replay_rows() if rows is None else min(rows, config.capacity)
+    if config.replay_gb is not None:
+        rows = min(rows, int(config.replay_gb * 1e9 / row_bytes))
+    if rows < 2 * window:
+        raise ValueError(
+            f"Replay may keep {rows} rows of {row_bytes:.0f} bytes, but windows have {window}: "
+            f"allow at least {2 * window * row_bytes / 1e9:.2g} gigabytes and {2 * window} rows (replay_gb, capacity)."
+        )
+    folder = None
+    if rows * row_bytes > config.memmap_above_gb * 1e9:
+        folder = Path(config.run_directory) / scratch if config.run_directory else Path(tempfile.mkdtemp())
+        shutil.rmtree(folder, ignore_errors=True)
+    return Replay(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed), **settings)
+
+
+def remove_scratch(replay: Replay) -> None:
+    """Removes a replay's memory-mapped files, if it has any."""
+    scratch: str | None = getattr(replay.storage, "scratch_dir", None)
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,226 @@
+"""What goes on around the steps of a run: the live line, evaluations, checkpoints, logs, and the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Generic
+
+from worldloom_rl.atomic import write_json
+from worldloom_rl.training.compilation import Built, built, compile_model
+from worldloom_rl.training.evaluate import Evaluation
+from worldloom_rl.training.finite import check_read
+from worldloom_rl.training.interruption import Interruption
+from worldloom_rl.training.learning_curve import draw_evaluations
+from worldloom_rl.training.profile import Profile, profile_text
+from worldloom_rl.training.progress import LiveLine
+from worldloom_rl.training.recipe import Recipe, StateT
+from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
+from worldloom_rl.training.saved_state import save_checkpoint
+from worldloom_rl.training.state import ConfigT, ModelT, RunState
+
+
+class Run(Generic[ConfigT, ModelT, StateT]):
+    """A context around the steps of a run, which closes environments, files and the live line however it ends."""
+
+    def __init__(self, recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> None:
+        self.recipe, self.state, self.directory, self.config = recipe, state, directory, state.config
+        self._open = ExitStack()
+        self._warned = ""
+        self._built: Built | None = None
+
+    def __enter__(self) -> Run[ConfigT, ModelT, StateT]:
+        with ExitStack() as opened:
+            opened.callback(self.state.close)
+            opened.callback(self.directory.close)
+            self.interruption = opened.enter_context(Interruption())
+            self.line = opened.enter_context(LiveLine(self.config.steps, self.count))
+            self._begin()
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def _begin(self) -> None:
+        recipe, state, config = self.recipe, self.state, self.config
+        self.directory.wandb, self.directory.clock = config.logger == "wandb", recipe.clock.name
+        every, self._first = config.checkpoint_every, self.count
+        self._next_checkpoint = (self._first // every + 1) * every
+        if config.compile:
+            self._built = built()
+        if config.profile:
+            state.profile = Profile(config.device)
+            state.source.time_acting(state.profile)
+        self._began = time.monotonic() - state.training_seconds
+        plan = recipe.clock.plan(config.steps, config.repeat, state.learning_starts)
+        self.line.say(
+            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}: "
+            f"{plan}{recipe.describe(state)}. Run directory: {self.directory.path}"
+        )
+        if state.resumed:
+            self.line.say(state.resumed)
+        if config.compile:
+            self.line.say(compile_model(state.model, config.device))
+
+    @property
+    def count(self) -> int:
+        """How far the run is, as its recipe counts."""
+        return self.recipe.clock.count(self.state)
+
+    def goes_on(self) -> bool:
+        """Whether steps or updates are left, and no evaluation reached the target."""
+        if self._target_reached():
+            return False
+        return self.count < self.config.steps or self.state.updates_due >= 1
+
+    def after_step(self, phase: str) -> None:
+        """Shows and logs what the step came to, if it is time to, and saves. Raises Interrupted if a signal came."""
+        state = self.state
+        if self.line.due():
+            self._show(phase)
+            self.directory.log(self._logged(), self.count)
+            self._warn()
+        state.training_seconds = time.monotonic() - self._began
+        if self.count >= self._next_checkpoint and self.recipe.clock.is_whole(state.updates_due):
+            self.save()
+            self._next_checkpoint += self.config.checkpoint_every
+        self.interruption.check()
+
+    def save(self) -> None:
+        """A checkpoint of where the run stands."""
+        save_checkpoint(self.recipe, self.state, self.directory.checkpoints)
+
+    # ------------------------------------------------------------------ evaluations
+
+    def evaluation_is_due(self) -> bool:
+        """Whether the first one is still to be made, or the run passed a multiple of `eval_every` since the last."""
+        if self.count >= self.config.steps:  # the last evaluation, with more episodes, follows
+            return False
+        if not self.state.evaluations:
+            return True
+        every = self.config.eval_every
+        return self.count // every > self.recipe.clock.count(self.state.evaluations[-1]) // every
+
+    def evaluate(self) -> None:
+        """An evaluation between two steps; training time leaves it out."""
+        begin = time.monotonic()
+        evaluation = self._evaluate(self.config.eval_episodes, self.config.seed + 100_000)
+        seconds = time.monotonic() - begin
+        self._began += seconds
+        self.line.leave_out(seconds)
+        self.state.profile.leave_out(seconds)
+        if self._target_reached():
+            target = self.config.target_return
+            self.line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
+
+    def _evaluate(self, episodes: int, seed: int) -> Evaluation:
+        recipe, state, config, done = self.recipe, self.state, self.config, self.count
+        self._show("evaluating")
+        found = recipe.evaluate(config, state.model, episodes, seed + done, self.interruption.check)
+        evaluation = dataclasses.replace(found, agent_steps=state.agent_steps, updates=state.updates)
+        state.evaluations.append(evaluation)
+        returns = {"evaluation/return": evaluation.mean_return} if evaluation.returns else {}
+        statistics = {f"evaluation/{name}": value for name, value in evaluation.statistics.items()}
+        self.directory.log({**returns, **statistics}, done)
+        self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
+        title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
+        draw_evaluations(
+            self.directory.path / CURVE_FILE, title, state.evaluations, recipe.clock, action_repeat=config.repeat
+        )
+        return evaluation
+
+    def _target_reached(self) -> bool:
+        """Whether an evaluation of a model that had learned had the return that ends the run."""
+        target = self.config.target_return
+        learned = (evaluation for evaluation in self.state.evaluations if evaluation.updates and evaluation.returns)
+        return target is not None and any(evaluation.mean_return >= target for evaluation in learned)
+
+    # ------------------------------------------------------------------ ends
+
+    def finish(self) -> None:
+        """The last evaluation, checkpoint and result of a run that came to its end."""
+        state, config = self.state, self.config
+        self._warn()
+        spent = state.profile.seconds()
+        final = self._evaluate(config.final_eval_episodes, config.seed + 10**9)
+        self.save()
+        self.directory.write_result(_result(self.recipe, state, final))
+        if spent and (steps := self.count - self._first):
+            write_json(self.directory.path / PROFILE_FILE, {self.recipe.clock.name: steps, "seconds": spent})
+            self.line.say(profile_text(spent, steps))
+        if self._built is not None and (graphs := built().graphs - self._built.graphs):
+            self.line.say(
+                f"Compiling took {built().seconds - self._built.seconds:.0f} s for {graphs} graphs; torch keeps what "
+                "it built, so the next run on this machine spends less."
+            )
+        self.line.say(f"Trained for {state.training_seconds:.0f} s. Last evaluation: {final}.")
+
+    def save_interrupted(self) -> None:
+        """A checkpoint of a run that was asked to stop, and how to go on."""
+        self.save()
+        done = f"{self.count} {self.recipe.clock.unit}"
+        self.line.say(f"Stopped and saved after {done}. Go on: worldloom resume {self.directory.path}")
+
+    def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
+        """The error with the command that goes on, if there is a checkpoint."""
+        path = self.directory.path
+        if not self.directory.checkpoints.all():
+            return FloatingPointError(f"{error} There is no checkpoint yet: remove {path} and start again.")
+        return FloatingPointError(f"{error} Go on: worldloom resume {path}")
+
+    # ------------------------------------------------------------------ for people
+
+    def _show(self, phase: str) -> None:
+        state, source = self.state, self.state.source
+        shown = {"return": _recent_return(state)} if source.episode_returns else {}
+        shown["replay GB"] = source.bytes / 1e9
+        metrics = self._read_metrics()
+        shown |= {name: metrics[key] for name, key in self.recipe.shown.items() if key in metrics}
+        self.line.show(phase, self.count, shown)
+
+    def _logged(self) -> dict[str, float]:
+        state = self.state
+        losses = {f"update/{name}": value for name, value in self._read_metrics().items()}
+        returns = {"collection/return": _recent_return(state)} if state.source.episode_returns else {}
+        return {**losses, **returns, "collection/updates": float(state.updates)}
+
+    def _read_metrics(self) -> dict[str, float]:
+        """Those of the last update. Raises FloatingPointError if a loss is not finite."""
+        metrics = {name: float(value) for name, value in self.state.metrics.items()}
+        check_read(metrics)
+        return metrics
+
+    def _warn(self) -> None:
+        """Says what the recipe warns of, unless it was the last thing said."""
+        warning = self.recipe.warn(self.state)
+        if warning and warning != self._warned:
+            self.line.say(warning)
+        self._warned = warning or self._warned
+
+
+def _recent_return(state: RunState[ConfigT, ModelT]) -> float:
+    recent = state.source.episode_returns[-10:]
+    return sum(recent) / len(recent)
+
+
+def _result(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, final: Evaluation) -> dict[str, object]:
+    config = state.config
+    return {
+        "recipe": recipe.name,
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name != "run_directory"},
+        "model_config": state.model.config.to_json(),
+        "parameters": state.model.num_parameters(),
+        "agent_steps": state.agent_steps,
+        "environment_steps": state.agent_steps * config.repeat,
+        "updates": state.updates,
+        "training_seconds": round(state.training_seconds, 1),
+        "clock": recipe.clock.name,
+        "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
+        "final_returns": final.returns,
+        "final_mean_return": final.mean_return if final.returns else None,
+    }

@@ -123,7 +123,7 @@ def episode_length(env: EnvBase) -> int:
             return inner.length
         inner = inner.base_env
     raise ValueError(
-        f"{type(env).__name__} does not say how long its episodes are; build it with worldloom_rl.make_env."
+        f"{type(env).__name__} does not say how long its episodes are; build it with worldloom_rl.envs.make_env."
     )
 
 

@@ -14,32 +14,17 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
+from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.models.dreamerv3.model import reconstruction
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.optim import LaProp
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RecordedRunConfig):
-    """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
-
-    bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
-
-    @property
-    def model_config(self) -> DreamerV3Config:
-        """The preset with the overrides."""
-        config = loop.preset_config("dreamerv3", self.preset, self.overrides)
-        assert isinstance(config, DreamerV3Config)
-        return config
-
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -243,4 +228,4 @@ RECIPE = loop.Recipe(
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

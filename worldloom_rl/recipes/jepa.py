@@ -7,7 +7,6 @@ Reference: galilai-group/stable-worldmodel, scripts/train/lewm.py.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,25 +14,21 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchrl.collectors import Collector
 from torchrl.data import Composite
-from torchrl.envs import EnvBase
-from torchrl.modules import RandomPolicy
 
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.data.recording import fill
-from worldloom_rl.envs import make_env
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import JEPARunConfig as Config
 from worldloom_rl.training.evaluate import Evaluation, with_primers
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.run_directory import RunDirectory
@@ -41,74 +36,6 @@ from worldloom_rl.training.run_directory import RunDirectory
 Z_STD = "z_std"
 _COLLAPSED = 0.1  # standard deviation of embeddings below which they tell too little to plan with
 _MOST_ROWS = 1000  # of a recorded episode, that an evaluation looks at
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
-    """What `worldloom train jepa` can be told; `env` or `data`, or both: then the environment is only acted in.
-
-    Steps, and with them evaluations, checkpoints and logs, are gradient updates here.
-    """
-
-    env: str = ""  # "worldloom/PointRoom-v0", "module:Id" or "dmc:cartpole-balance"
-    data: str = ""  # recorded episodes instead of collected ones: "minari:NAME", or a path to HDF5 files
-    steps: int = 3000  # gradient updates
-    collect: int = 10_000  # agent steps that are collected before them, unless there is data
-    policy: str = "random"  # what collects: "random", or "module:function" that makes a policy of the environment
-    frame_skip: int = 1  # k: the model sees every k-th frame, and k actions as one
-    image_size: int | None = None  # rows and columns of rendered and recorded images; by default 64, or as recorded
-    held_out: float = 0.05  # share of recorded episodes that are not learned from, at least one; they judge the model
-    bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.env or self.data):
-            raise ValueError("A JEPA learns from an environment (env) or from recorded episodes (data): name one.")
-        for name in ("collect", "frame_skip"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0.0 <= self.held_out < 1.0:
-            raise ValueError(f"held_out must be a share in [0, 1), got {self.held_out}.")
-        if self.data and self.policy != "random":
-            raise ValueError(f"policy={self.policy!r} would collect, but data={self.data!r} is learned from.")
-
-    @property
-    def task(self) -> str:
-        """The data where it is recorded, else the environment."""
-        return self.data or self.env
-
-    @property
-    def model_config(self) -> JEPAConfig:
-        """The preset with the overrides."""
-        config = loop.preset_config("jepa", self.preset, self.overrides)
-        assert isinstance(config, JEPAConfig)
-        return config
-
-    def env_options(self) -> dict[str, Any]:
-        """As the agent acts: a block of `frame_skip` actions at once."""
-        return {**super().env_options(), "image_size": self.image_size or 64, "action_block": self.frame_skip}
-
-    def make_collection_env(self, num_envs: int, seed: int) -> EnvBase:
-        """As data is collected: every frame is seen, so that windows can start at any."""
-        return make_env(self.env, num_envs=num_envs, seed=seed, **{**self.env_options(), "action_block": 1})
-
-    def make_collection_policy(self, env: EnvBase) -> TensorDictModuleBase | RandomPolicy:
-        """What `policy` names. Raises ValueError if that is no function of a module."""
-        if self.policy == "random":
-            return RandomPolicy(env.full_action_spec)
-        module, _, function = self.policy.partition(":")
-        try:
-            make: Callable[[EnvBase], TensorDictModuleBase] = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f'policy must be "random" or "module:function", whose function makes a TorchRL policy of the '
-                f"environment; {self.policy!r} is not: {error}."
-            ) from error
-        return make(env)
-
-    def replay_rows(self) -> int:
-        """Capacity that the collection can fill."""
-        return min(self.capacity, 2 * self.collect + 1000)
 
 
 # ------------------------------------------------------------------ one gradient update
@@ -453,4 +380,4 @@ RECIPE = loop.Recipe(
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

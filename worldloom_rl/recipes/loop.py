@@ -6,7 +6,6 @@ Read `step` for the walk of one agent step. The subject itself, one gradient upd
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -28,13 +27,13 @@ from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
 from worldloom_rl.data import Arrivals, Replay
-from worldloom_rl.envs import make_env
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.pretrained.registry import find_preset
+from worldloom_rl.recipes.options import RecordedRunConfig, RunConfig
 from worldloom_rl.report.learning_curve import draw_learning_curve, draw_statistics
 from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.compilation import built, compile_model
-from worldloom_rl.training.cuda_graphs import RecordedPolicy, check_device
+from worldloom_rl.training.cuda_graphs import RecordedPolicy
 from worldloom_rl.training.evaluate import Evaluation, evaluate, with_primers
 from worldloom_rl.training.interruption import Interrupted, Interruption
 from worldloom_rl.training.profile import Profile, profile_text
@@ -44,90 +43,6 @@ from worldloom_rl.world_model import WorldModel
 
 Law = Literal["episode", "online", "window", "within"]
 _SCRATCH = "replay"  # in the run directory, while it runs: memory-mapped rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What every `worldloom train` can be told. Steps are agent steps, summed over environments: one action each."""
-
-    env: str  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"
-    preset: str = "tiny"  # see `worldloom list`
-    overrides: tuple[str, ...] = ()  # numbers of the preset to replace, such as horizon=5
-    steps: int = 3000  # agent steps to collect
-    action_repeat: int | None = None  # simulator steps an action is held for; by default 2 for dmc:, else 1
-    num_envs: int = 1  # environments stepped side by side
-    pixels: bool = False  # observe rendered images
-    time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
-    rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
-    capacity: int = 1_000_000  # most rows kept in replay
-    replay_gb: float | None = None  # most gigabytes (1e9 bytes) of rows kept in replay
-    memmap_above_gb: float = 4.0  # a replay that can grow larger is kept in memory-mapped files in the run directory
-    eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
-    eval_episodes: int = 10  # episodes of an evaluation, played side by side
-    final_eval_episodes: int = 20  # episodes of the last evaluation, which no other evaluation played
-    target_return: float | None = None  # training ends before its last step when an evaluation's mean return reaches it
-    checkpoint_every: int = 5000  # agent steps between checkpoints; one more stands at the end
-    seed: int = 0  # of weights, environments, exploration and replay
-    threads: int = 1  # of torch; a second one rarely pays at small sizes
-    device: str = "cpu"  # where the model learns
-    compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
-    profile: bool = False  # tell at the end where the time went, also in profile.json
-    logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
-    run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.logger not in (None, "wandb"):
-            raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
-        if self.logger == "wandb" and importlib.util.find_spec("wandb") is None:
-            raise ImportError("logger=\"wandb\" needs wandb: pip install 'worldloom-rl[wandb]'.")
-
-    @property
-    def repeat(self) -> int:
-        """The action repeat that holds, the default filled in."""
-        return self.action_repeat or (2 if self.env.startswith("dmc:") else 1)
-
-    @property
-    def frame_stack(self) -> int:
-        """Images in one observation."""
-        return 1
-
-    @property
-    def task(self) -> str:
-        """What is learned from, for people and in the name of the run directory."""
-        return self.env
-
-    def env_options(self) -> dict[str, Any]:
-        """What `make_env` is told beside the name, the number and the seed."""
-        return {
-            "action_repeat": self.repeat,
-            "pixels": self.pixels,
-            "frame_stack": self.frame_stack,
-            "time_limit": self.time_limit,
-            "rescale_observations": self.rescale_observations,
-        }
-
-    def make_env(self, num_envs: int, seed: int) -> EnvBase:
-        """Environments as the agent of this run acts in them."""
-        return make_env(self.env, num_envs=num_envs, seed=seed, **self.env_options())
-
-    def replay_rows(self) -> int:
-        """Capacity that the run can fill: an episode has one row more than steps."""
-        return min(self.capacity, 2 * self.steps + 1000)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedRunConfig(RunConfig):
-    """What a run can be told whose policy and update can be CUDA graphs."""
-
-    cuda_graphs: bool = False  # on a GPU, start acting and an update's passes by one call each
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cuda_graphs:
-            check_device(self.device)
 
 
 def make_collector(

@@ -20,35 +20,13 @@ from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_planner
-from worldloom_rl.models.tdmpc2.config import discount_for
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.training.cuda_graphs import record
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RecordedRunConfig):
-    """What `worldloom train tdmpc2` can be told. Steps are agent steps, summed over environments: one action each."""
-
-    episodic: bool = False  # the environment can terminate: learn a termination head
-    seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
-
-    @property
-    def frame_stack(self) -> int:
-        """Three images stand in one observation."""
-        return 3 if self.pixels else 1
-
-    def model_config(self, length: int) -> TDMPC2Config:
-        """The preset with the overrides, and with γ for episodes of that many agent steps unless it is overridden."""
-        learned = {"discount": discount_for(length), "episodic": self.episodic}
-        config = loop.preset_config("tdmpc2", self.preset, self.overrides, **learned)
-        assert isinstance(config, TDMPC2Config)
-        return config
-
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -246,4 +224,4 @@ RECIPE = loop.Recipe(
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

@@ -12,27 +12,14 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.tokens import TokensConfig, TokenWorldModel, make_policy
+from worldloom_rl.models.tokens import TokenWorldModel, make_policy
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.recipes import loop
-from worldloom_rl.recipes.run_commands import finish_run
+from worldloom_rl.recipes.options import TokensRunConfig as Config
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.run_directory import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(loop.RunConfig):
-    """What `worldloom train tokens` can be told. Steps are agent steps, summed over environments."""
-
-    @property
-    def model_config(self) -> TokensConfig:
-        """The preset with the overrides."""
-        config = loop.preset_config("tokens", self.preset, self.overrides)
-        assert isinstance(config, TokensConfig)
-        return config
-
 
 _TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
 
@@ -204,4 +191,4 @@ RECIPE = loop.Recipe(
 
 def train(config: Config) -> RunDirectory:
     """Train from the start. Returns the run directory, which holds the result."""
-    return finish_run(RECIPE, loop.train(RECIPE, config))
+    return loop.train(RECIPE, config)

@@ -11,7 +11,6 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +24,10 @@ from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, Tens
 from worldloom_rl.config import Json
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.models.dreamerv3.config import DreamerV3Config
+from worldloom_rl.models.dreamerv3.import_settings import ImportSettings as ImportSettings
 from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.nn.heads import ActionHead
 from worldloom_rl.specs.actions import ActionSpace
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    """What an official checkpoint does not hold."""
-
-    groups: int = DreamerV3Config.groups  # S, where there is no config.yaml; the classes K follow from it
-    shapes: tuple[str, ...] = ()  # of leaves that are not plain vectors, "key=2x3"; of images "key=3x64x96", [C, H, W]
-    image_key: str = "pixels"  # of an image whose shape is not given, which is square then
 
 
 def import_checkpoint(source: str | Path, output: str | Path, settings: ImportSettings | None = None) -> DreamerV3:

@@ -10,7 +10,6 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,48 +17,13 @@ from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
+from worldloom_rl.models.tdmpc2.import_settings import ImportSettings as ImportSettings
 from worldloom_rl.models.tdmpc2.model import TDMPC2
 from worldloom_rl.pretrained.files import read_tensor_file
 
 _ENSEMBLES = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")  # the second duplicates the first
 _AFFINE = ("weight", "bias")
 _NORMED = ("weight", "bias", "ln.weight", "ln.bias")  # of a layer, in the order in which the first release numbers them
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    """What an official checkpoint does not hold; the defaults are those of the official config.yaml."""
-
-    discount: float | tuple[float, ...] = TDMPC2Config.discount  # γ, one number or one a task; see `discount_for`
-    action_dims: tuple[int, ...] = ()  # of each task, the valid ones; only multi-task first-release files need it
-    observation_key: str | None = None  # by default "observation" for a vector and "pixels" for images
-    task_key: str = "task"  # multi-task: where the environment gives the task's number
-    action_key: str = "action"  # actions are in [-1, 1]
-    vmin: float = TDMPC2Config.vmin  # first bin of the reward and Q heads, in symlog space
-    vmax: float = TDMPC2Config.vmax  # last bin
-    log_std_min: float = TDMPC2Config.log_std_min  # only first-release files need it, the others hold it
-    log_std_max: float = TDMPC2Config.log_std_max  # as above
-    simnorm_dim: int = TDMPC2Config.simnorm_dim  # group size of SimNorm
-    dropout: float = TDMPC2Config.dropout  # in the first hidden layer of each Q, when learning goes on
-    horizon: int = TDMPC2Config.horizon  # steps planned ahead, and of a training window
-    iterations: int = TDMPC2Config.iterations  # of the planner
-    num_samples: int = TDMPC2Config.num_samples
-    num_elites: int = TDMPC2Config.num_elites
-    num_policy_trajectories: int = TDMPC2Config.num_policy_trajectories  # num_pi_trajs
-    min_std: float = TDMPC2Config.min_std
-    max_std: float = TDMPC2Config.max_std
-    temperature: float = TDMPC2Config.temperature
-    consistency_coef: float = TDMPC2Config.consistency_coef  # this and what follows: for learning on
-    reward_coef: float = TDMPC2Config.reward_coef
-    value_coef: float = TDMPC2Config.value_coef
-    termination_coef: float = TDMPC2Config.termination_coef
-    entropy_coef: float = TDMPC2Config.entropy_coef
-    rho: float = TDMPC2Config.rho  # weight of step t in the losses is rho^t; 0.7 for the Gymnasium MuJoCo tasks
-    tau: float = TDMPC2Config.tau  # rate of the target Qs and of the running scale
-    learning_rate: float = TDMPC2Config.learning_rate
-    encoder_learning_rate_scale: float = TDMPC2Config.encoder_learning_rate_scale
-    grad_clip_norm: float = TDMPC2Config.grad_clip_norm
-    batch_size: int = TDMPC2Config.batch_size
 
 
 def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: ImportSettings | None = None) -> TDMPC2:

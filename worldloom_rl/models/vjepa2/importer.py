@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig, mlp_ratio
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder, require_transformers
+from worldloom_rl.models.vjepa2.import_settings import ImportSettings as ImportSettings
 from worldloom_rl.models.vjepa2.model import ACTION_LIMITS, VJEPA2AC
 from worldloom_rl.models.vjepa2.official_names import encoder_tensors, masked_predictor_tensors
 from worldloom_rl.models.vjepa2.pose import POSE
@@ -26,21 +26,6 @@ _HEADS = {1024: 16, 1280: 16, 1408: 22, 384: 12}  # of the released encoders and
 _FRAMES = 64  # of a clip in pre-training; transformers keeps the number and does not use it
 
 StateDict = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ImportSettings:
-    """What an official checkpoint does not hold; the defaults are those of the released files."""
-
-    image_size: int = 256  # pixels, height and width; 384 for vitg-384.pt
-    encoder_heads: int | None = None  # by default the released encoder's of that width
-    predictor_heads: int | None = None  # by default the released predictor's of that width
-    use_extrinsics: bool = False  # whether the action-conditioned predictor was trained with the camera's pose
-    history: int = VJEPA2ACConfig.history  # frames that a prediction sees
-    context: int = VJEPA2ACConfig.context  # of them, observed frames that acting keeps
-    pixels_key: str = "pixels"
-    pose_key: str = "proprio"
-    action_key: str = "action"
 
 
 def import_checkpoint(

@@ -18,22 +18,22 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl import cli
+from worldloom_rl.commands.trained import newest
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.pretrained.files import specs_of
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.report.agreement import area_under_curve, rank_correlation, reliability
+from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
 from worldloom_rl.report.model_findings import (
     Finding,
-    area_under_curve,
     judge,
     judge_continue,
     judge_reward,
     judge_value,
-    rank_correlation,
-    reliability,
     verdict_text,
 )
 from worldloom_rl.report.model_report import Evidence, Pairs, gather_evidence, value_pairs
@@ -457,18 +457,21 @@ def test_a_report_names_the_shuffled_head_of_a_trained_model(task: str, seed: in
         run = RunDirectory(Path(os.environ["WORLDLOOM_RUNS"]) / f"{task}-seed{seed}")
     else:
         run = recipe.train(recipe.Config(**settings, seed=seed, run_directory=str(tmp_path / "run")))
-    config, model, agent_steps = run_commands.newest_model(recipe.RECIPE, run)
+    newest_run = newest(run.path)
+    config, model, agent_steps = newest_run.config, newest_run.model, newest_run.agent_steps
     trained = json.loads((run.path / "result.json").read_text())
     assert {name: trained["config"][name] for name in settings} == json.loads(json.dumps(settings))
     assert trained["config"]["seed"] == seed
     found, played = {}, None
     for part in ("healthy", *heads_of(task)):
         judged = model if part == "healthy" else shuffled(model, heads_of(task)[part], seed)
+        value_head = VALUE_HEADS[model.model_type](judged)
         if played is None or recipe is tdmpc2:  # it plans with every head; an actor plays on as before
-            played = run_commands.play_for_report(
-                recipe.RECIPE, config, judged, episodes=4, steps=150, seed=1000 + seed
+            policy = recipe.RECIPE.make_policy(judged)
+            played = play_for_report(
+                judged, value_head, policy, config.make_env, episodes=4, steps=150, seed=1000 + seed
             )
-        findings = judge(run_commands.examine(recipe.RECIPE, judged, played, seed=1000 + seed))
+        findings = judge(examine(judged, value_head, played, seed=1000 + seed))
         found[part] = {finding.part: {"verdict": finding.verdict, "text": finding.text} for finding in findings}
     recorded = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
     recorded[f"{task}-seed{seed}"] = {

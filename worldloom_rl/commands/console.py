@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 
 def say(line: str) -> None:
-    """A line of plain text as it is: no markup is read from it, and a terminal folds it where it ends."""
-    from rich.console import Console
-
-    Console(soft_wrap=True).print(line, markup=False, highlight=False)
+    """A line as it is: nothing in a path is read as markup, and a terminal folds the line where it ends."""
+    print(line, flush=True)
 
 
 def complain(line: str) -> None:
     """The same where errors go."""
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def typed(*words: object) -> str:

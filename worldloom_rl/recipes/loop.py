@@ -243,7 +243,14 @@ def read_config(recipe: Recipe, run: RunDirectory) -> RunConfig:
     name, values = run.read_config()
     if name != recipe.name:
         raise ValueError(f"{run.path} is a run of the recipe {name!r}, not of {recipe.name!r}.")
-    return recipe.config_class(**{**values, "overrides": tuple(values["overrides"])})
+    known = {field.name for field in dataclasses.fields(recipe.config_class)}
+    for option in values:
+        if option not in known:
+            raise ValueError(f"{run.path}: the recipe {name!r} has no option {option!r}.{did_you_mean(option, known)}")
+    try:
+        return recipe.config_class(**{**values, "overrides": tuple(values.get("overrides", ()))})
+    except TypeError as error:
+        raise ValueError(f"{run.path} holds no whole configuration of {name!r}: {error}.") from error
 
 
 def _run(recipe: Recipe, state: RunState, run: RunDirectory) -> RunDirectory:

@@ -53,11 +53,27 @@ class RunDirectory:
         return cls(chosen)
 
     def read_config(self) -> tuple[str, dict[str, Json]]:
-        """The recipe's name and its configuration. Raises FileNotFoundError if this is no run directory."""
+        """The recipe's name and its configuration.
+
+        Raises FileNotFoundError or ValueError if this is no run directory.
+        """
         file = self.path / CONFIG_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of worldloom.")
-        data = json.loads(file.read_text())
+        try:
+            data = json.loads(file.read_text("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{file} is no JSON ({error}); {self.path} is not a run directory of worldloom."
+            ) from error
+        if isinstance(data, dict) and "model_type" in data:
+            raise ValueError(
+                f"{self.path} is a saved model, not a run: load it with AutoWorldModel.from_pretrained, or name the run."
+            )
+        if not (
+            isinstance(data, dict) and isinstance(data.get("recipe"), str) and isinstance(data.get("config"), dict)
+        ):
+            raise ValueError(f"{file} names no recipe and its configuration; {self.path} is not a run directory.")
         return data["recipe"], data["config"]
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:

@@ -1,4 +1,4 @@
-"""Help, the list of models and every refusal come before anything heavy is imported. Imports are counted, not seconds."""
+"""Help, the list of models and refusals come before anything heavy is imported: imports are counted, not seconds."""
 
 from __future__ import annotations
 

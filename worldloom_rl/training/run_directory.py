@@ -67,9 +67,7 @@ class RunDirectory:
                 f"{file} is no JSON ({error}); {self.path} is not a run directory of worldloom."
             ) from error
         if isinstance(data, dict) and "model_type" in data:
-            raise ValueError(
-                f"{self.path} is a saved model, not a run: load it with AutoWorldModel.from_pretrained, or name the run."
-            )
+            raise ValueError(f"{self.path} is a saved model, not a run: load it with AutoWorldModel.from_pretrained.")
         if not (
             isinstance(data, dict) and isinstance(data.get("recipe"), str) and isinstance(data.get("config"), dict)
         ):

@@ -214,6 +214,56 @@ def test_parts_that_a_fault_elsewhere_must_show_in_are_not_judged(episodes: Epis
     assert verdicts(dataclasses.replace(value, planner="the planner"))["value head"] == "at fault"
 
 
+# ------------------------------------------------------------------ discounts
+
+
+class Discounted(Spring):
+    """Another γ, apart or learned with the probability to go on.
+
+    Args:
+        learned: whether the continue head says γ times the probability.
+    """
+
+    def __init__(self, gamma: float, learned: bool) -> None:
+        super().__init__()
+        self.gamma, self.learned = gamma, learned
+
+    def decode_latent(self, latent: Latent) -> dict:
+        decoded = super().decode_latent(latent)
+        return {**decoded, "continue": decoded["continue"] * (self.gamma if self.learned else 1.0)}
+
+    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        prediction = super().predict_latent(latent, action, noise)
+        return prediction._replace(continuation=prediction.continuation * (self.gamma if self.learned else 1.0))
+
+    def discount(self, latent: Latent) -> Tensor:
+        return torch.tensor(1.0 if self.learned else self.gamma)
+
+    def value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] Σ γᵏ⁻¹ rₜ₊ₖ without pushes."""
+        weights = ROTATION[0] @ torch.linalg.inv(torch.eye(2) - self.gamma * ROTATION)
+        return (latent["deterministic"] * weights).sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("gamma", [0.0, 0.05, 0.5, 0.999, 1.0])
+def test_every_discount_from_nothing_to_all_is_judged(gamma: float, learned: bool, episodes: Episodes) -> None:
+    model = Discounted(gamma, learned)
+    chosen = torch.Generator().manual_seed(0)
+    evidence = gather_evidence(model, model.value, episodes, gamma=gamma, horizon=8, generator=chosen)
+    findings = {finding.part: finding for finding in judge(evidence)}
+    assert not accused(list(findings.values()))
+    assert evidence.value_steps >= 1
+    (values,) = evidence.value.values()
+    assert len(values.truth) or gamma > 0.9  # then more steps count than these episodes have
+    torch.testing.assert_close(values.predicted, values.truth, atol=1e-4, rtol=1e-4)
+    if gamma == 0 and learned:
+        assert "where the discount is 0" in findings["continue head"].text
+    else:
+        assert findings["continue head"].verdict == "sound"
+    assert "data:image/png" in report_page("title", {}, evidence, list(findings.values()))
+
+
 # ------------------------------------------------------------------ numbers by hand
 
 

@@ -14,7 +14,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.models.dreamerv3 import make_policy
 from worldloom_rl.recipes import dreamerv3
-from worldloom_rl.report.open_loop import draw_open_loop, open_loop
+from worldloom_rl.report.open_loop import open_loop
+from worldloom_rl.report.open_loop_picture import draw_open_loop
 from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import with_primers
 

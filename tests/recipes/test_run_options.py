@@ -15,7 +15,8 @@ from gymnasium import spaces
 from recipes.test_dreamerv3_recipe import SMALL, small
 
 from worldloom_rl import cli
-from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
+from worldloom_rl.commands.finish import finish_run
+from worldloom_rl.recipes import dreamerv3, tdmpc2
 from worldloom_rl.training import loop
 from worldloom_rl.training.run_directory import RunDirectory
 
@@ -120,7 +121,8 @@ def test_an_environment_that_tells_of_no_success_has_no_rate(
 
 def test_a_run_on_images_leaves_a_picture_and_an_animation(tmp_path: Path) -> None:
     config = small(tmp_path / "run", env="worldloom/Catch-v0", overrides=(*SMALL, "depth=2"))
-    run = run_commands.finish_run(dreamerv3.RECIPE, dreamerv3.train(config))
+    run = dreamerv3.train(config)
+    finish_run(run.path)
     assert (run.path / "imagination.png").read_bytes().startswith(b"\x89PNG")
     frames = imageio.mimread(run.path / "imagination.gif", memtest=False)
     assert len(frames) == 41  # the observations of the episode, cut by its time limit

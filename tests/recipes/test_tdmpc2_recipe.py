@@ -56,7 +56,7 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
     result = json.loads((run.path / "result.json").read_text())
     assert result["agent_steps"] == 120
     assert result["environment_steps"] == 240
-    assert result["updates"] == 120  # a burst of as many as there were seed steps, then one a step
+    assert result["updates"] == 120  # at once as many as there were seed steps, then one a step
     assert [len(entry["returns"]) for entry in result["evaluations"]] == [2, 3]
     assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / 3)
     assert {"commit", "machine", "versions", "training_seconds", "config", "model_config"} <= set(result)
@@ -170,7 +170,7 @@ def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: P
         (["eval", "nowhere"], "not a run directory"),
         (["resume", "nowhere"], "not a run directory"),
         (["imagine", "nowhere"], "not a run directory"),
-        (["tarin"], "has no command 'tarin'"),
+        (["tarin"], "Unrecognized options: tarin"),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_with_its_message(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from worldloom_rl import cli
-from worldloom_rl.report.compare import RunResult, draw_comparison, group_runs, read_result
+from worldloom_rl.report.compare import draw_comparison
 from worldloom_rl.report.reference_scores import reference_curve
+from worldloom_rl.report.run_results import RunResult, group_runs, read_result
 
 RESULTS = Path(__file__).parents[1] / "learning" / "results"
 

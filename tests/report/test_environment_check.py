@@ -15,9 +15,12 @@ import torch
 from gymnasium import spaces
 
 from worldloom_rl import cli
+from worldloom_rl.commands import finish
 from worldloom_rl.recipes import dreamerv3, tdmpc2
-from worldloom_rl.report.environment_check import EnvironmentReport, check_environment
+from worldloom_rl.report.environment_check import check_environment
+from worldloom_rl.report.environment_report import EnvironmentReport
 from worldloom_rl.training import loop
+from worldloom_rl.training.run_directory import RunDirectory
 
 RECIPES = {"dreamerv3": dreamerv3.RECIPE, "tdmpc2": tdmpc2.RECIPE}
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -257,7 +260,8 @@ def test_the_next_commands_train_the_environment_that_was_checked(monkeypatch: p
     report = check_environment("Ending-v0", list(RECIPES.values()), time_limit=30, action_repeat=1, steps=5000)
     configs: list[Any] = []
     for module in (dreamerv3, tdmpc2):
-        monkeypatch.setattr(module, "train", configs.append)
+        monkeypatch.setattr(module, "train", lambda config: configs.append(config) or RunDirectory("nowhere"))
+    monkeypatch.setattr(finish, "finish_run", lambda path: None)
     for line in report.text().splitlines()[-2:]:
         cli.main(line.split()[1:])
     for config in configs:

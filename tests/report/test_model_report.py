@@ -18,21 +18,21 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl import cli
+from worldloom_rl.commands.trained import newest
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.recipes import dreamerv3, run_commands, tdmpc2
+from worldloom_rl.recipes import dreamerv3, tdmpc2
+from worldloom_rl.report.agreement import area_under_curve, rank_correlation, reliability
+from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
 from worldloom_rl.report.model_findings import (
     Finding,
-    area_under_curve,
     judge,
     judge_continue,
     judge_reward,
     judge_value,
-    rank_correlation,
-    reliability,
     verdict_text,
 )
 from worldloom_rl.report.model_report import Evidence, Pairs, gather_evidence, value_pairs
@@ -212,6 +212,56 @@ def test_parts_that_a_fault_elsewhere_must_show_in_are_not_judged(episodes: Epis
     assert verdicts(both)["value head"] == "at fault"  # an actor plays on as before
     assert verdicts(dataclasses.replace(both, planner="the planner"))["value head"] == "not judged"
     assert verdicts(dataclasses.replace(value, planner="the planner"))["value head"] == "at fault"
+
+
+# ------------------------------------------------------------------ discounts
+
+
+class Discounted(Spring):
+    """Another γ, apart or learned with the probability to go on.
+
+    Args:
+        learned: whether the continue head says γ times the probability.
+    """
+
+    def __init__(self, gamma: float, learned: bool) -> None:
+        super().__init__()
+        self.gamma, self.learned = gamma, learned
+
+    def decode_latent(self, latent: Latent) -> dict:
+        decoded = super().decode_latent(latent)
+        return {**decoded, "continue": decoded["continue"] * (self.gamma if self.learned else 1.0)}
+
+    def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
+        prediction = super().predict_latent(latent, action, noise)
+        return prediction._replace(continuation=prediction.continuation * (self.gamma if self.learned else 1.0))
+
+    def discount(self, latent: Latent) -> Tensor:
+        return torch.tensor(1.0 if self.learned else self.gamma)
+
+    def value(self, latent: Latent, noise: Noise) -> Tensor:
+        """[..., 1] Σ γᵏ⁻¹ rₜ₊ₖ without pushes."""
+        weights = ROTATION[0] @ torch.linalg.inv(torch.eye(2) - self.gamma * ROTATION)
+        return (latent["deterministic"] * weights).sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("gamma", [0.0, 0.05, 0.5, 0.999, 1.0])
+def test_every_discount_from_nothing_to_all_is_judged(gamma: float, learned: bool, episodes: Episodes) -> None:
+    model = Discounted(gamma, learned)
+    chosen = torch.Generator().manual_seed(0)
+    evidence = gather_evidence(model, model.value, episodes, gamma=gamma, horizon=8, generator=chosen)
+    findings = {finding.part: finding for finding in judge(evidence)}
+    assert not accused(list(findings.values()))
+    assert evidence.value_steps >= 1
+    (values,) = evidence.value.values()
+    assert len(values.truth) or gamma > 0.9  # then more steps count than these episodes have
+    torch.testing.assert_close(values.predicted, values.truth, atol=1e-4, rtol=1e-4)
+    if gamma == 0 and learned:
+        assert "where the discount is 0" in findings["continue head"].text
+    else:
+        assert findings["continue head"].verdict == "sound"
+    assert "data:image/png" in report_page("title", {}, evidence, list(findings.values()))
 
 
 # ------------------------------------------------------------------ numbers by hand
@@ -457,18 +507,21 @@ def test_a_report_names_the_shuffled_head_of_a_trained_model(task: str, seed: in
         run = RunDirectory(Path(os.environ["WORLDLOOM_RUNS"]) / f"{task}-seed{seed}")
     else:
         run = recipe.train(recipe.Config(**settings, seed=seed, run_directory=str(tmp_path / "run")))
-    config, model, agent_steps = run_commands.newest_model(recipe.RECIPE, run)
+    newest_run = newest(run.path)
+    config, model, agent_steps = newest_run.config, newest_run.model, newest_run.agent_steps
     trained = json.loads((run.path / "result.json").read_text())
     assert {name: trained["config"][name] for name in settings} == json.loads(json.dumps(settings))
     assert trained["config"]["seed"] == seed
     found, played = {}, None
     for part in ("healthy", *heads_of(task)):
         judged = model if part == "healthy" else shuffled(model, heads_of(task)[part], seed)
+        value_head = VALUE_HEADS[model.model_type](judged)
         if played is None or recipe is tdmpc2:  # it plans with every head; an actor plays on as before
-            played = run_commands.play_for_report(
-                recipe.RECIPE, config, judged, episodes=4, steps=150, seed=1000 + seed
+            policy = recipe.RECIPE.make_policy(judged)
+            played = play_for_report(
+                judged, value_head, policy, config.make_env, episodes=4, steps=150, seed=1000 + seed
             )
-        findings = judge(run_commands.examine(recipe.RECIPE, judged, played, seed=1000 + seed))
+        findings = judge(examine(judged, value_head, played, seed=1000 + seed))
         found[part] = {finding.part: {"verdict": finding.verdict, "text": finding.text} for finding in findings}
     recorded = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else {}
     recorded[f"{task}-seed{seed}"] = {

@@ -14,7 +14,8 @@ from worldloom_rl import ModeNoise
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.pretrained.registry import find_preset
-from worldloom_rl.report.open_loop import draw_open_loop, open_loop
+from worldloom_rl.report.open_loop import open_loop
+from worldloom_rl.report.open_loop_picture import draw_open_loop
 
 OBSERVATION = Composite(position=Unbounded((3,)), pixels=Unbounded((3, 64, 64), dtype=torch.uint8))
 ACTION = Composite(action=Bounded(-2.0, 1.0, (2,)))

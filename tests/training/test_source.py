@@ -12,8 +12,8 @@ from torch import Tensor
 from worldloom_rl.data import Arrivals, Recording, Replay
 from worldloom_rl.data.recording import Excerpt
 from worldloom_rl.envs import make_env
-from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.clock import AGENT_STEPS, UPDATES
 from worldloom_rl.training.collected import Collected

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldloom_rl.noise import Noise
 from worldloom_rl.report.open_loop import decoded_observation_keys, decodes
 from worldloom_rl.report.report_episodes import Episodes
-from worldloom_rl.world_model import Latent, WorldModel
+from worldloom_rl.world_model import Latent, Prediction, WorldModel
 
 _CHUNK = 256  # rows decoded at once
 _FADED = 0.1  # realised values leave out what γⁿ makes smaller than this
@@ -60,7 +60,7 @@ class Evidence:
     Attributes:
         target: what is compared by horizon: "observation", or "latent" for a model without a decoder.
         goes_on: probability to go on, γ apart, against whether the episode did, by the latents that tell it: those
-            observed, or foreseen one step ahead, which some families learn it from. Empty if the model predicts none.
+            observed, or foreseen one step ahead, which some families learn it from. Empty if the model tells of none.
         value: what the value head expects of the next `value_steps` steps against their discounted rewards, by policy.
         gamma: γ.
         planner: the policy that asks the model's parts what to do, if one does.
@@ -107,29 +107,13 @@ def gather_evidence(
     place = arrived.reshape(-1).nonzero().squeeze(-1)
     after, before = _take(latent, place), _take(latent, place - 1)
     foreseen = model.predict_latent(before, action.flatten(0, 1)[place], noise)
-    predicted = foreseen.reward
-    if decodes(model, names.reward):
-        predicted = _in_chunks(lambda part: model.decode_latent(part)[names.reward], after)
-    reward = Pairs(predicted.squeeze(-1), rows[names.reward][arrived].squeeze(-1))
-
-    def pairs(continuation: Tensor, latent: Latent) -> Pairs:
-        live = (continuation * model.discount(latent)).squeeze(-1)
-        return Pairs((live / gamma).clamp(max=1.0), (~terminated[arrived]).float())
-
-    goes_on = {}
-    if decodes(model, names.continuation):
-        goes_on = {
-            "observed latents": pairs(_in_chunks(model.continuation, after), after),
-            "latents foreseen one step ahead": pairs(foreseen.continuation, foreseen.latent),
-        }
-
     steps = _value_steps(gamma, int(is_init.shape[1]))
     values = _in_chunks(lambda part: value(part, noise), _flat(latent)).reshape(terminated.shape)
     return Evidence(
         target="observation" if decoded_observation_keys(model) else "latent",
         imagined=_imagine(model, episodes, latent, horizon, starts, generator),
-        reward=reward,
-        goes_on=goes_on,
+        reward=Pairs(_rewards(model, foreseen, after).squeeze(-1), rows[names.reward][arrived].squeeze(-1)),
+        goes_on=_continuations(model, foreseen, after, (~terminated[arrived]).float(), gamma),
         value={
             name: value_pairs(
                 values,
@@ -146,6 +130,33 @@ def gather_evidence(
         gamma=gamma,
         planner=episodes.policies[episodes.planner] if episodes.planner >= 0 else None,
     )
+
+
+def _rewards(model: WorldModel, foreseen: Prediction, after: Latent) -> Tensor:
+    """[M, 1] of arriving, told from observed latents by a model that can, else with the step that led there."""
+    key = model.key_map.reward
+    return _in_chunks(lambda part: model.decode_latent(part)[key], after) if decodes(model, key) else foreseen.reward
+
+
+def _continuations(
+    model: WorldModel, foreseen: Prediction, after: Latent, went_on: Tensor, gamma: float
+) -> dict[str, Pairs]:
+    """`Evidence.goes_on`, of M steps that went on [M] or not."""
+    if not decodes(model, model.key_map.continuation):
+        return {}
+    told = {
+        "observed latents": (_in_chunks(model.continuation, after), after),
+        "latents foreseen one step ahead": (foreseen.continuation, foreseen.latent),
+    }
+    pairs = {}
+    for name, (continuation, latent) in told.items():
+        discount = model.discount(latent)
+        if gamma > 0:
+            continuation = (continuation * discount / gamma).clamp(max=1.0)
+        elif bool((discount > 0).any()):  # a head that has learned γ = 0 too says the same of every step
+            return {}
+        pairs[name] = Pairs(continuation.squeeze(-1), went_on)
+    return pairs
 
 
 def value_pairs(
@@ -167,7 +178,10 @@ def value_pairs(
 
 def _value_steps(gamma: float, longest: int) -> int:
     """n, so many that little is left of what follows, but at most half of the rows."""
-    return max(1, min(math.ceil(math.log(_FADED) / math.log(gamma)), longest // 2))
+    if gamma <= _FADED:
+        return 1
+    fades = math.ceil(math.log(_FADED) / math.log(gamma)) if gamma < 1 else longest
+    return max(1, min(fades, longest // 2))
 
 
 def _imagine(

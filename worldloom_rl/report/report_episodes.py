@@ -55,7 +55,7 @@ class Episodes:
         number = -1 if planner is None else names.index(planner)
         return cls(rows.exclude(_VALID, _POLICY), rows[_VALID], rows[_POLICY], names, number)
 
-    def to(self, device: str) -> Episodes:
+    def to(self, device: torch.device | str) -> Episodes:
         """The same on another device."""
         tensors = (self.rows.to(device), self.valid.to(device), self.policy.to(device))
         return Episodes(*tensors, self.policies, self.planner)

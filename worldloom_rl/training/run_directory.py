@@ -77,17 +77,25 @@ class RunDirectory:
             raise
 
     def read_config(self) -> tuple[str, dict[str, Json]]:
-        """The recipe's name and its configuration. Raises FileNotFoundError if this is no run directory."""
+        """The recipe's name and its configuration.
+
+        Raises FileNotFoundError or ValueError if this is no run directory.
+        """
         file = self.path / CONFIG_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of worldloom.")
         try:
-            data = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is not JSON ({error}): restore it.") from error
-        data = data if isinstance(data, dict) else {}
-        if not isinstance(data.get("recipe"), str) or not isinstance(data.get("config"), dict):
-            raise ValueError(f'{file} must have a "recipe" by name and its "config", but has {sorted(data)}.')
+            data = json.loads(file.read_text("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{file} is no JSON ({error}); {self.path} is not a run directory of worldloom."
+            ) from error
+        if isinstance(data, dict) and "model_type" in data:
+            raise ValueError(f"{self.path} is a saved model, not a run: load it with AutoWorldModel.from_pretrained.")
+        if not (
+            isinstance(data, dict) and isinstance(data.get("recipe"), str) and isinstance(data.get("config"), dict)
+        ):
+            raise ValueError(f"{file} names no recipe and its configuration; {self.path} is not a run directory.")
         return data["recipe"], data["config"]
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:

@@ -1,0 +1,134 @@
+"""Help, the list of models and refusals come before anything heavy is imported: imports are counted, not seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from worldloom_rl.recipes import dreamerv3, jepa, tdmpc2, tokens
+
+# What the command line is made of; whatever else is installed comes when a command needs it.
+LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
+
+FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
+COMMANDS = ("check", "train", "resume", "eval", "imagine", "report", "compare", "list", "import")
+HELP = [
+    [],
+    ["--help"],
+    *([command, "--help"] for command in COMMANDS),
+    *(["train", family, "--help"] for family in FAMILIES),
+    *(["import", family, "--help"] for family in ("dreamerv3", "tdmpc2", "vjepa2")),
+]
+REFUSED = [
+    (["tarin"], "tarin"),
+    (["train"], "tdmpc2"),
+    (["train", "tdmpc3"], "tdmpc3"),
+    (["train", "tdmpc2"], "--env"),
+    (["train", "tdmpc2", "--env", "Pendulum-v1", "--stesp", "3"], "--steps"),
+    (["train", "dreamerv3", "--env", "Pendulum-v1", "--steps", "many"], "many"),
+    (["train", "tokens", "--env", "Pendulum-v1", "--steps", "0"], "steps must be at least 1"),
+    (["train", "jepa"], "name one"),
+    (["train", "jepa", "--env", "Pendulum-v1", "--held-out", "1.5"], "held_out must be a share"),
+    (["check"], "Missing from worldloom check"),
+    (["check", "Pendulum-v1", "--pixles"], "--pixels"),
+    (["resume"], "Missing from worldloom resume"),
+    (["resume", "run", "again"], "again"),
+    (["eval", "run", "--episods", "3"], "--episodes"),
+    (["eval", "run", "--episodes", "0"], "episodes must be at least 1"),
+    (["eval", "run", "--seeds", "7", "7"], "each only once"),
+    (["imagine", "run", "--context", "0"], "context must be at least 1"),
+    (["imagine", "run", "--horizon", "0"], "horizon must be at least 1"),
+    (["report", "run", "--steps", "1"], "steps must be at least 2"),
+    (["compare", "--outptu", "x.png"], "--output"),
+    (["list", "tdmpc2:*", "jepa:*"], "jepa"),
+    (["import"], "vjepa2"),
+    (["import", "dreamerv4"], "dreamerv4"),
+    (["import", "tdmpc2", "checkpoint.pt"], "Missing from worldloom import tdmpc2"),
+]
+
+# Runs each command in turn and writes, as a line of JSON, how it ended and which installed packages it imported.
+PROGRAM = """
+import contextlib, io, json, sys
+
+def packages():
+    return {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+
+before = packages()
+from worldloom_rl.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    status = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as stopped:
+            status = stopped.code
+    came = sorted(packages() - before)
+    before |= packages()
+    print(json.dumps([status, out.getvalue(), err.getvalue(), came]))
+"""
+
+
+class Answer(NamedTuple):
+    """How a command ended: its exit status, what it printed, and the packages that only it imported."""
+
+    status: int | None
+    out: str
+    err: str
+    imported: list[str]
+
+
+def ask(commands: list[list[str]]) -> list[Answer]:
+    """The answers of a fresh interpreter, the first of which has the imports of the command line itself."""
+    asked = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    return [Answer(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[tuple[str, ...], Answer]:
+    commands = [*HELP, *(arguments for arguments, _ in REFUSED)]
+    return dict(zip(map(tuple, commands), ask(commands), strict=True))
+
+
+@pytest.mark.parametrize("arguments", HELP, ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str], answers: dict[tuple[str, ...], Answer]) -> None:
+    answer = answers[tuple(arguments)]
+    assert answer.status in (None, 0)
+    assert "usage: worldloom" in answer.out
+    assert set(answer.imported) <= LIGHT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), REFUSED, ids=lambda value: "" if isinstance(value, str) else " ".join(value)
+)
+def test_a_refusal_names_the_mistake_and_imports_nothing_heavy(
+    arguments: list[str], said: str, answers: dict[tuple[str, ...], Answer]
+) -> None:
+    answer = answers[tuple(arguments)]
+    assert answer.status == 2
+    assert said in " ".join(answer.err.replace("│", " ").split())
+    assert answer.out == ""
+    assert set(answer.imported) <= LIGHT
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "tdmpc2:*"], ["list", "nothing"]], ids=" ".join)
+def test_the_list_of_models_imports_nothing_heavy(arguments: list[str]) -> None:
+    (answer,) = ask([arguments])
+    assert answer.status is None
+    assert ("tdmpc2:5m" in answer.out.split()) == (arguments[1:] != ["nothing"])
+    assert set(answer.imported) <= LIGHT
+
+
+@pytest.mark.parametrize("recipe", [dreamerv3, jepa, tdmpc2, tokens], ids=FAMILIES)
+def test_help_tells_of_every_option_of_a_recipe(recipe: object, answers: dict[tuple[str, ...], Answer]) -> None:
+    name, config = recipe.RECIPE.name, recipe.Config  # type: ignore[attr-defined]
+    out = answers["train", name, "--help"].out
+    for field in dataclasses.fields(config):
+        assert f"--{field.name.replace('_', '-')}" in out

@@ -1,0 +1,43 @@
+"""`worldloom check`: what an environment is to the families of world models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+_TRIED = ("dreamerv3", "tdmpc2", "tokens")  # recipes that learn from an environment while they collect
+
+
+def check(
+    env: Annotated[str, tyro.conf.Positional],
+    action_repeat: int | None = None,
+    pixels: bool = False,
+    time_limit: int | None = None,
+    steps: int = 3000,
+) -> None:
+    """Try an environment before training: what models read, memory, time, and problems with their remedies.
+
+    The exit status is 0 if at least one family can be trained, else 2.
+
+    Args:
+        env: such as Pendulum-v1, module:Id or dmc:cartpole-balance.
+        action_repeat: simulator steps an action is held for; by default 2 for dmc:, else 1.
+        pixels: observe rendered images.
+        time_limit: simulator steps of an episode; by default the environment's own.
+        steps: agent steps to project the time for.
+    """
+    from worldloom_rl.commands.recipes import find_recipe
+    from worldloom_rl.report.environment_check import check_environment
+
+    report = check_environment(
+        env,
+        [find_recipe(name) for name in _TRIED],
+        action_repeat=action_repeat,
+        pixels=pixels,
+        time_limit=time_limit,
+        steps=steps,
+    )
+    print(report.text())
+    if not report.trainable:
+        raise SystemExit(2)

@@ -1,0 +1,71 @@
+"""`worldloom eval`: episodes with a run's newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from worldloom_rl.commands.console import say
+
+if TYPE_CHECKING:
+    from worldloom_rl.training.evaluate import Evaluation
+
+
+def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
+    """Play whole episodes with the newest checkpoint of a run, without exploration noise.
+
+    A JEPA that has no goals to plan to is judged by its predictions in episodes that it did not learn from.
+
+    Args:
+        run: the run directory, where evaluation-seed<seed>.json is written for each seed.
+        episodes: how many for each seed, planned for side by side.
+        seeds: of environments and planner.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}.")
+    import dataclasses
+
+    import torch
+
+    from worldloom_rl.atomic import write_json
+    from worldloom_rl.commands.trained import newest
+    from worldloom_rl.functional.statistics import score_text
+    from worldloom_rl.training import loop
+    from worldloom_rl.training.run_directory import provenance
+
+    trained = newest(run)
+    evaluations = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        evaluation = loop.assess(trained.recipe, trained.config, trained.model, episodes, trained.agent_steps, seed)
+        file = run / f"evaluation-seed{seed}.json"
+        mean = {"mean_return": evaluation.mean_return} if evaluation.returns else {}
+        write_json(file, {**dataclasses.asdict(evaluation), **mean, **provenance()})
+        evaluations.append(evaluation)
+        told = f"mean return {score_text(evaluation.mean_return)}" if evaluation.returns else str(evaluation)
+        say(f"seed {seed}: {told}. Written to {file}")
+    if all(evaluation.returns for evaluation in evaluations):
+        say(f"{trained.config.env} after {trained.experience}, {_summary(evaluations)}")
+    else:
+        say(f"No episode was played: {trained.config.task} gives no goals to plan to.")
+
+
+def _summary(evaluations: Sequence[Evaluation]) -> str:
+    """All episodes together: mean, range, interquartile mean with its interval, and successes where they are told."""
+    from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text
+
+    strata = [evaluation.returns for evaluation in evaluations]
+    returns = [score for scores in strata for score in scores]
+    successes = [success for evaluation in evaluations for success in evaluation.successes]
+    success = f", success rate {sum(successes) / len(successes):.2f}" if successes else ""
+    low, high = bootstrap_interval(strata)
+    return (
+        f"{len(returns)} episodes: mean return {score_text(sum(returns) / len(returns))} "
+        f"(from {score_text(min(returns))} to {score_text(max(returns))}), interquartile mean "
+        f"{score_text(interquartile_mean(returns))} (95 % interval {score_text(low)} to {score_text(high)}){success}"
+    )

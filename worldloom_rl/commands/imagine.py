@@ -1,0 +1,66 @@
+"""`worldloom imagine`: what a run's model foresees of a new episode, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from worldloom_rl.commands.console import say
+
+_HORIZON = 50  # steps imagined where none are asked for and the episode is long enough
+
+
+def imagine(
+    run: Annotated[Path, tyro.conf.Positional],
+    context: int = 5,
+    horizon: int | None = None,
+    samples: int = 8,
+    seed: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Draw what the newest checkpoint of a run imagines against what happens in a new episode.
+
+    Args:
+        run: the run directory.
+        context: steps that the model observes before it imagines.
+        horizon: steps that it then imagines; by default 50, or fewer if the episode ends before.
+        samples: imagined futures, drawn as a band.
+        seed: of the environment, the policy and the samples.
+        output: where to write the picture; by default imagination.png in the run directory.
+    """
+    for name, value in (("context", context), ("horizon", horizon), ("samples", samples)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    from worldloom_rl.commands.trained import newest
+    from worldloom_rl.report.examination import seed_draws
+    from worldloom_rl.report.open_loop import open_loop
+    from worldloom_rl.report.open_loop_picture import animate_open_loop, draw_open_loop
+    from worldloom_rl.training.run_directory import IMAGINATION_FILE
+
+    trained = newest(run)
+    seed_draws(trained.model, seed)
+    most = context + (horizon or _HORIZON)
+    rows = trained.recipe.new_rows(trained.config, trained.model, seed, most).to(trained.config.device)
+    if len(rows) < context + (horizon or 1):
+        raise ValueError(
+            f"The episode of seed {seed} has {len(rows)} observations, but context {context} and horizon "
+            f"{horizon or 1} need {context + (horizon or 1)}; lower them or try another seed."
+        )
+    result = open_loop(trained.model, rows, context=context, samples=samples)
+    output = output or run / IMAGINATION_FILE
+    title = (
+        f"{trained.recipe.title} {trained.config.preset} on {trained.config.task} after {trained.experience}\n"
+        f"a new episode (seed {seed}): {context} steps observed, {len(rows) - context} imagined"
+    )
+    draw_open_loop(output, title, result)
+    if any(value.dim() == 4 for value in result.truth.values()):
+        animation = output.with_suffix(".gif")
+        animate_open_loop(animation, result)
+        say(f"Wrote {animation}: the same as an animation, truth | imagined | error.")
+    say(f"Wrote {output}: {context} steps of a new episode observed, the next {len(rows) - context} imagined.")
+    if result.truth:
+        say("Look at how long the imagined stays with the truth after the context: so far it foresaw this episode.")
+    else:
+        say("Look at where the latent error rises above the dashed line for good: beyond, no change is a better guess.")

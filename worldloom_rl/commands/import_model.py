@@ -1,0 +1,56 @@
+"""`worldloom import`: an official checkpoint becomes a directory that the library loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from worldloom_rl.models.dreamerv3.official.settings import ImportSettings as DreamerV3Settings
+from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as TDMPC2Settings
+from worldloom_rl.models.vjepa2.official.settings import ImportSettings as VJEPA2Settings
+
+if TYPE_CHECKING:
+    from worldloom_rl.world_model import WorldModel
+
+_Path = Annotated[Path, tyro.conf.Positional]
+_DREAMERV3, _TDMPC2, _VJEPA2 = DreamerV3Settings(), TDMPC2Settings(), VJEPA2Settings()
+
+
+def import_dreamerv3(
+    source: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[DreamerV3Settings] = _DREAMERV3
+) -> None:
+    """Turn an official DreamerV3 log directory or agent.pkl into a directory for AutoWorldModel.from_pretrained."""
+    from worldloom_rl.models.dreamerv3.importer import import_checkpoint
+
+    _say_imported(import_checkpoint(source, output, settings), output)
+
+
+def import_tdmpc2(
+    checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[TDMPC2Settings] = _TDMPC2
+) -> None:
+    """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
+    from worldloom_rl.models.tdmpc2.importer import import_checkpoint
+
+    _say_imported(import_checkpoint(checkpoint, output, settings), output)
+
+
+def import_vjepa2(
+    checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[VJEPA2Settings] = _VJEPA2
+) -> None:
+    """Turn an official V-JEPA 2 checkpoint (.pt) into a directory: a world model or, of pre-training, an encoder."""
+    from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
+    from worldloom_rl.models.vjepa2.importer import import_checkpoint
+
+    model = import_checkpoint(checkpoint, output, settings)
+    if isinstance(model, VJEPA2Encoder):
+        print(f"Wrote {output}: an encoder of {sum(x.numel() for x in model.encoder.parameters()):,} parameters.")
+        print(f'Load it: VJEPA2Encoder.from_pretrained("{output}")')
+    else:
+        _say_imported(model, output)
+
+
+def _say_imported(model: WorldModel, output: Path) -> None:
+    print(f"Wrote {output}: {model.num_parameters():,} parameters.")
+    print(f'Load it: AutoWorldModel.from_pretrained("{output}")')

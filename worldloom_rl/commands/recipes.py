@@ -1,0 +1,26 @@
+"""The recipes by name; the module of one is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from worldloom_rl.training.recipe import Recipe
+
+RECIPES = {
+    "dreamerv3": "worldloom_rl.recipes.dreamerv3",
+    "jepa": "worldloom_rl.recipes.jepa",
+    "tdmpc2": "worldloom_rl.recipes.tdmpc2",
+    "tokens": "worldloom_rl.recipes.tokens",
+}
+
+
+def find_recipe(name: str) -> Recipe[Any, Any, Any]:
+    """The recipe of that name. Raises ValueError for another."""
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}; known are {sorted(RECIPES)}.")
+    recipe: Recipe[Any, Any, Any] = importlib.import_module(RECIPES[name]).RECIPE
+    return recipe

@@ -1,0 +1,76 @@
+"""`worldloom report`: which part of a run's model is at fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from worldloom_rl.commands.console import say, typed
+
+if TYPE_CHECKING:
+    from worldloom_rl.commands.trained import TrainedRun
+    from worldloom_rl.report.examination import ValueHead
+    from worldloom_rl.report.report_episodes import Episodes
+
+
+def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps: int = 200, seed: int = 0) -> None:
+    """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
+
+    Args:
+        run: the run directory; the page is written to report/index.html in it.
+        episodes: environments that the run's policy plays; twice as many are played with random actions.
+        steps: agent steps in each of them; fewer if an episode can't last that long.
+        seed: of the environments, the policy and the samples.
+    """
+    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    from worldloom_rl.commands.trained import newest, open_run
+    from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
+    from worldloom_rl.report.model_findings import judge, verdict_text
+    from worldloom_rl.report.model_report_page import write_report
+    from worldloom_rl.training.run_directory import CURVE_FILE
+
+    recipe, _ = open_run(run)
+    if recipe.name not in VALUE_HEADS:
+        raise ValueError(
+            f"A report judges what a model says of rewards, ends and values, of which {recipe.title} learns nothing. "
+            f"See how far its latents foresee: {typed('imagine', run)}, and {CURVE_FILE} there."
+        )
+    trained = newest(run)
+    model, value_head = trained.model, VALUE_HEADS[recipe.name](trained.model)
+    policy, make_env = recipe.make_policy(model), trained.config.make_env
+    played = play_for_report(model, value_head, policy, make_env, episodes=episodes, steps=steps, seed=seed)
+    evidence = examine(model, value_head, played, seed=seed)
+    findings = judge(evidence)
+    facts = _facts(trained, value_head, played, episodes=episodes, steps=steps, seed=seed)
+    facts["imagination"] = (
+        f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken"
+    )
+    facts["unit"] = "100 % of the variance is the mean squared error of always foreseeing the average"
+    file = write_report(
+        run / "report", f"{recipe.title} on {trained.config.env}: model report", facts, evidence, findings
+    )
+    for finding in findings:
+        say(f"{finding.part}: {finding.verdict}. {finding.text}")
+    say(f"{verdict_text(findings)} The page with pictures: {file}")
+
+
+def _facts(
+    trained: TrainedRun, value_head: ValueHead, played: Episodes, *, episodes: int, steps: int, seed: int
+) -> dict[str, str]:
+    """What was judged and by which episodes."""
+    from worldloom_rl.report.examination import RANDOM_STEPS
+
+    names, count = trained.model.key_map, episodes
+    starts = int((played.rows[names.is_init].squeeze(-1) & played.valid).sum())
+    made = f"{trained.recipe.title} {trained.config.preset} after {trained.agent_steps} agent steps"
+    return {
+        "model": f"{made} on {trained.config.env}",
+        "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} "
+        f"observations in all (seed {seed}): in {count} environments {value_head.own} played; in {count} "
+        f"{value_head.other} played on after up to {RANDOM_STEPS} random actions; in {count} all actions were random",
+        "terminal states": f"{int(played.rows[names.terminated].sum())} of these episodes ended in one",
+    }

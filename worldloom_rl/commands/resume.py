@@ -1,0 +1,21 @@
+"""`worldloom resume`: a run goes on from its newest checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def resume(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Go on from the newest checkpoint of a run.
+
+    Args:
+        run: the run directory.
+    """
+    from worldloom_rl.commands.finish import finish_run
+    from worldloom_rl.commands.trained import open_run
+    from worldloom_rl.training import loop
+
+    finish_run(loop.resume(*open_run(run)).path)

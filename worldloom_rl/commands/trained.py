@@ -1,0 +1,58 @@
+"""A run that a command works on: its recipe, its directory and the model of its newest checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldloom_rl.auto import AutoWorldModel
+from worldloom_rl.commands.recipes import RECIPES, find_recipe
+from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
+from worldloom_rl.training.clock import Counts
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with the model of its newest checkpoint.
+
+    Attributes:
+        agent_steps: that made the model.
+        experience: what it learned from, counted as the recipe does, for people.
+    """
+
+    recipe: Recipe[Any, Any, Any]
+    directory: RunDirectory
+    config: RunConfig
+    model: WorldModel
+    agent_steps: int
+    experience: str
+
+
+def open_run(path: Path) -> tuple[Recipe[Any, Any, Any], RunDirectory]:
+    """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run."""
+    run = RunDirectory(path)
+    name, _ = run.read_config()
+    if name not in RECIPES:
+        raise ValueError(f"{path} is a run of the recipe {name!r}; known are {sorted(RECIPES)}.")
+    return find_recipe(name), run
+
+
+def newest(path: Path) -> TrainedRun:
+    """The run at a path with the model of its newest checkpoint, ready to act on the run's device."""
+    recipe, run = open_run(path)
+    config = loop.read_config(recipe, run)
+    folder = run.checkpoints.latest()
+    torch.set_num_threads(config.threads)
+    model = AutoWorldModel.from_pretrained(folder / "model")
+    model.to(config.device).eval()
+    agent_steps = agent_steps_of(folder)
+    experience = f"{recipe.clock.count(Counts(agent_steps, updates_of(folder)))} {recipe.clock.words}"
+    return TrainedRun(recipe, run, config, model, agent_steps, experience)

@@ -1,0 +1,131 @@
+"""How a family of world models takes to an environment: its presets, and a few steps and updates, measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
+from worldloom_rl.pretrained.registry import find_family
+from worldloom_rl.report.environment_report import FamilyReport, Play, Trial
+from worldloom_rl.specs.environment import specs_of
+from worldloom_rl.training.evaluate import with_primers
+
+_UPDATES, _UPDATE_SECONDS = 3, 2.0  # timed at most, after one that is not
+
+
+class Recipe(Protocol):
+    """What the check uses of a `training.recipe.Recipe`, which stands behind this module in the order of imports."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def config_class(self) -> Any: ...
+    @property
+    def make_state(self) -> Callable[[Any], Any]: ...
+    @property
+    def make_policy(self) -> Callable[[Any], Any]: ...
+    @property
+    def update(self) -> Callable[[Any], dict[str, Tensor]]: ...
+    @property
+    def pretrains(self) -> bool: ...
+
+
+def is_episodic(recipe: Recipe, play: Play) -> bool:
+    """Whether the family has to be told of terminations, and there are some."""
+    return play.terminations > 0 and any(field.name == "episodic" for field in dataclasses.fields(recipe.config_class))
+
+
+def family_report(recipe: Recipe, config: Any, play: Play) -> FamilyReport:
+    """Which presets of a recipe's family read the environment, and what training the smallest of them would take.
+
+    Args:
+        config: of the recipe, whose `make_env` makes the environment.
+        play: of random actions there; the family is told of terminations if some came.
+    """
+    family = find_family(recipe.name)
+    episodic = is_episodic(recipe, play)
+    if episodic:
+        config = dataclasses.replace(config, episodic=True)
+    env = config.make_env(1, config.seed)
+    specs = specs_of(env)
+    env.close()
+    parameters, unreadable = {}, {}
+    for preset, numbers in family.presets.items():
+        try:
+            with torch.device("meta"):
+                parameters[preset] = family.model_class(numbers, *specs).num_parameters()
+        except (ValueError, ImportError) as error:  # what it cannot read, or an extra that is missing
+            unreadable[preset] = str(error)
+    report = FamilyReport(
+        recipe.name,
+        parameters,
+        unreadable,
+        capacity=config.capacity,
+        run_rows=config.replay_rows(),
+        options=("--episodic",) if episodic else (),
+    )
+    if not parameters:
+        return dataclasses.replace(report, obstacle=next(iter(unreadable.values())))
+    # A run of few steps, so that the replay tried with is small.
+    preset = next(iter(parameters))
+    report = dataclasses.replace(report, measured=preset)
+    if preset != config.preset:
+        report = dataclasses.replace(report, options=(*report.options, "--preset", preset))
+    config = dataclasses.replace(config, preset=preset, steps=1)
+    try:
+        return dataclasses.replace(report, trial=_try(recipe, config))
+    except (ValueError, RuntimeError, FloatingPointError) as error:  # training would stop with it too
+        return dataclasses.replace(report, obstacle=f"The first steps and updates stopped: {error}")
+
+
+@torch.no_grad()
+def _act(policy: TensorDictModuleBase, env: EnvBase, steps: int) -> tuple[TensorDictBase, float]:
+    """[T] transitions of a policy, the last one cut as by a time limit, and the seconds an agent step took."""
+    env = with_primers(env, policy)
+    env.rollout(2, policy)  # first calls are slower
+    begin = time.perf_counter()
+    transitions = env.rollout(steps, policy, break_when_any_done=False)
+    seconds = (time.perf_counter() - begin) / steps
+    env.close()
+    transitions["next", TRUNCATED][-1] = ~transitions["next", TERMINATED][-1]
+    transitions["next", DONE][-1] = True
+    return transitions, seconds
+
+
+def _try(recipe: Recipe, config: Any) -> Trial:
+    """A window of steps and a few updates of a fresh model. Raises ValueError if its numbers go wrong."""
+    state = recipe.make_state(config)
+    try:
+        leaves = (state.model.observation_spec, state.model.action_spec, state.model.latent_spec)
+        row_bytes = state.source.replay.bytes_per_row + state.source.arrivals.row_bytes(*leaves)
+        env = config.make_env(1, config.seed)
+        transitions, acting_seconds = _act(recipe.make_policy(state.model), env, state.source.replay.window + 20)
+        state.source.replay.extend(state.source.arrivals(transitions))
+        metrics = recipe.update(state)
+        begin, updates, update_seconds = time.perf_counter(), 0, 0.0
+        while updates < _UPDATES and update_seconds * updates < _UPDATE_SECONDS:
+            metrics = recipe.update(state)
+            updates += 1
+            update_seconds = (time.perf_counter() - begin) / updates
+    finally:
+        state.close()
+    wrong = [name for name, value in metrics.items() if not bool(value.isfinite().all())]
+    if wrong:
+        raise ValueError(f"After {1 + updates} updates these are not finite: {', '.join(wrong)}.")
+    return Trial(
+        row_bytes=row_bytes,
+        acting_seconds=acting_seconds,
+        update_seconds=update_seconds,
+        updates_per_step=state.model.config.updates_per_step,
+        learning_starts=state.learning_starts,
+        pretrains=recipe.pretrains,
+    )

@@ -62,7 +62,7 @@ VALUE = {"rtol": 1e-4, "atol": 1e-4}
 PLANNED_VALUE = {"rtol": 1e-3, "atol": 1e-3}
 ROUNDED = {"rtol": 1e-4, "atol": 1e-4}
 # Errors in weights grow with the way that they went: a step of Adam's is as long as the learning rate whatever the size
-# of the gradient, so a gradient that rounding moved by a share of itself moves its weight by that share of the step, and
+# of the gradient; so one that rounding moved by a share of itself moves its weight by that share of a step, and
 # after n steps by at most that share of n steps. 2.8e-5 after three steps of 3e-4 is a thirtieth; about twice that is
 # allowed, which for those files is the 5e-5 that they always had.
 AFTER_LEAST = 5e-5  # where the way is short: the sums behind a single step round as well

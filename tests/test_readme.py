@@ -1,4 +1,4 @@
-"""The README's commands, examples and numbers."""
+"""The first page and the pages that it leads to: commands, examples, links and numbers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,107 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_layers import LEVELS
+
+from worldloom_rl.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+HOW_TOS = ROOT / "tutorials" / "README.md"
+LEARNING = ROOT / "tests" / "learning" / "README.md"
+SPEED = ROOT / "tests" / "benchmarks" / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 RESULTS = ROOT / "tests" / "learning" / "results"
 
 
+def section(page: Path, title: str) -> str:
+    return page.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+# ------------------------------------------------------------------ commands and examples
+
+
 def test_there_are_exactly_two_commands() -> None:
-    blocks = re.findall(r"(<!-- command: \w+ -->)\n```bash\n(.*?)```", README, re.DOTALL)
+    text = README.read_text()
+    blocks = re.findall(r"(<!-- command: \w+ -->)\n```bash\n(.*?)```", text, re.DOTALL)
     assert [marker for marker, _ in blocks] == ["<!-- command: train -->", "<!-- command: test -->"]
     assert all(len(command.strip().splitlines()) == 1 for _, command in blocks)
-    assert README.count("```bash") == 2
+    assert text.count("```bash") == 2
+
+
+def run(code: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fresh weights.*")
+        exec(compile(code, "page", "exec"), {"__name__": "page"})
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", README, re.DOTALL)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fresh weights.*")
-        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    (example,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    run(example, tmp_path, monkeypatch)
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
+
+
+HOW_TO_EXAMPLES = re.findall(
+    r"\n## (\d+)\. [^\n]*\n(?:(?!\n## ).)*?```python\n(.*?)```", HOW_TOS.read_text(), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=number) for number, code in HOW_TO_EXAMPLES])
+def test_the_python_of_a_how_to_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(code, tmp_path, monkeypatch)
+
+
+def test_the_how_tos_are_numbered_and_none_of_their_python_is_left_out() -> None:
+    text = HOW_TOS.read_text()
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, 1 + len(numbers)))
+    assert len(HOW_TO_EXAMPLES) == text.count("```python") > 0
+
+
+def commands() -> list[str]:
+    """The lines of all pages that begin with `worldloom` and are set as code."""
+    pages = (README, HOW_TOS, LEARNING, SPEED)
+    return [line for page in pages for line in re.findall(r"^    (worldloom .*)$", page.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_a_command_exists_and_has_the_flags_that_it_is_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, name, *rest = command.split()
+    given = [name, *rest[:1]] if name in ("train", "import") else [name]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--help"])
+    assert ended.value.code in (0, None)
+    known = capsys.readouterr().out
+    assert "usage" in known.lower()
+    for flag in re.findall(r"(--[\w-]+)", command):
+        assert flag in known, f"worldloom {' '.join(given)} has no {flag}"
+
+
+# ------------------------------------------------------------------ links and size
+
+
+@pytest.mark.parametrize("page", [README, HOW_TOS, LEARNING, SPEED, CONTRIBUTING], ids=lambda page: page.parent.name)
+def test_a_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} leads to {target}"
+
+
+def test_the_first_page_is_two_screens_and_shows_one_picture_early() -> None:
+    text = README.read_text()
+    assert len(text.encode()) <= 9500
+    assert text.count("![") == 1
+    assert "![" in "\n".join(text.splitlines()[:8])
+
+
+def test_the_map_names_every_part_of_the_package_once() -> None:
+    rows = [line for line in section(README, "The package").splitlines() if line.startswith("| `")]
+    named = [name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(set(LEVELS) - {"__main__"})
+
+
+# ------------------------------------------------------------------ numbers
 
 
 def numbers(value: object) -> Iterator[float]:
@@ -43,29 +124,40 @@ def numbers(value: object) -> Iterator[float]:
         yield float(value)
 
 
+def measured(page: Path) -> str:
+    return section(page, "Measured") if page == README else page.read_text()
+
+
 def measured_rows() -> list[str]:
-    section = README.split("## Measured")[1].split("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("|") and re.search(r"\d", line)]
+    lines = [line for page in (README, LEARNING, SPEED) for line in measured(page).splitlines()]
+    return [line for line in lines if line.startswith("|") and re.search(r"\d", line)]
 
 
 @pytest.mark.parametrize("row", measured_rows())
 def test_every_measured_number_occurs_in_the_result_file_that_its_row_names(row: str) -> None:
-    """The last cell names the file; every other cell's numbers, rounded as written, stand in it."""
+    """The last cell names the file, or with a * for the seed those of all seeds; every other cell's numbers, rounded
+    as written, stand in it, and of several seeds in their order."""
     *cells, source = row.strip("| ").split("|")
-    (name,) = re.findall(r"([\w.-]+\.json)", source)
-    known = list(numbers(json.loads((RESULTS / name).read_text())))
+    (name,) = re.findall(r"([\w.*-]+\.json)", source)
+    files = sorted(RESULTS.glob(name))
+    assert files
+    known = [list(numbers(json.loads(file.read_text()))) for file in files]
     for cell in cells[1:]:  # the first cell names the task
-        for text in re.findall(r"−?\d[\d,]*(?:\.\d+)?", cell):
+        found = re.findall(r"−?\d[\d,]*(?:\.\d+)?(?!\d)", re.sub(r", ", " ", cell))
+        assert len(files) == 1 or len(found) == len(files)
+        for place, text in enumerate(found):
             decimals = len(text.partition(".")[2])
             number = float(text.replace("−", "-").replace(",", ""))
-            assert any(round(value, decimals) == number for value in known), f"{text} is not in {name}"
+            seed = place if len(files) > 1 else 0
+            assert any(round(value, decimals) == number for value in known[seed]), f"{text} is not in {files[seed]}"
 
 
-def test_no_measured_result_is_written_outside_the_table() -> None:
-    section = README.split("## Measured")[1].split("\n## ")[0]
-    prose = " ".join(line for line in section.splitlines() if not line.startswith("|"))
+@pytest.mark.parametrize("page", [README, LEARNING, SPEED], ids=lambda page: page.parent.name)
+def test_no_measured_result_is_written_outside_the_tables(page: Path) -> None:
+    prose = " ".join(line for line in measured(page).splitlines() if not line.startswith("|"))
     assert not re.findall(r"−\d+\.\d|\d+(?:\.\d+)? (?:s|seconds|times faster|x faster)\b", prose)
 
 
-def test_there_is_something_measured() -> None:
-    assert len(measured_rows()) >= 6
+def test_there_are_ten_claims_on_the_first_page_and_all_rows_behind_them() -> None:
+    assert len([line for line in measured(README).splitlines() if re.search(r"\.json \|$", line)]) == 10
+    assert len(measured_rows()) >= 80

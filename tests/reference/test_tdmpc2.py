@@ -64,7 +64,12 @@ VALUE = {"rtol": 1e-4, "atol": 1e-4}
 # much (2.4e-4, 1.7e-5 and, in weights, 2.8e-5).
 PLANNED_VALUE = {"rtol": 1e-3, "atol": 1e-3}
 ROUNDED = {"rtol": 1e-4, "atol": 1e-4}
-AFTER = {"rtol": 0.0, "atol": 5e-5}
+# Errors in weights grow with the way that they went: a step of Adam's is as long as the learning rate whatever the size
+# of the gradient; so one that rounding moved by a share of itself moves its weight by that share of a step, and
+# after n steps by at most that share of n steps. 2.8e-5 after three steps of 3e-4 is a thirtieth; about twice that is
+# allowed, which for those files is the 5e-5 that they always had.
+AFTER_LEAST = 5e-5  # where the way is short: the sums behind a single step round as well
+AFTER_SHARE = 1 / 18
 # Not compared after updates, as the README says, where SimNorm groups lie inside one channel of 16 pixels: its true
 # gradient is 0 then, and Adam turns the rounding noise of 1e-9 into whole steps. The latent does not depend on it.
 WITHOUT_GRADIENT = "_encoder.rgb.8.bias"
@@ -620,7 +625,7 @@ def test_consecutive_updates(golden: Golden, name: str) -> None:
         left_over = section.get("emb_grad_left_over")
         if left_over is not None:
             close(model.task_embedding.weight.grad, left_over, ROUNDED)
-        compare_weights(model, section.below("after"))
+        compare_weights(model, section.below("after"), updates=i + 1)
         assert not section.left, f"{golden.path.name} holds tensors that the check of updates does not look at."
 
 
@@ -699,11 +704,12 @@ def compare_metrics(metrics: Mapping[str, Tensor], model: TDMPC2, probability: T
         close(f1, section["info_termination_f1"])
 
 
-def compare_weights(model: TDMPC2, expected: Mapping[str, Tensor]) -> None:
+def compare_weights(model: TDMPC2, expected: Mapping[str, Tensor], updates: int) -> None:
     if not expected:
         return
+    tolerance = {"rtol": 0.0, "atol": max(AFTER_LEAST, AFTER_SHARE * model.config.learning_rate * updates)}
     weights = {official_name(name): value for name, value in model.state_dict().items()}
     assert set(weights) == set(expected)
     for name, value in weights.items():
         if name != WITHOUT_GRADIENT or 16 % model.config.simnorm_dim:
-            close(value, expected[name], AFTER)
+            close(value, expected[name], tolerance)

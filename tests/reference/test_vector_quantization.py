@@ -1,24 +1,21 @@
 """Vector quantisation against golden numbers: every tensor of the file is an input or is compared.
 
 The numbers are those of vector-quantize-pytorch 1.32.0 and of the formulas of the papers; decay, ε and β come from the
-file. Another one in $WORLDLOOM_REFERENCE_DIR/jepa takes its place.
+file (see `jepa_golden`).
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors import safe_open
+from jepa_golden import files, metadata
 from safetensors.torch import load_file
 from torch import Tensor
 
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.latents.quantizers import AveragedCodes, LearnedCodes, Quantizer
 
-FILE = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", Path(__file__).parent / "data")) / "jepa" / "vq.safetensors"
+(FILE,) = files("vq")
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 
 
@@ -27,8 +24,7 @@ class Golden(dict[str, Tensor]):
 
     def __init__(self) -> None:
         super().__init__(load_file(FILE))
-        with safe_open(FILE, "pt") as file:
-            self.numbers: dict[str, str] = file.metadata()
+        self.numbers = metadata(FILE)
         self.asked: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from worldloom_rl.recipes import options as recipe_options
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, RunConfig, TDMPC2RunConfig
+from worldloom_rl.training import options as run_options
 from worldloom_rl.training.overrides import preset_config
 
 COUNTS = (
@@ -98,3 +103,12 @@ def test_a_field_of_one_number_or_several_takes_both() -> None:
 def test_an_override_of_another_type_is_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         preset_config("tokens", "tiny", (override,))
+
+
+@pytest.mark.parametrize("module", [recipe_options, run_options])
+def test_options_import_nothing_heavy_before_a_method_asks(module: ModuleType) -> None:
+    tree = ast.parse(inspect.getsource(module))
+    named = [[alias.name for alias in node.names] for node in tree.body if isinstance(node, ast.Import)]
+    named += [[str(node.module)] for node in tree.body if isinstance(node, ast.ImportFrom)]
+    light = {"__future__", "dataclasses", "importlib.util", "math", "typing", "worldloom_rl.training.options"}
+    assert {name for names in named for name in names} <= light

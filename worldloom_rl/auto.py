@@ -110,7 +110,7 @@ def _newest_model(folder: Path) -> Path:
     return checkpoints[-1] / "model"
 
 
-def _world_model(model: nn.Module) -> WorldModel:
+def _world_model(model: object) -> WorldModel:
     if not isinstance(model, WorldModel):
         raise TypeError(f"The registered class {type(model).__name__} is no WorldModel; derive it from that class.")
     return model

@@ -9,18 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchrl.data import Composite
 
 from worldloom_rl.atomic import new_directory, write_json
-from worldloom_rl.config import Json, WorldModelConfig
-from worldloom_rl.keys import KeyMap
-from worldloom_rl.pretrained.registry import find_family
+from worldloom_rl.config import Json
+from worldloom_rl.pretrained.registry import SavableModel, find_family
 from worldloom_rl.pretrained.tensors import TensorKind, check_tensors
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
@@ -32,23 +29,6 @@ WEIGHTS_FILE = "model.safetensors"
 _LARGEST_CONFIG = _LARGEST_HEADER = 2**22  # bytes
 _REMEDY = "Load the two files of one save; if they were copied or edited, copy them again or save the model anew."
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
-
-
-class SavableModel(Protocol):
-    """A WorldModel as this folder, which stands below it, needs it."""
-
-    @property
-    def model_type(self) -> str: ...
-    @property
-    def config(self) -> WorldModelConfig: ...
-    @property
-    def key_map(self) -> KeyMap: ...
-    @property
-    def observation_spec(self) -> Composite: ...
-    @property
-    def action_spec(self) -> Composite: ...
-    def state_dict(self) -> dict[str, Tensor]: ...
-    def num_parameters(self) -> int: ...
 
 
 def save_world_model(model: SavableModel, directory: str | Path) -> None:
@@ -92,7 +72,7 @@ def _described_by(folder: Path) -> dict[str, Json]:
     return config if isinstance(config, dict) else {}
 
 
-def load_world_model(directory: str | Path, encoder: nn.Module | None = None) -> nn.Module:
+def load_world_model(directory: str | Path, encoder: nn.Module | None = None) -> SavableModel:
     """The WorldModel that `save_world_model` wrote.
 
     Args:

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from worldloom_rl.config import Json
-from worldloom_rl.pretrained.format import CONFIG_FILE, LIBRARY, SavableModel, read_config, save_world_model
+from worldloom_rl.pretrained.format import CONFIG_FILE, LIBRARY, read_config, save_world_model
+from worldloom_rl.pretrained.registry import SavableModel
 
 # A request without any answer. The client changed its HTTP library more than once; this is that library's base class.
 _NoAnswer = cast("type[Exception]", HfHubHTTPError.__mro__[1])

@@ -19,12 +19,32 @@ from worldloom_rl.config import WorldModelConfig, did_you_mean, name_sizes
 
 if TYPE_CHECKING:
     from tensordict import NestedKey
-    from torch import nn
+    from torch import Tensor, nn
     from torchrl.data import Composite
+
+    from worldloom_rl.keys import KeyMap
 
 ENTRY_POINT_GROUP = "worldloom_rl.models"
 
 Registered = TypeVar("Registered", bound=type)
+
+
+class SavableModel(Protocol):
+    """A WorldModel as this folder, which stands below it, needs it."""
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def config(self) -> WorldModelConfig: ...
+    @property
+    def key_map(self) -> KeyMap: ...
+    @property
+    def observation_spec(self) -> Composite: ...
+    @property
+    def action_spec(self) -> Composite: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> object: ...
+    def num_parameters(self) -> int: ...
 
 
 class ModelClass(Protocol):
@@ -40,7 +60,7 @@ class ModelClass(Protocol):
         key_map: Mapping[str, NestedKey] | None = None,
         /,
         **parts: nn.Module,
-    ) -> nn.Module: ...
+    ) -> SavableModel: ...
 
     def default_specs(self) -> tuple[Composite, Composite]: ...
 

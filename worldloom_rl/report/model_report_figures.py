@@ -165,7 +165,7 @@ def _scatter(axes: Axes, pairs: Pairs, what: str) -> None:
     axes.set_ylabel(f"{what}, predicted")
     axes.set_xlabel(f"{what}, real")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")  # off the line; to look for the best place among the points takes seconds
 
 
 def _finish(axes: Axes, xlabel: str, title: str = "") -> None:

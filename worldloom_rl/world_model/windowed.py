@@ -24,7 +24,7 @@ class WindowedJEPA(WorldModel):
 
     Goals stand under ("goal", key) for every observation key; leaves that the observation spec lacks are added to it.
     Acting needs them, learning does not. The latent has the leaves "tokens" [N, D] of this frame, "window",
-    "action_window" and "length" (what is known of the past, see `latents.window.Window`; 0 before any observation), and "goal"
+    "action_window" and "length" (what is known of the past, see `Window`; 0 before any observation), and "goal"
     [N, D], encoded where an episode begins and kept until it ends.
 
     There are no heads for reward and continuation: the reward is minus the distance of tokens and goal (see

@@ -40,7 +40,7 @@ def step_simulator(name: str, env: gymnasium.Env[Any, Any], action: Any) -> tupl
 def read_reward(name: str, reward: Any) -> float:
     """The one number that it holds, in whatever shape. Raises ValueError for anything else."""
     try:
-        number: float = np.asarray(reward).astype(float).item() if reward is not None else None
+        number: float | None = np.asarray(reward).astype(float).item() if reward is not None else None
     except (TypeError, ValueError):
         number = None
     if number is None:

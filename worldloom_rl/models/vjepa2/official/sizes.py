@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -70,8 +70,8 @@ def pretraining_config(encoder: StateDict, predictor: StateDict, settings: Impor
     )
 
 
-def pretraining_shapes(config: VJEPA2Config) -> tuple[Shapes, Shapes]:
-    """Official names and shapes of the encoder and of the masked predictor of a checkpoint of pre-training."""
+def pretraining_shapes(config: Any) -> tuple[Shapes, Shapes]:
+    """Official names and shapes of the encoder and of the masked predictor, of transformers' configuration."""
     width, predictor_width = config.hidden_size, config.pred_hidden_size
     hidden, predictor_hidden = int(width * config.mlp_ratio), int(predictor_width * config.pred_mlp_ratio)
     sizes = (config.patch_size, config.tubelet_size, config.num_hidden_layers)

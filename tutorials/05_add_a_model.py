@@ -103,7 +103,7 @@ if __name__ == "__main__":
 
     from worldloom_rl.data import Arrivals, Replay
     from worldloom_rl.envs import make_env
-    from worldloom_rl.specs.observations import specs_of
+    from worldloom_rl.specs.environment import specs_of
     from worldloom_rl.testing import check_world_model
     from worldloom_rl.training.evaluate import with_primers
 

@@ -12,11 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.dreamerv3 import DreamerV3, make_policy
+from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
 from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
@@ -168,7 +167,7 @@ def make_state(config: Config) -> State:
         losses, optimizer = make_losses(model), make_optimizer(model)
         if config.cuda_graphs:
             capture_gradients(losses, optimizer, bfloat16=config.bfloat16)
-        collector = make_collector(config, env, make_policy(model))
+        collector = make_collector(config, env, model.make_policy())
         window = numbers.batch_length + numbers.replay_context
         arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
         replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online")
@@ -194,9 +193,6 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
 
     def make_state(self, config: Config) -> State:
         return make_state(config)
-
-    def make_policy(self, model: DreamerV3) -> TensorDictSequential:
-        return make_policy(model)
 
     def update(self, state: State) -> dict[str, Tensor]:
         """One update from a batch of the source, whose rows get the posterior latents back."""

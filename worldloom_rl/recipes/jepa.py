@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchrl.collectors import Collector
@@ -23,7 +22,7 @@ from torchrl.data import Composite
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
-from worldloom_rl.models.jepa import JEPA, JEPAConfig, make_policy
+from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.options import JEPARunConfig as Config
@@ -240,9 +239,6 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
 
     def make_state(self, config: Config) -> State:
         return make_state(config)
-
-    def make_policy(self, model: JEPA) -> TensorDictSequential:
-        return make_policy(model)
 
     def update(self, state: State) -> dict[str, Tensor]:
         config, model = state.config, state.model

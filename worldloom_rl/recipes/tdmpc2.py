@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
-from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, make_planner
+from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
@@ -165,7 +164,7 @@ def make_state(config: Config) -> State:
         world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
         optimizers = make_optimizers(model, capturable=config.cuda_graphs)
         learning = model, world_model_loss, policy_loss, optimizers
-        collector = make_collector(config, env, make_policy(model), init_random_frames=seed_steps)
+        collector = make_collector(config, env, model.make_policy(), init_random_frames=seed_steps)
         arrivals = Arrivals(model.observation_keys, model.action_keys)
         window, batch_size = numbers.horizon + 1, numbers.batch_size
         replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by="episode")
@@ -182,11 +181,6 @@ def make_state(config: Config) -> State:
         )
 
 
-def make_policy(model: TDMPC2) -> TensorDictSequential:
-    """Observation → latent → plan → action, for any collector."""
-    return TensorDictSequential(model.encode, make_planner(model))
-
-
 class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     """TD-MPC2 as the loop runs it."""
 
@@ -198,9 +192,6 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
 
     def make_state(self, config: Config) -> State:
         return make_state(config)
-
-    def make_policy(self, model: TDMPC2) -> TensorDictSequential:
-        return make_policy(model)
 
     def update(self, state: State) -> dict[str, Tensor]:
         return state.update(state.sample().to(state.config.device))

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 
 from worldloom_rl.data import Arrivals
-from worldloom_rl.models.tokens import TokenWorldModel, make_policy
+from worldloom_rl.models.tokens import TokenWorldModel
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
 from worldloom_rl.recipes.options import TokensRunConfig as Config
@@ -134,7 +133,7 @@ def make_state(config: Config) -> State:
     with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
         model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
         numbers = model.config
-        collector = make_collector(config, env, make_policy(model))
+        collector = make_collector(config, env, model.make_policy())
         # Frames are read anew with the codes of today, so replay keeps no latents.
         arrivals = Arrivals(model.observation_keys, model.action_keys)
         window = numbers.context + 1
@@ -162,9 +161,6 @@ class TokensRecipe(Recipe[Config, TokenWorldModel, State]):
 
     def make_state(self, config: Config) -> State:
         return make_state(config)
-
-    def make_policy(self, model: TokenWorldModel) -> TensorDictSequential:
-        return make_policy(model)
 
     def update(self, state: State) -> dict[str, Tensor]:
         return update(state.losses, state.optimizer, state.sample().to(state.config.device), state.updates)

@@ -8,24 +8,10 @@ from typing import NamedTuple
 import torch
 from tensordict import NestedKey
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs import EnvBase
 
 # What environments and transforms add to the observations for themselves.
-_BOOKKEEPING = ("is_init", "step_count", "planner", "latent", "previous_action")
 
 Leaves = Mapping[NestedKey, TensorSpec]
-
-
-def specs_of(env: EnvBase) -> tuple[Composite, Composite]:
-    """The un-batched observation and action specs of an environment, as a model takes them.
-
-    Bookkeeping that transforms add to the observations ("is_init", step counts, carried planner state) is left out.
-    """
-    observation = env.observation_spec_unbatched.clone()
-    for key in _BOOKKEEPING:
-        if key in observation.keys():  # noqa: SIM118 (a spec is no mapping)
-            del observation[key]
-    return observation, env.full_action_spec_unbatched.clone()
 
 
 def leaves_of(spec: Composite) -> dict[NestedKey, TensorSpec]:

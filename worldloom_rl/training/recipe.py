@@ -43,9 +43,9 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     def make_state(self, config: ConfigT) -> StateT:
         """A fresh state, with its source open; all randomness is seeded here."""
 
-    @abstractmethod
     def make_policy(self, model: ModelT) -> TensorDictSequential:
         """What acts, in collectors and evaluations."""
+        return model.make_policy()
 
     @abstractmethod
     def update(self, state: StateT) -> dict[str, Tensor]:

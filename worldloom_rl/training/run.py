@@ -164,14 +164,14 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """A checkpoint of a run that was asked to stop, and how to go on."""
         self.save()
         done = f"{self.count} {self.recipe.clock.unit}"
-        self.line.say(f"Stopped and saved after {done}. Go on: worldloom resume {self.directory.path}")
+        self.line.say(f"Stopped and saved after {done}. Go on: {self.directory.resume_command}")
 
     def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
         """The error with the command that goes on, if there is a checkpoint."""
-        path = self.directory.path
-        if not self.directory.checkpoints.all():
-            return FloatingPointError(f"{error} There is no checkpoint yet: remove {path} and start again.")
-        return FloatingPointError(f"{error} Go on: worldloom resume {path}")
+        directory = self.directory
+        if not directory.checkpoints.all():
+            return FloatingPointError(f"{error} There is no checkpoint yet: remove {directory.path} and start again.")
+        return FloatingPointError(f"{error} Go on: {directory.resume_command}")
 
     # ------------------------------------------------------------------ for people
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -43,13 +44,18 @@ class RunDirectory:
         self._loggers: list[Logger] = []
         self._made: list[Path] = []  # directories that `create` made, the run's own first
 
+    @property
+    def resume_command(self) -> str:
+        """What a person types to go on, as a shell takes it."""
+        return f"worldloom resume {shlex.quote(str(self.path))}"
+
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
         """A new run directory with its configuration. Raises FileExistsError if the path holds a run already."""
         chosen = Path(path) if path else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if path and (chosen / CONFIG_FILE).exists():
             raise FileExistsError(
-                f"{chosen} holds a run already. Continue it with 'worldloom resume {chosen}', or choose another."
+                f"{chosen} holds a run already. Continue it with {cls(chosen).resume_command}, or choose another."
             )
         made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
         if path:

@@ -22,6 +22,7 @@ from worldloom_rl.models.dreamerv3.config import DreamerV3Config
 from worldloom_rl.models.dreamerv3.fast.filter import can_filter_fast, filter_fast
 from worldloom_rl.models.dreamerv3.fast.imagination import ImaginedStep, can_imagine_fast, imagine_fast
 from worldloom_rl.models.dreamerv3.observations import Decoder, Encoder, sort_observations
+from worldloom_rl.models.dreamerv3.policy import make_policy
 from worldloom_rl.models.dreamerv3.rssm import RSSM, RecurrentState
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.nn.heads import TwoHotHead, silu_mlp
@@ -229,8 +230,6 @@ class DreamerV3(WorldModel):
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observation → posterior → action, for any collector; the options are those of `policy.make_policy`."""
-        from worldloom_rl.models.dreamerv3.policy import make_policy
-
         return make_policy(self, **options)
 
     @property

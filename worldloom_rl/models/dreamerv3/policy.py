@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from tensordict.nn import TensorDictSequential
 from torch import Tensor
 
-from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ActorPolicy
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def make_policy(model: DreamerV3, *, sample_always: bool = False) -> TensorDictSequential:
+def make_policy(model: WorldModel, *, sample_always: bool = False) -> TensorDictSequential:
     """Observation → posterior → action, for any collector; the latent and the action are carried from row to row.
 
     Args:

@@ -20,6 +20,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.frozen_jepa.config import FrozenJEPAConfig
 from worldloom_rl.models.frozen_jepa.encoders import build_transformers, tokens_of
+from worldloom_rl.models.jepa.policy import make_policy
 from worldloom_rl.nn.transformer import Drop, TransformerBlock, dropout, frame_causal_mask, keep_all
 from worldloom_rl.noise import Noise
 from worldloom_rl.specs.observations import is_image, sort_leaves
@@ -198,8 +199,6 @@ class FrozenJEPA(WindowedJEPA):
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observes, plans to the goal and acts, for any collector; the options are those of `jepa.make_policy`."""
-        from worldloom_rl.models.jepa.policy import make_policy
-
         return make_policy(self, **options)
 
     @property

@@ -21,6 +21,7 @@ from worldloom_rl.functional.vcreg import batch_centred, covariance_penalty, tem
 from worldloom_rl.latents.window import sequence_windows
 from worldloom_rl.models.jepa.config import JEPAConfig
 from worldloom_rl.models.jepa.encoder import ActionEncoder, ObservationEncoder, Projector
+from worldloom_rl.models.jepa.policy import make_policy
 from worldloom_rl.models.jepa.predictor import ConditionedPredictor
 from worldloom_rl.nn.transformer import dropout, keep_all
 from worldloom_rl.noise import Noise
@@ -125,8 +126,6 @@ class JEPA(WindowedJEPA):
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observes, plans to the goal and acts, for any collector; the options are those of `jepa.make_policy`."""
-        from worldloom_rl.models.jepa.policy import make_policy
-
         return make_policy(self, **options)
 
     @property

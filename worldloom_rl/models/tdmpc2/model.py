@@ -21,6 +21,7 @@ from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
+from worldloom_rl.models.tdmpc2.policy import PolicyPrior, make_policy
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel, repeat_latent
@@ -211,15 +212,11 @@ class TDMPC2(WorldModel):
 
     def make_actor(self) -> LatentPolicy:
         """The policy prior, which acts without a plan."""
-        from worldloom_rl.models.tdmpc2 import PolicyPrior
-
         return PolicyPrior(self)
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observation → latent → plan → action, for any collector; the options are those of `make_planner`."""
-        from worldloom_rl.models.tdmpc2 import make_planner
-
-        return TensorDictSequential(self.encode, make_planner(self, **options))
+        return make_policy(self, **options)
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -24,6 +24,7 @@ from worldloom_rl.latents.quantizers import AveragedCodes, FixedGrid, LearnedCod
 from worldloom_rl.models.tokens.causal_transformer import stretch_causal_mask
 from worldloom_rl.models.tokens.config import TokensConfig
 from worldloom_rl.models.tokens.dynamics import Dynamics, Outlook
+from worldloom_rl.models.tokens.policy import make_policy
 from worldloom_rl.models.tokens.tokenizer import Tokenizer
 from worldloom_rl.nn.actor_critic import ActorCritic
 from worldloom_rl.noise import Noise
@@ -225,8 +226,6 @@ class TokenWorldModel(WorldModel):
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observation → latent → action, for any collector; the options are those of `policy.make_policy`."""
-        from worldloom_rl.models.tokens.policy import make_policy
-
         return make_policy(self, **options)
 
     @property

@@ -22,6 +22,7 @@ from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.latents.window import Window, choose, first_frame, sequence_windows
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
+from worldloom_rl.models.vjepa2.policy import make_policy
 from worldloom_rl.models.vjepa2.pose import POSE, next_pose
 from worldloom_rl.models.vjepa2.predictor import VJEPA2ACPredictor, ac_terms, normalise_tokens
 from worldloom_rl.noise import Noise
@@ -216,8 +217,6 @@ class VJEPA2AC(WorldModel):
 
     def make_policy(self, **options: Any) -> TensorDictSequential:
         """Observes, plans and acts, for any collector; the options are those of `policy.make_planner`."""
-        from worldloom_rl.models.vjepa2.policy import make_policy
-
         return make_policy(self, **options)
 
     @property

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from worldloom_rl.functional.goal_reward import GoalReward, mean_absolute_distance
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
-from worldloom_rl.models.vjepa2.model import VJEPA2AC
 from worldloom_rl.models.vjepa2.pose import POSE
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners import CEMPlanner, cem
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 _GRIPPER = POSE - 1
 
 
-def make_policy(model: VJEPA2AC, **options: Unpack[PlanKeywords]) -> TensorDictSequential:
+def make_policy(model: WorldModel, **options: Unpack[PlanKeywords]) -> TensorDictSequential:
     """A TorchRL policy that observes, plans and acts; see `make_planner` for the options.
 
     In a collector it needs `auto_register_policy_transforms=True`; the environment has to give the goal image.

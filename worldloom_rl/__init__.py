@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worldloom_rl.world_model import WorldModel as WorldModel
     from worldloom_rl.world_model.env import ImaginationEnv as ImaginationEnv
 else:  # torch and torchrl, which take seconds, are imported by the first name that needs them
-    __getattr__, __dir__, __all__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".auto": ["AutoWorldModel"],

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 
 def lazy_names(
     package: str, names: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package; its submodules are imported when asked for, too.
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package; its submodules are imported when asked for, too.
+
+    Whoever asks for `__all__` (a star import, pdoc) gets the public names, all imported.
 
     Args:
         names: the public names by the module in which they stand, relative to the package: ".config".
@@ -19,6 +21,10 @@ def lazy_names(
     places = {name: module for module, found in names.items() for name in found}
 
     def __getattr__(name: str) -> object:
+        if name == "__all__":
+            for public in places:
+                getattr(sys.modules[package], public)
+            return list(places)
         if name in places:
             value: object = getattr(importlib.import_module(places[name], package), name)
             setattr(sys.modules[package], name, value)
@@ -30,4 +36,4 @@ def lazy_names(
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *places})
 
-    return __getattr__, __dir__, list(places)
+    return __getattr__, __dir__

@@ -190,7 +190,9 @@ BROKEN = {
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = registry.Family("recurrent-for-tests", Recurrent, RecurrentConfig, {"tiny": RecurrentConfig()})
+    family = registry.Family(
+        "recurrent-for-tests", RecurrentConfig, {"tiny": RecurrentConfig()}, "recurrent_model:Recurrent", Recurrent
+    )
     monkeypatch.setitem(registry._families, family.name, family)
 
 

@@ -14,8 +14,9 @@ from torchrl.data import Composite, Unbounded
 
 from worldloom_rl import AutoWorldModel
 from worldloom_rl.models.frozen_jepa import FrozenJEPA, FrozenJEPAConfig, make_planner
-from worldloom_rl.models.frozen_jepa.config import KINDS, PRESETS
+from worldloom_rl.models.frozen_jepa.config import PRESETS
 from worldloom_rl.models.frozen_jepa.encoders import build_transformers
+from worldloom_rl.models.frozen_jepa.transformers_text import KINDS
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.testing import check_world_model
 

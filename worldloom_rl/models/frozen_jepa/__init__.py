@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from worldloom_rl.models.jepa.policy import make_planner as make_planner
     from worldloom_rl.models.jepa.policy import make_policy as make_policy
 else:
-    __getattr__, __dir__, __all__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".config": ["FrozenJEPAConfig"],

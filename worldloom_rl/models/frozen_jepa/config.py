@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worldloom_rl.config import Json, WorldModelConfig, check_range, ranged
+from worldloom_rl.models.frozen_jepa.transformers_text import read_transformers
 
 if TYPE_CHECKING:
     from torch import nn
-
-_LARGEST = 2**20  # number in a transformers configuration
-_MOST_LAYERS = 512
-
-# Kinds of transformers models that a file may name: plain vision transformers, which run no code but transformers' and
-# fetch nothing.
-KINDS = frozenset({
-    "clip_vision_model", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "ijepa", "siglip_vision_model", "vit",
-})  # fmt: skip
 
 DINOV2_SMALL = json.dumps(
     {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14,
@@ -50,7 +41,7 @@ class FrozenJEPAConfig(WorldModelConfig):
     history: int = ranged(3, 1, 2**10)  # H, frames that a prediction sees
     vector_dim: int = ranged(10, 1, 2**16)  # channels of all observed vectors together, tiled over the tokens
     action_dim: int = ranged(10, 1, 2**16)  # channels of the action, as above
-    layers: int = ranged(6, 1, _MOST_LAYERS)
+    layers: int = ranged(6, 1, 512)
     heads: int = ranged(16, 1, 2**10)
     head_dim: int = ranged(64, 1, 2**16)
     mlp_dim: int = ranged(2048, 1, 2**17)
@@ -89,25 +80,6 @@ class FrozenJEPAConfig(WorldModelConfig):
         from worldloom_rl.models.frozen_jepa.encoders import describe  # here, so that a configuration needs no torch
 
         return cls(**{"image_size": image_size, **describe(encoder, image_size), **others})
-
-
-def read_transformers(text: str) -> dict[str, Json]:
-    """The configuration's fields. Raises ValueError for what is none, or for numbers beyond all reason."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"The field transformers must be the JSON of a configuration: {error}.") from error
-    if not isinstance(values, Mapping) or not isinstance(values.get("model_type"), str):
-        raise ValueError("The field transformers must be the JSON of a configuration with its 'model_type'.")
-    if values["model_type"] not in KINDS or "auto_map" in values:
-        raise ValueError(
-            f"A frozen encoder of transformers is one of {sorted(KINDS)}, without an 'auto_map', which asks for "
-            f"foreign code; got {values['model_type']!r}. Pass any other as a module of your own."
-        )
-    for name, value in values.items():
-        if isinstance(value, int | float) and not abs(value) <= (_MOST_LAYERS if "layers" in name else _LARGEST):
-            raise ValueError(f"The transformers configuration has an absurd {name}, {value!r}.")
-    return dict(values)
 
 
 PRESETS = {

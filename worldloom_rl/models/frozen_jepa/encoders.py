@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldloom_rl.config import Json
 from worldloom_rl.extras import require
-from worldloom_rl.models.frozen_jepa.config import KINDS, read_transformers
+from worldloom_rl.models.frozen_jepa.transformers_text import KINDS, read_transformers
 
 
 def describe(encoder: nn.Module, image_size: int) -> dict[str, Json]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from worldloom_rl.models.tdmpc2.policy import make_policy as make_policy
     from worldloom_rl.models.tdmpc2.policy_loss import PolicyLoss as PolicyLoss
 else:
-    __getattr__, __dir__, __all__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".config": ["TDMPC2Config"],

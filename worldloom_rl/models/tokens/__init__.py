@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from worldloom_rl.models.tokens.model import TokenWorldModel as TokenWorldModel
     from worldloom_rl.models.tokens.policy import make_policy as make_policy
 else:
-    __getattr__, __dir__, __all__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".config": ["TokensConfig"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worldloom_rl.models.vjepa2.pose import pose_difference as pose_difference
     from worldloom_rl.models.vjepa2.predictor import VJEPA2ACPredictor as VJEPA2ACPredictor
 else:
-    __getattr__, __dir__, __all__ = lazy_names(
+    __getattr__, __dir__ = lazy_names(
         __name__,
         {
             ".config": ["VJEPA2ACConfig"],

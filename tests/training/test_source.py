@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals, Recording, Replay
+from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.data.recording import Excerpt
 from worldloom_rl.envs import make_env
 from worldloom_rl.recipes import tdmpc2
@@ -68,7 +69,7 @@ class Demonstrated(tdmpc2.TDMPC2Recipe):
         assert isinstance(collected, Collected)
         arrivals = Arrivals(state.model.observation_keys, state.model.action_keys)
         replay = Replay(
-            capacity=100, window=numbers.horizon + 1, batch_size=numbers.batch_size, by="episode",
+            capacity=100, window=numbers.horizon + 1, batch_size=numbers.batch_size, by=EpisodeLaw,
             generator=torch.Generator().manual_seed(config.seed + 1),
         )  # fmt: skip
         recorded = Recorded(replay, arrivals, self.recording, range(len(self.recording.frames)))

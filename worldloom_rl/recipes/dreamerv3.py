@@ -15,6 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
+from worldloom_rl.data.laws import OnlineLaw
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
@@ -170,7 +171,7 @@ def make_state(config: Config) -> State:
         collector = make_collector(config, env, model.make_policy())
         window = numbers.batch_length + numbers.replay_context
         arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
-        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="online")
+        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by=OnlineLaw)
         return State(
             config=config,
             model=model,

@@ -21,6 +21,7 @@ from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
+from worldloom_rl.data.laws import WithinLaw
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.noise import Noise
@@ -197,7 +198,7 @@ def _make_replay(
     config: Config, model: JEPA, arrivals: Arrivals, action_spec: Composite, rows: int | None = None
 ) -> Replay:
     window, batch_size = model.config.history * config.frame_skip + 1, model.config.batch_size
-    shape: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": "within"}
+    shape: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": WithinLaw}
     return make_replay(config, model, arrivals, **shape, action_spec=action_spec, rows=rows)
 
 

@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from worldloom_rl.data import Arrivals
+from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss
@@ -167,7 +168,7 @@ def make_state(config: Config) -> State:
         collector = make_collector(config, env, model.make_policy(), init_random_frames=seed_steps)
         arrivals = Arrivals(model.observation_keys, model.action_keys)
         window, batch_size = numbers.horizon + 1, numbers.batch_size
-        replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by="episode")
+        replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=EpisodeLaw)
         return State(
             config=config,
             model=model,

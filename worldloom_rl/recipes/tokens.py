@@ -14,6 +14,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from worldloom_rl.data import Arrivals
+from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.models.tokens import TokenWorldModel
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
@@ -138,7 +139,7 @@ def make_state(config: Config) -> State:
         arrivals = Arrivals(model.observation_keys, model.action_keys)
         window = numbers.context + 1
         losses, optimizer = make_losses(model), make_optimizer(model)
-        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by="window")
+        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by=WindowLaw)
         return State(
             config=config,
             model=model,

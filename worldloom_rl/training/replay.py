@@ -5,16 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.data.laws import MakeLaw
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
-
-Law = Literal["episode", "online", "window", "within"]
 
 
 def make_replay(
@@ -24,7 +23,7 @@ def make_replay(
     *,
     window: int,
     batch_size: int,
-    by: Law,
+    by: MakeLaw,
     action_spec: Composite | None = None,
     rows: int | None = None,
     scratch: str = "replay",
@@ -32,6 +31,7 @@ def make_replay(
     """The replay of a run, within the rows and the gigabytes it may keep.
 
     Args:
+        by: the law by which windows are drawn.
         action_spec: of a row's action; by default the model's.
         rows: that the run brings; by default what its agent steps can.
         scratch: folder in the run directory for memory-mapped rows, while the run goes on; see `remove_scratch`.

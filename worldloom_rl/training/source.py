@@ -35,7 +35,7 @@ class Source(ABC):
 
     @abstractmethod
     def sample(self) -> TensorDictBase:
-        """Windows [B, L] of rows, "index" and "index_generation"; see `Replay.sample`."""
+        """Windows [B, L] of rows, and ("replay", …), which says where they stand; see `Replay.sample`."""
 
     @abstractmethod
     def write_back(self, rows: TensorDictBase) -> None:

@@ -119,9 +119,10 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
                 behavior.return_range.update(returns)
             scale = behavior.return_range.scale()
             advantage = (returns - value[:-1]) / scale
-            # Each step counts by the probability that imagination is still alive there, the start's own included; the
-            # start is not discounted, for any γ, 0 too.
-            weight = torch.cat([continuation[:1], live[1:-1]]).cumprod(0)
+            # Each step counts by the probability that imagination is still alive there, the start's own included.
+            # The start is not discounted; where γ is 0 that cannot be divided out, and only it counts.
+            undiscounted = torch.cat([continuation[:1], live[1:]]).cumprod(0)
+            weight = torch.where(discount > 0, live.cumprod(0) / discount, undiscounted)[:-1]
 
         policy = behavior.actor(features[:-1])
         log_probability = policy.log_probability(action).squeeze(-1)

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from worldloom_rl.benchmarks import __main__ as command
-from worldloom_rl.benchmarks import catalogue, measure, table, tdmpc2
-from worldloom_rl.benchmarks.workload import Peer, Workload
+from speed import catalogue, command, measure, table, tdmpc2
+from speed.workload import Peer, Workload
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +52,7 @@ def test_a_peers_row_stands_beside_ours_with_the_ratio_or_the_reason(capsys: pyt
 
 
 def test_a_plan_does_less_than_the_reference_because_only_two_of_five_qs_run() -> None:
-    done = measure.done_gflop(tdmpc2.plan(1, False))
+    done = measure.done_gflop(tdmpc2.plan(1, "eager"))
     # 46.43 with all five Qs; two of them save 10.7, and one product for what all samples of the first step share 3.2.
     assert done == pytest.approx(46.43 - 10.7 - 3.2, rel=0.01)
 

@@ -11,14 +11,14 @@ import pytest
 import worldloom_rl
 
 # Today's package must keep within these; lower them when it does better, and say why where one is raised.
-LONGEST_FUNCTION = 94  # lines of logic; the aim is 60
-NINETIETH_PERCENTILE = 311  # lines of a file; the aim is 220
-LONGEST_FILE = 714  # lines; the aim is 350
+LONGEST_FUNCTION = 60  # lines of logic
+NINETIETH_PERCENTILE = 220  # lines of a file
+LONGEST_FILE = 350  # lines
 LONG_FILES: dict[str, str] = {}  # a file above that limit, and the reason
-CIRCLES_IN_FUNCTIONS = 1  # the aim is none
+CIRCLES_IN_FUNCTIONS = 0
 LINES_WITH_ANY = 204  # the aim is 110
 SUBJECT_SHARE = 0.62  # the aim is 0.70
-ISINSTANCE_CHAINS = 2  # in tests; the aim is none
+ISINSTANCE_CHAINS = 0  # in tests
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ LEVELS = {
     **dict.fromkeys(("pretrained", "world_model"), 2),
     **dict.fromkeys(("auto", "envs", "planners", "objectives", "data"), 3),
     **dict.fromkeys(("models", "training"), 4),
-    **dict.fromkeys(("recipes", "report", "benchmarks", "testing", "commands", "cli", "__main__"), 5),
+    **dict.fromkeys(("recipes", "report", "testing", "commands", "cli", "__main__"), 5),
 }
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
@@ -26,7 +26,7 @@ ORDERED = (
     ("specs", "nn", "latents"),
     ("pretrained", "world_model"),
     ("envs", "planners", "objectives", "data", "auto"),
-    ("testing", "report", "recipes", "commands", "benchmarks", "cli", "__main__"),
+    ("testing", "report", "recipes", "commands", "cli", "__main__"),
 )
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-
-from worldloom_rl.benchmarks import __main__ as command
-from worldloom_rl.benchmarks import catalogue, measure, table, tdmpc2
-from worldloom_rl.benchmarks.workload import Peer, Workload
+from speed import catalogue, command, measure, table, tdmpc2
+from speed.workload import Peer, Workload
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_a_peers_row_stands_beside_ours_with_the_ratio_or_the_reason(capsys: pyt
 
 
 def test_a_plan_does_less_than_the_reference_because_only_two_of_five_qs_run() -> None:
-    done = measure.done_gflop(tdmpc2.plan(1, False))
+    done = measure.done_gflop(tdmpc2.plan(1, "eager"))
     # 46.43 with all five Qs; two of them save 10.7, and one product for what all samples of the first step share 3.2.
     assert done == pytest.approx(46.43 - 10.7 - 3.2, rel=0.01)
 
@@ -67,6 +67,15 @@ def test_the_command_prints_a_table_and_a_line_of_json_each(tmp_path: Path, caps
     assert record["workload"] == "act-12m-1"
     assert record["done_gflop"] == pytest.approx(0.012, rel=0.02)
     assert json.loads(printed[-1]) == record
+
+
+@pytest.mark.process
+def test_the_command_works_from_any_folder_and_asks_another_process_for_the_memory(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).parent), "act-12m-1", "--rounds", "1", "--json", "out.json"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert record["command"] == ["python", "tests/benchmarks", *command[2:]]
+    assert record["peak_gb"] is None or 0.04 < record["peak_gb"] < 0.3  # 12 million weights of four bytes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -15,7 +15,7 @@ def test_a_full_update_of_the_percentile_range_is_numpys(shape):
     normalizer = PercentileRange(rate=1.0, low_percent=10, high_percent=80)
     normalizer.update(torch.from_numpy(values))
     low, high = np.percentile(values, [10, 80])
-    assert normalizer.offset().item() == pytest.approx(low, rel=1e-5)
+    assert normalizer.low.item() == pytest.approx(low, rel=1e-5)
     assert normalizer.scale().item() == pytest.approx(max(high - low, 1.0), rel=1e-5)
 
 
@@ -32,21 +32,20 @@ def test_the_range_is_saved_with_its_module():
     normalizer.update(torch.linspace(-100, 90, 101))
     assert set(normalizer.state_dict()) == {"low", "high"}
     other.load_state_dict(normalizer.state_dict())
-    assert torch.equal(other.offset(), normalizer.offset())
+    assert torch.equal(other.low, normalizer.low)
     assert torch.equal(other.scale(), normalizer.scale())
 
 
-def test_offset_and_scale_are_scalars_without_gradient_that_later_updates_leave_as_they_are():
+def test_the_scale_is_a_scalar_without_gradient_that_later_updates_leave_as_it_is():
     normalizer = PercentileRange(rate=0.5)
     x = torch.linspace(-100, 90, 101, requires_grad=True)
     normalizer.update(x)
-    offset, scale = normalizer.offset(), normalizer.scale()
-    before = offset.item(), scale.item()
-    assert offset.shape == scale.shape == ()
-    assert not offset.requires_grad
+    scale = normalizer.scale()
+    before = scale.item()
+    assert scale.shape == ()
     assert not scale.requires_grad
     normalizer.update(x * 10)
-    assert (offset.item(), scale.item()) == before
+    assert scale.item() == before
 
 
 def test_the_range_works_on_the_meta_device():

@@ -59,7 +59,7 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
     assert result["updates"] == 120  # at once as many as there were seed steps, then one a step
     assert [len(entry["returns"]) for entry in result["evaluations"]] == [2, 3]
     assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / 3)
-    assert {"commit", "machine", "versions", "training_seconds", "config", "model_config"} <= set(result)
+    assert {"commit", "tree", "machine", "versions", "training_seconds", "config", "model_config"} <= set(result)
     assert (run.path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((run.path / "logs").rglob("*.csv"))
     assert list((run.path / "logs").rglob("events.out.tfevents*"))

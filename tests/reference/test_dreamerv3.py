@@ -647,7 +647,7 @@ def test_learning_in_imagination(section: Section) -> None:
         close(return_range(model), section["retnorm_before"])
         apart = taken_apart(loss, lambda: loss(posterior, ModeNoise()))
         close(return_range(model), section["retnorm_after"])
-    scaling = torch.stack([model.behavior.return_range.offset(), model.behavior.return_range.scale()])
+    scaling = torch.stack([model.behavior.return_range.low, model.behavior.return_range.scale()])
     close(scaling, section["retnorm_stats"])
     close(apart.losses["return_scale"], section["retnorm_stats"][1])
 
@@ -776,7 +776,7 @@ def test_loss(section: Section) -> None:
     for key in keys:
         close(weighted[f"loss_{our_loss(key)}"], weights[our_loss(key)] * section[f"metrics/loss/{key}"])
     close(metrics["policy_entropy"], sum(section.below("metrics/ent").values()))
-    scale, offset = metrics["return_scale"], model.behavior.return_range.offset()
+    scale, offset = metrics["return_scale"], model.behavior.return_range.low
     close((metrics["imagined_return"] - offset) / scale, section["metrics/ret"])
     close(metrics["imagined_return"], section["metrics/tar"])
     close(apart.advantage.mean(), section["metrics/adv"])

@@ -110,7 +110,7 @@ def outputs_of(model: WorldModel, inputs: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def make_model(family: str, folder: Path) -> None:
-    from worldloom_rl.registry import find_preset
+    from worldloom_rl.registry import find_preset  # where 0.6.0 has it; no later version runs this
 
     found, config = find_preset(f"{family}:tiny")
     torch.manual_seed(0)

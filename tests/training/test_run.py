@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torchrl.collectors import Collector
 
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
-from worldloom_rl.training import loop
+from worldloom_rl.training import loop, run_directory
 from worldloom_rl.training.run_directory import RunDirectory
 
 OVERRIDES = ("num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8")
@@ -204,3 +205,29 @@ def test_updates_that_the_seed_steps_were_due_are_called_pretraining(rate: float
         phases += [phase] if state.updates > before else []
     state.close()
     assert phases == ["pretraining"] * due + ["training"] * 4
+
+
+# ------------------------------------------------------------------ what a result tells of its making
+
+
+def test_a_result_names_commit_and_tree_and_whether_files_differ_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        person = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        command = ["git", "-C", str(tmp_path), *person, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr(run_directory, "__file__", str(tmp_path / "code.py"))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # those of a hook that runs the tests
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "code.py").write_text("x = 1\n")
+    git("init", "--quiet")
+    assert (run_directory.provenance()["commit"], run_directory.provenance()["tree"]) == (None, None)
+    git("add", "code.py")
+    git("commit", "--quiet", "--message", "one")
+    commit, tree = git("rev-parse", "HEAD"), git("rev-parse", "HEAD^{tree}")
+    assert (run_directory.provenance()["commit"], run_directory.provenance()["tree"]) == (commit, tree)
+    (tmp_path / "code.py").write_text("x = 2\n")
+    found = run_directory.provenance()
+    assert (found["commit"], found["tree"]) == (f"{commit}-dirty", f"{tree}-dirty")

@@ -41,10 +41,6 @@ class PercentileRange(nn.Module):
         for running, percent in ((self.low, self.low_percent), (self.high, self.high_percent)):
             running.lerp_(percentile(ascending, percent).to(running.dtype), self.rate)
 
-    def offset(self) -> Tensor:
-        """[] the low percentile, which later updates leave as it is."""
-        return self.low.clone()
-
     def scale(self) -> Tensor:
         """[] distance of the percentiles, at least the limit; later updates leave it as it is."""
         return (self.high - self.low).clamp(min=self.limit)

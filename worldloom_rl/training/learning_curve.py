@@ -25,7 +25,6 @@ def draw_learning_curve(
     title: str,
     steps: Sequence[int],
     returns: Sequence[Sequence[float]],
-    references: Mapping[str, float] | None = None,
     axis: str = "environment steps",
 ) -> None:
     """Write a PNG of mean episode return, with the band from smallest to largest, against environment steps.
@@ -33,7 +32,6 @@ def draw_learning_curve(
     Args:
         steps: environment steps (action repeat counted) of each evaluation, or what `axis` names.
         returns: per-episode returns of each evaluation.
-        references: labelled horizontal lines, such as an official score.
     """
     from matplotlib.figure import Figure  # imported late: it takes a second
 
@@ -43,8 +41,6 @@ def draw_learning_curve(
     axes.fill_between(
         steps, [min(values) for values in returns], [max(values) for values in returns], alpha=0.2, label="min to max"
     )
-    for name, value in (references or {}).items():
-        axes.axhline(value, linestyle="--", color="grey", label=name)
     axes.set(title=title, xlabel=axis, ylabel="episode return")
     figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(file, dpi=120)

@@ -26,15 +26,15 @@ def make_replay(
     by: MakeLaw,
     action_spec: Composite | None = None,
     rows: int | None = None,
-    scratch: str = "replay",
 ) -> Replay:
     """The replay of a run, within the rows and the gigabytes it may keep.
+
+    Rows above `memmap_above_gb` lie in files of the run directory while the run goes on; see `remove_scratch`.
 
     Args:
         by: the law by which windows are drawn.
         action_spec: of a row's action; by default the model's.
         rows: that the run brings; by default what its agent steps can.
-        scratch: folder in the run directory for memory-mapped rows, while the run goes on; see `remove_scratch`.
     Raises ValueError if not even one window fits.
     """
     settings: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": by}
@@ -50,7 +50,7 @@ def make_replay(
         )
     folder = None
     if rows * row_bytes > config.memmap_above_gb * 1e9:
-        folder = Path(config.run_directory) / scratch if config.run_directory else Path(tempfile.mkdtemp())
+        folder = Path(config.run_directory) / "replay" if config.run_directory else Path(tempfile.mkdtemp())
         shutil.rmtree(folder, ignore_errors=True)
     return Replay(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed), **settings)
 

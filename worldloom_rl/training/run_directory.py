@@ -101,7 +101,9 @@ class RunDirectory:
         if not (
             isinstance(data, dict) and isinstance(data.get("recipe"), str) and isinstance(data.get("config"), dict)
         ):
-            raise ValueError(f"{file} names no recipe and its configuration; {self.path} is not a run directory.")
+            raise ValueError(
+                f'{file} must have a "recipe" by name and its "config"; {self.path} is not a run directory.'
+            )
         return data["recipe"], data["config"]
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
@@ -180,10 +182,14 @@ def _make_unused(directory: Path) -> Path:
 
 
 def provenance() -> dict[str, Json]:
-    """Commit of the code (None when installed from a wheel), library versions and the machine."""
+    """Commit and tree of the code (None when installed from a wheel), library versions and the machine."""
     packages = ("worldloom-rl", "torch", "torchrl", "tensordict", "gymnasium")
+    commit, tree = _git("describe", "--always", "--dirty", "--abbrev=40"), _git("rev-parse", "HEAD^{tree}")
+    if commit and tree and commit.endswith("-dirty"):
+        tree += "-dirty"
     return {
-        "commit": _commit(),
+        "commit": commit,
+        "tree": tree,  # names the files alone, which another commit may hold too
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
         "machine": {
             "processor": _processor(),
@@ -194,10 +200,11 @@ def provenance() -> dict[str, Json]:
     }
 
 
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -14,11 +14,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 
-from worldloom_rl.benchmarks import dreamerv3, measure, tdmpc2
-from worldloom_rl.benchmarks.workload import Call
+from speed import dreamerv3, measure, tdmpc2
+from speed.workload import Call
 from worldloom_rl.training.run_directory import provenance
 
-_FILE = Path("tutorials/images/scaling.png")  # from the root of the repository
+_FILE = Path(__file__).parents[3] / "tutorials" / "images" / "scaling.png"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(picture: Path = _FILE, rounds: int = 3) -> None:
             {"title": curve.title, "axis": curve.axis, "sizes": curve.sizes, "cpu_ms": medians, "gflop": products}
         )
         print(f"{curve.title}, {curve.axis}: " + ", ".join(f"{s}: {ms:.0f} ms" for s, ms in _points(found[-1])))
-    about = {"command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]], **provenance()}
+    about = {"command": ["python", "tests/benchmarks", *sys.argv[1:]], **provenance()}
     picture.with_suffix(".json").write_text(json.dumps({"curves": found, **about}, indent=2) + "\n")
     _draw(found, picture)
 

@@ -13,7 +13,7 @@ from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMStat
 from torchrl.modules import MPPIPlanner as TorchRLPlanner
 from torchrl.objectives.value import TDLambdaEstimator
 
-from worldloom_rl.benchmarks.workload import Call, Peer
+from speed.workload import Call, Peer
 from worldloom_rl.keys import LATENT
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.noise import ModeNoise

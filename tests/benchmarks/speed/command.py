@@ -1,21 +1,19 @@
-"""`python -m worldloom_rl.benchmarks`: time of one thread or a GPU, beside a matrix product in the same rounds."""
+"""The command `python tests/benchmarks`: time of one thread or a GPU, beside a matrix product in the same rounds."""
 
 from __future__ import annotations
 
 import json as json_format
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from worldloom_rl.benchmarks import measure, scaling, table
-from worldloom_rl.benchmarks.catalogue import WORKLOADS, find
-from worldloom_rl.benchmarks.workload import Mode
+from speed import measure, table
+from speed.catalogue import WORKLOADS, find
+from speed.workload import Mode
 from worldloom_rl.training.compilation import missing_compiler
 from worldloom_rl.training.run_directory import provenance
 
@@ -44,7 +42,7 @@ def run(
     On a GPU times are of the wall, from an idle device to an idle device, and the yardstick is a 4096 x 4096 x 4096
     float32 product there, without TF32. Replay stays on the CPU, as in a recipe; what it draws is sent.
 
-    `python -m worldloom_rl.benchmarks scaling` draws time against samples, horizon, environments and other sizes.
+    `python tests/benchmarks scaling` draws time against samples, horizon, environments and other sizes.
 
     Args:
         names: of workloads; all by default.
@@ -75,7 +73,7 @@ def run(
             row.peak_gb = measure.peak_gb(row.workload, mode=row.mode, by=row.by, seed=seed)
     limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
     about = {
-        "command": ["python", "-m", "worldloom_rl.benchmarks", *sys.argv[1:]],
+        "command": ["python", "tests/benchmarks", *sys.argv[1:]],
         "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
         **provenance(),
     }
@@ -87,12 +85,3 @@ def run(
     if json is not None:
         json.write_text(json_format.dumps(records, indent=1) + "\n")
     return rows
-
-
-if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=DeprecationWarning)  # torchrl's, of its own classes
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
-    if sys.argv[1:2] == ["scaling"]:
-        tyro.cli(scaling.run, args=sys.argv[2:], prog="python -m worldloom_rl.benchmarks scaling")
-    else:
-        tyro.cli(run)

@@ -6,10 +6,9 @@ import json
 import sys
 
 import torch
-
-from worldloom_rl.benchmarks.catalogue import find
-from worldloom_rl.benchmarks.measure import resident_bytes
-from worldloom_rl.benchmarks.workload import Mode
+from speed.catalogue import find
+from speed.measure import resident_bytes
+from speed.workload import Mode
 
 
 def main(name: str, mode: Mode, by: str, seed: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
+from speed.workload import Call, Mode, Peer, Workload
 from worldloom_rl.training.compilation import built
 from worldloom_rl.training.cuda_graphs import CALLS_BEFORE
 
@@ -169,7 +169,8 @@ def _without_collection() -> Iterator[None]:
 
 def peak_gb(name: str, *, mode: Mode, by: str, seed: int) -> float | None:
     """Peak of resident memory above the imports, in 10⁹ bytes, of a fresh process that does the work three times."""
-    command = [sys.executable, "-m", "worldloom_rl.benchmarks.memory", name, mode, by, str(seed)]
+    script = Path(__file__).parents[1] / "memory.py"
+    command = [sys.executable, str(script), name, mode, by, str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"Measuring the memory of {name} failed:\n{done.stderr}")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worldloom_rl.benchmarks.measure import Measurement, spread
+from speed.measure import Measurement, spread
 
 _COLUMNS = (
     "workload", "by", "{} ms", "GFLOP done", "reference GFLOP", "x reference bound", "x worldloom's time", "peak GB",

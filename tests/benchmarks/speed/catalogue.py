@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worldloom_rl.benchmarks import dreamerv3, replay, tdmpc2
-from worldloom_rl.benchmarks.workload import Workload
+from speed import dreamerv3, replay, tdmpc2
+from speed.workload import Workload
 from worldloom_rl.config import did_you_mean
 
 WORKLOADS = {workload.name: workload for workload in (*tdmpc2.WORKLOADS, *dreamerv3.WORKLOADS, *replay.WORKLOADS)}

@@ -12,8 +12,8 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from worldloom_rl.benchmarks.torchrl_peers import planner_peer
-from worldloom_rl.benchmarks.workload import Call, Mode, Workload
+from speed.torchrl_peers import planner_peer
+from speed.workload import Call, Mode, Workload
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_policy
 from worldloom_rl.objectives import WorldModelLoss

@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
-from worldloom_rl.benchmarks.workload import Call, Mode, Peer, Workload
+from speed.workload import Call, Mode, Peer, Workload
 from worldloom_rl.data import Replay
 from worldloom_rl.keys import STREAM
 

@@ -9,8 +9,8 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.benchmarks.torchrl_peers import NO_UPDATE, acting_peer, imagining_peer
-from worldloom_rl.benchmarks.workload import Call, Mode, Workload
+from speed.torchrl_peers import NO_UPDATE, acting_peer, imagining_peer
+from speed.workload import Call, Mode, Workload
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config, make_policy
 from worldloom_rl.objectives import ActorPolicy
 from worldloom_rl.pretrained.registry import find_preset

@@ -1,0 +1,18 @@
+"""`python tests/benchmarks --help`, from the root of the repository."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import tyro
+from speed import command, scaling  # python puts this folder first on its path
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=DeprecationWarning)  # torchrl's, of its own classes
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    if sys.argv[1:2] == ["scaling"]:
+        tyro.cli(scaling.run, args=sys.argv[2:], prog="python tests/benchmarks scaling")
+    else:
+        tyro.cli(command.run, prog="python tests/benchmarks")

@@ -1,1 +1,0 @@
-"""Benchmarks: `python -m worldloom_rl.benchmarks --help`."""

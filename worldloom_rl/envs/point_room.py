@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from worldloom_rl.envs.simulator_output import Info, Step
 
 SIZE = 16  # pixels of the image's sides
 REACH = 0.3  # what the largest action moves the point by, along each axis; the room is [-1, 1] x [-1, 1]
@@ -16,7 +16,7 @@ _BLUR = 1.2  # pixels, standard deviation of the point's disc: its place shows m
 _MARGIN = 2  # pixels between the room's walls and the image's edge
 
 
-class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
+class PointRoom(gymnasium.Env[dict[str, object], np.ndarray]):
     """A point in an empty room; each episode shows where it should go, and being there at the end is success.
 
     Observation: {"pixels": uint8 [16, 16, 3], "goal": {"pixels": the same}}, the latter being the image at the goal.
@@ -44,16 +44,14 @@ class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.position = self.goal = np.zeros(2)
         self.steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, object], Info]:
         super().reset(seed=seed)
         self.position = self.np_random.uniform(-1.0, 1.0, 2)
         self.goal = self.np_random.uniform(-1.0, 1.0, 2)
         self.steps = 0
         return self._observed(), {}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> Step[dict[str, object]]:
         self.position = np.clip(self.position + REACH * np.clip(action, -1.0, 1.0), -1.0, 1.0)
         self.steps += 1
         distance = float(np.linalg.norm(self.position - self.goal))
@@ -64,7 +62,7 @@ class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The image that is also observed."""
         return picture(self.position)
 
-    def _observed(self) -> dict[str, Any]:
+    def _observed(self) -> dict[str, object]:
         return {"pixels": picture(self.position), "goal": {"pixels": picture(self.goal)}}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -16,7 +18,7 @@ _BLUR = 1.2  # pixels, standard deviation of the point's disc: its place shows m
 _MARGIN = 2  # pixels between the room's walls and the image's edge
 
 
-class PointRoom(gymnasium.Env[dict[str, object], np.ndarray]):
+class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
     """A point in an empty room; each episode shows where it should go, and being there at the end is success.
 
     Observation: {"pixels": uint8 [16, 16, 3], "goal": {"pixels": the same}}, the latter being the image at the goal.

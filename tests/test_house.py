@@ -16,7 +16,7 @@ NINETIETH_PERCENTILE = 220  # lines of a file
 LONGEST_FILE = 350  # lines
 LONG_FILES: dict[str, str] = {}  # a file above that limit, and the reason
 CIRCLES_IN_FUNCTIONS = 0
-LINES_WITH_ANY = 204  # the aim is 110
+LINES_WITH_ANY = 43  # left: untyped libraries, options that are handed on, data in whatever form their author made it
 SUBJECT_SHARE = 0.62  # the aim is 0.70
 ISINSTANCE_CHAINS = 0  # in tests
 

@@ -6,9 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from worldloom_rl.training.recipe import Recipe
+    from worldloom_rl.training.recipe import AnyRecipe
 
 RECIPES = {
     "dreamerv3": "worldloom_rl.recipes.dreamerv3",
@@ -18,9 +16,9 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str) -> Recipe[Any, Any, Any]:
+def find_recipe(name: str) -> AnyRecipe:
     """The recipe of that name. Raises ValueError for another."""
     if name not in RECIPES:
         raise ValueError(f"There is no recipe {name!r}; known are {sorted(RECIPES)}.")
-    recipe: Recipe[Any, Any, Any] = importlib.import_module(RECIPES[name]).RECIPE
+    recipe: AnyRecipe = importlib.import_module(RECIPES[name]).RECIPE
     return recipe

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ from worldloom_rl.training import loop
 from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
 from worldloom_rl.training.clock import Counts
 from worldloom_rl.training.options import RunConfig
-from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.recipe import AnyRecipe
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.world_model import WorldModel
 
@@ -28,7 +27,7 @@ class TrainedRun:
         experience: what it learned from, counted as the recipe does, for people.
     """
 
-    recipe: Recipe[Any, Any, Any]
+    recipe: AnyRecipe
     directory: RunDirectory
     config: RunConfig
     model: WorldModel
@@ -36,7 +35,7 @@ class TrainedRun:
     experience: str
 
 
-def open_run(path: Path) -> tuple[Recipe[Any, Any, Any], RunDirectory]:
+def open_run(path: Path) -> tuple[AnyRecipe, RunDirectory]:
     """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run."""
     run = RunDirectory(path)
     name, _ = run.read_config()

@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tensordict import NestedKey
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION
 from worldloom_rl.specs.spaces import resize_image
+
+if TYPE_CHECKING:
+    import h5py
 
 PIXELS, ACTIONS, PROPRIO = "pixels", "actions", "proprio"
 _SUFFIXES = (".h5", ".hdf5")
@@ -43,7 +48,7 @@ class HDF5Recording(Recording):
     """
 
     def __init__(self, path: Path, image_size: int | None = None) -> None:
-        self._open: Any = _h5py().File
+        self._open: type[h5py.File] = _h5py().File
         self.source = str(path)
         self.image_size = image_size
         self.frames = []
@@ -80,14 +85,14 @@ class HDF5Recording(Recording):
             entries = content[group]
             pixels = np.moveaxis(entries[PIXELS][start : stop + 1], -1, -3)
             pixels = np.ascontiguousarray(pixels) if self.image_size is None else resize_image(pixels, self.image_size)
-            observation: dict[Any, torch.Tensor] = {PIXELS: torch.from_numpy(pixels)}
+            observation: dict[NestedKey, torch.Tensor] = {PIXELS: torch.from_numpy(pixels)}
             if PROPRIO in entries:
                 observation[PROPRIO] = torch.from_numpy(entries[PROPRIO][start : stop + 1].astype(np.float32))
             actions = _actions(f"{file}, {group}", entries, start, stop)
         return Excerpt(observation, {ACTION: torch.from_numpy(actions)})
 
 
-def _h5py() -> Any:
+def _h5py() -> ModuleType:
     return require("h5py", extra="offline", why="HDF5 files need h5py")
 
 
@@ -106,7 +111,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _groups(file: Path, content: Any) -> Iterator[str]:
+def _groups(file: Path, content: h5py.File) -> Iterator[str]:
     """The episodes of an open file: "/" or its groups."""
     if PIXELS in content:
         return iter(["/"])
@@ -119,7 +124,7 @@ def _groups(file: Path, content: Any) -> Iterator[str]:
     return iter(sorted(groups, key=_natural))
 
 
-def _entries(name: str, entries: Any) -> dict[str, tuple[int, ...]]:
+def _entries(name: str, entries: h5py.Group) -> dict[str, tuple[int, ...]]:
     """The shape of one row by entry, once all is seen to be as `HDF5Recording` says."""
     if ACTIONS not in entries:
         raise ValueError(f"{name}: there is no {ACTIONS!r} beside {PIXELS!r}, only {sorted(entries)}.")
@@ -160,7 +165,7 @@ def _check_alike(
             )
 
 
-def _actions(name: str, entries: Any, start: int, stop: int) -> np.ndarray:
+def _actions(name: str, entries: h5py.Group, start: int, stop: int) -> np.ndarray:
     actions = np.asarray(entries[ACTIONS][start:stop], dtype=np.float32)
     wrong = np.argwhere(~np.isfinite(actions).all(-1))
     if len(wrong):

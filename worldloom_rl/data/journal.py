@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
 
 from worldloom_rl.atomic import write_bytes
+from worldloom_rl.config import Json
 
-Entry = dict[str, Any]  # what the manifest says of a file: "file", "sha256" and the writer's own notes
+Manifest = dict[str, Json]
+Entry = dict[str, Json]  # what the manifest says of a file: "file", "sha256" and the writer's own notes
 _MANIFEST = "manifest.json"
 
 
@@ -26,7 +27,7 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory).absolute()
 
-    def write(self, kind: str, tensors: dict[str, Tensor], **notes: Any) -> Entry:
+    def write(self, kind: str, tensors: dict[str, Tensor], **notes: Json) -> Entry:
         """Writes one file; its entry for the manifest."""
         content = save({name: value.cpu().contiguous() for name, value in tensors.items()})
         digest = hashlib.sha256(content).hexdigest()
@@ -60,26 +61,26 @@ class Journal:
             raise ValueError(f"{path} is damaged ({len(content)} bytes do not have the hash in {_MANIFEST}).")
         return load(content)
 
-    def commit(self, manifest: dict[str, Any]) -> None:
+    def commit(self, manifest: Manifest) -> None:
         """Makes this the directory's state; files that only the state before listed are removed."""
         before = self._files(self.manifest()) if (self.directory / _MANIFEST).exists() else set()
         self._replace(_MANIFEST, json.dumps(manifest, indent=1).encode())
         for name in before - self._files(manifest):
             (self.directory / name).unlink(missing_ok=True)
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """What was last committed."""
         path = self.directory / _MANIFEST
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: nothing was saved in this directory.")
         try:
-            manifest: dict[str, Any] = json.loads(path.read_bytes())
+            manifest: Manifest = json.loads(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return manifest
 
     @staticmethod
-    def _files(manifest: dict[str, Any]) -> set[str]:
+    def _files(manifest: Manifest) -> set[str]:
         return {entry["file"] for entries in manifest["files"].values() for entry in entries}
 
     def _replace(self, name: str, content: bytes) -> None:

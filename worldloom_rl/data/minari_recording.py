@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION, as_tuple
-from worldloom_rl.specs.spaces import action_space_of, convert_episode, observation_space_of, resize_image
+from worldloom_rl.specs.spaces import Space, action_space_of, convert_episode, observation_space_of, resize_image
+
+if TYPE_CHECKING:
+    from minari import EpisodeData, MinariDataset
 
 _OBSERVATION = "observation"
 
@@ -53,7 +56,7 @@ class MinariRecording(Recording):
         self.frames = [int(count) + 1 for count in steps if count]
         if not self._episodes:
             raise ValueError(f"{self.source} holds no episode with a step.")
-        self._held: tuple[int, Any] | None = None  # the episode that was read last
+        self._held: tuple[int, EpisodeData] | None = None  # the episode that was read last
 
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
         if self._held is None or self._held[0] != episode:
@@ -72,11 +75,12 @@ class MinariRecording(Recording):
         ends = bool(data.terminations[stop - 1]), bool(data.truncations[stop - 1])
         return Excerpt(observation, action, reward, *ends)
 
-    def _indices(self) -> Any:
-        return self._dataset.episode_indices
+    def _indices(self) -> np.ndarray:
+        indices: np.ndarray = self._dataset.episode_indices
+        return indices
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> MinariDataset:
     minari = require("minari", extra="offline", why="Minari datasets need minari")
     known = sorted(minari.list_local_datasets())
     if name not in known:
@@ -87,7 +91,7 @@ def _load(name: str) -> Any:
     return minari.load_dataset(name)
 
 
-def _without_texts(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
+def _without_texts(name: str, space: Space) -> Space:
     if not isinstance(space, spaces.Dict):
         return space
     return spaces.Dict(
@@ -95,7 +99,7 @@ def _without_texts(name: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     )
 
 
-def _composite(space: spaces.Space[Any], alone: str) -> Composite:
+def _composite(space: Space, alone: str) -> Composite:
     """TorchRL's specs as its `GymWrapper` makes them."""
     spec = _gym_to_torchrl_spec_transform(space)
     return spec if isinstance(spec, Composite) else Composite({alone: spec})
@@ -121,13 +125,13 @@ def _leaves(spec: Composite, values: Any) -> Iterator[tuple[NestedKey, TensorSpe
         yield key, leaf, np.asarray(found)
 
 
-def _leaf_space(space: spaces.Space[Any], key: NestedKey) -> spaces.Space[Any]:
+def _leaf_space(space: Space, key: NestedKey) -> Space:
     for part in as_tuple(key):
         space = space[part] if isinstance(space, spaces.Dict) else space
     return space
 
 
-def _encoded(spec: TensorSpec, space: spaces.Space[Any], values: np.ndarray) -> Tensor:
+def _encoded(spec: TensorSpec, space: Space, values: np.ndarray) -> Tensor:
     """Actions [T, …] as the agent gives them: float32, or one-hot of classes counted from zero."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         encoded: Tensor = spec.encode(values - space.start)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+from torchrl.data import ConditionalUpdateResult, LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
 
 from worldloom_rl.data.arrivals import Arrived
-from worldloom_rl.data.journal import Journal
+from worldloom_rl.data.journal import Journal, Manifest
 from worldloom_rl.data.laws import MakeLaw, find_law
 from worldloom_rl.data.ring import LinkedRingWriter
 from worldloom_rl.data.saved_rows import SavedRows, leaf_name
@@ -165,9 +165,18 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         )
         return int(result.updated_count)
 
-    def update_if_present(self, *, index: Tensor, generation: Tensor, patch: Any, **version: Any) -> Any:
+    def update_if_present(
+        self,
+        *,
+        index: Tensor,
+        generation: Tensor,
+        patch: Mapping[NestedKey, Tensor] | TensorDictBase,
+        **version: NestedKey | int | Tensor | None,
+    ) -> ConditionalUpdateResult:
         """TorchRL's conditional update of rows [N], noted for the next checkpoint."""
-        result = super().update_if_present(index=index, generation=generation, patch=patch, **version)
+        result: ConditionalUpdateResult = super().update_if_present(
+            index=index, generation=generation, patch=patch, **version
+        )
         keys = patch.keys(True, True) if isinstance(patch, TensorDictBase) else patch.keys()
         self._saved.note_patched(index[result.updated].cpu(), keys)
         return result
@@ -211,12 +220,12 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             raise
         self._saved.restored(journal, state)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> NoReturn:
         raise NotImplementedError(
             "replay is saved by appending to a directory: use save(directory) and load(directory)."
         )
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> NoReturn:
         raise NotImplementedError(
             "replay is saved by appending to a directory: use save(directory) and load(directory)."
         )
@@ -228,7 +237,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
 
     # ------------------------------------------------------------------------------------------------ sampling
 
-    def _sample(self, batch_size: int) -> tuple[Any, dict[str, Any]]:
+    def _sample(self, batch_size: int) -> tuple[TensorDictBase, dict[NestedKey, Tensor]]:
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
             info |= {INDEX: index, GENERATION: self._ring.generations_of(index)}
@@ -286,12 +295,12 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             raise KeyError(f"the rows in replay have no {key!r} to replace; they have {sorted(self._leaves)}.")
         return value.to(leaf)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Manifest:
         stack = {leaf_name(key): number for key, number in sorted(self._frame_stack.items())}
         ring = {"capacity": self._ring.capacity, "window": self._ring.window}
         return {"format_version": _FORMAT, "by": self._ring.law.name, "frame_stack": stack, **ring}
 
-    def _check_settings(self, state: dict[str, Any], journal: Journal) -> None:
+    def _check_settings(self, state: Manifest, journal: Journal) -> None:
         for name, expected in self._settings().items():
             if state.get(name) != expected:
                 raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +125,7 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
     def add(self, data: TensorDictBase) -> Tensor:
         return self.extend(data.unsqueeze(0))[0]
 
-    def write_at(self, index: int | Tensor, data: Any) -> Tensor:
+    def write_at(self, index: int | Tensor, data: TensorDictBase) -> Tensor:
         raise NotImplementedError("rows are linked in the order written: use extend, or update_if_present to patch.")
 
     def _check(self, marks: list[tuple[int, bool, bool]]) -> None:
@@ -173,7 +172,7 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
         self._closed[last % self.capacity] = True
         self.law.episode(self, last)
 
-    def _bump_generation(self, index: int | Tensor, data: Any) -> None:
+    def _bump_generation(self, index: int | Tensor, data: TensorDictBase) -> None:
         # A slot's generation is how often the ring went round, so that a restored ring hands out the same ones.
         super()._bump_generation(index, data)
         slots = torch.as_tensor(index).reshape(-1).to(self._generation.device)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict
 from torch import Tensor
 
-from worldloom_rl.data.journal import Entry, Journal
+from worldloom_rl.data.journal import Entry, Journal, Manifest
 from worldloom_rl.data.ring import LinkedRingWriter
 from worldloom_rl.keys import STREAM, as_tuple
 
@@ -54,7 +53,7 @@ class SavedRows:
         self,
         journal: Journal,
         leaves: Mapping[tuple[str, ...], Tensor],
-        settings: Mapping[str, Any],
+        settings: Manifest,
         bytes_per_row: float,
     ) -> None:
         """Writes the rows and patches that the journal's directory lacks, and its manifest.
@@ -94,14 +93,12 @@ class SavedRows:
         self._change_of = change_of
         self._note_saved(journal, files)
 
-    def rows(self, journal: Journal, state: Mapping[str, Any]) -> Iterator[TensorDict]:
+    def rows(self, journal: Journal, state: Manifest) -> Iterator[TensorDict]:
         """[N] the live rows of a manifest, file by file, in the order in which they were written."""
         for entry in state["files"]["rows"]:
             yield _rows(journal.read(entry))[max(0, state["oldest"] - entry["first"]) :]
 
-    def patches(
-        self, journal: Journal, state: Mapping[str, Any]
-    ) -> Iterator[tuple[Tensor, dict[tuple[str, ...], Tensor]]]:
+    def patches(self, journal: Journal, state: Manifest) -> Iterator[tuple[Tensor, dict[tuple[str, ...], Tensor]]]:
         """Slots [N] and entries [N, …] by key to be replaced after all rows of a manifest were written anew."""
         self._change_of.fill_(-1)
         for entry in state["files"]["changes"]:
@@ -112,7 +109,7 @@ class SavedRows:
             yield slots, {_key(name): value[live] for name, value in tensors.items()}
             self._change_of[slots] = entry["number"]
 
-    def restored(self, journal: Journal, state: Mapping[str, Any]) -> None:
+    def restored(self, journal: Journal, state: Manifest) -> None:
         """The rows are those of the manifest now; the next save builds on it."""
         self._patched = {_key(name) for name in state["patched"]}
         self._note_saved(journal, state["files"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
 
+from tensordict import NestedKey
 from torch import Tensor
+from torchrl.data import Storage
 from torchrl.data.replay_buffers.samplers import Sampler
 
 from worldloom_rl.data.ring import LinkedRingWriter
@@ -16,7 +18,7 @@ class WindowSampler(Sampler):  # type: ignore[misc]  # torchrl is untyped
     def __init__(self, ring: LinkedRingWriter) -> None:
         self._ring = ring
 
-    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Any]]:
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[NestedKey, Tensor]]:
         ring = self._ring
         if ring.law.members.count == 0:
             raise RuntimeError(
@@ -25,20 +27,20 @@ class WindowSampler(Sampler):  # type: ignore[misc]  # torchrl is untyped
             )
         return ring.follow(ring.law.draw(batch_size, self._rng)), {}
 
-    def _sampleable_count(self, storage: Any, batch_size: int) -> int:
+    def _sampleable_count(self, storage: Storage, batch_size: int) -> int:
         return self._ring.law.members.count
 
     def _empty(self) -> None:
         return
 
-    def dumps(self, path: Any) -> None:
+    def dumps(self, path: str | os.PathLike[str]) -> None:
         return
 
-    def loads(self, path: Any) -> None:
+    def loads(self, path: str | os.PathLike[str]) -> None:
         return
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         return

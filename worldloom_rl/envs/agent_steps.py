@@ -11,8 +11,17 @@ import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl import keys
-from worldloom_rl.envs.simulator_output import check_observation, read_frame, reset_simulator, step_simulator
+from worldloom_rl.envs.simulator_output import (
+    Info,
+    Simulator,
+    Step,
+    check_observation,
+    read_frame,
+    reset_simulator,
+    step_simulator,
+)
 from worldloom_rl.specs.spaces import (
+    Space,
     action_block_space,
     action_space_of,
     convert_observation,
@@ -28,7 +37,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: Simulator,
         name: str,
         action_repeat: int,
         episode_length: int,
@@ -50,14 +59,14 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.succeeded: bool | None = None  # in this episode so far; None as long as the environment did not say
         self.last_success: bool | None = None  # of the episode that ended last
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[object, Info]:
         observation, info = reset_simulator(self.name, self.env, seed, options)
         self.steps_done, self.succeeded = 0, None
         if self.image is not None:
             return {"pixels": self.image.first(read_frame(self.name, self.env.render()))}, info
         return self._observation(observation), info
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step[object]:
         total = 0.0
         block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
         for action in [part for part in block for _ in range(self.action_repeat)]:
@@ -79,12 +88,12 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
                 self.last_success = self.succeeded
                 break
         if self.image is not None:
-            seen: Any = {"pixels": self.image.next(read_frame(self.name, self.env.render()))}
+            seen: object = {"pixels": self.image.next(read_frame(self.name, self.env.render()))}
         else:
             seen = self._observation(observation)
         return seen, total, terminated, truncated, info
 
-    def _observation(self, observation: Any) -> Any:
+    def _observation(self, observation: object) -> object:
         check_observation(self.name, self.env.observation_space, observation)
         return convert_observation(self.env.observation_space, observation)
 
@@ -108,12 +117,12 @@ class Frames:
         return np.concatenate(self.frames)
 
 
-def _names(space: spaces.Space[Any], alone: str) -> set[str]:
+def _names(space: Space, alone: str) -> set[str]:
     """The names at the root of the tensordict."""
     return set(space) if isinstance(space, spaces.Dict) else {alone}
 
 
-def _simulator_action(space: spaces.Space[Any], action: Any) -> Any:
+def _simulator_action(space: Space, action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
     return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch.nn import functional as F
 
+from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.extras import require
 
 _REPEAT = 4  # frames that an action is held for
@@ -66,7 +66,7 @@ def _emulator() -> None:
     emulator.ALEInterface.setLoggerMode(emulator.LoggerMode.Error)  # else each game begins with a banner
 
 
-class Atari(gymnasium.Wrapper[np.ndarray, int, Any, int]):
+class Atari(gymnasium.Wrapper[np.ndarray, int, np.ndarray, int]):
     """Steps of four frames of an emulator that renders each, observed as uint8 [size, size, channels].
 
     An episode begins with 0 to 30 no-ops. Each step shows the maximum over its last two frames, resized bilinearly and
@@ -80,15 +80,13 @@ class Atari(gymnasium.Wrapper[np.ndarray, int, Any, int]):
     Reference: embodied/envs/atari.py of dreamerv3.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, int], preset: Preset) -> None:
+    def __init__(self, env: gymnasium.Env[np.ndarray, int], preset: Preset) -> None:
         super().__init__(env)
         self.size, self.channels = preset.size, preset.channels
         self.observation_space = spaces.Box(0, 255, (preset.size, preset.size, preset.channels), np.uint8)
         self.frames: deque[np.ndarray] = deque(maxlen=_POOLED)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         _, info = self.env.reset(seed=seed, options=options)
         for _ in range(self.np_random.integers(_NO_OPS + 1)):
             _, _, terminated, truncated, info = self.env.step(0)
@@ -97,7 +95,7 @@ class Atari(gymnasium.Wrapper[np.ndarray, int, Any, int]):
         self.frames.extend([self._frame()] * _POOLED)
         return self._observation(), info
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> Step[np.ndarray]:
         total = 0.0
         for frame in range(_REPEAT):
             _, reward, terminated, truncated, info = self.env.step(action)
@@ -114,8 +112,7 @@ class Atari(gymnasium.Wrapper[np.ndarray, int, Any, int]):
         return picture
 
     def _frame(self) -> np.ndarray:
-        frame: Any = self.env.render()
-        return np.asarray(frame)
+        return np.asarray(self.env.render())
 
     def _observation(self) -> np.ndarray:
         picture = torch.from_numpy(self.render()).movedim(-1, 0)

@@ -7,21 +7,19 @@ import importlib
 import math
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl.envs import atari, crafter, dmc
+from worldloom_rl.envs.simulator_output import Simulator
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
 
 
-def make_simulator(
-    name: str, pixels: bool, image_size: int, time_limit: int | None
-) -> tuple[gymnasium.Env[Any, Any], int]:
+def make_simulator(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """The environment of a name of `make_env` and its time limit in simulator steps.
 
     Args:
@@ -34,7 +32,7 @@ def make_simulator(
     return makers.get(family, _make_gym)(name, pixels, image_size, time_limit)
 
 
-def rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+def rescaled(name: str, simulator: Simulator) -> Simulator:
     """The environment with the bounded entries of its observation in [-1, 1], the others as they are."""
     space = simulator.observation_space
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
@@ -49,7 +47,7 @@ def rescaled(name: str, simulator: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any
     return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
 
 
-def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """The gymnasium environment and its time limit in simulator steps."""
     module, _, identifier = name.rpartition(":")
     if module:
@@ -64,7 +62,7 @@ def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) 
             f"{name} has no time limit, and the discount and the replay need one: give it in simulator steps, "
             "make_env(…, time_limit=1000) or --time-limit 1000."
         )
-    options: dict[str, Any] = {"render_mode": "rgb_array"} if pixels else {}
+    options: dict[str, object] = {"render_mode": "rgb_array"} if pixels else {}
     if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
         options |= {"width": image_size, "height": image_size}  # renders at the size asked for
     try:
@@ -80,7 +78,7 @@ def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) 
         ) from error
 
 
-def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[gymnasium.Env[Any, Any], int]:
+def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """The DeepMind Control task as a gymnasium environment and its time limit in simulator steps."""
     if pixels and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when dm_control is imported
@@ -99,9 +97,7 @@ def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) 
     return simulator, math.ceil(limit)
 
 
-def _make_atari(
-    name: str, pixels: bool, image_size: int, time_limit: int | None
-) -> tuple[gymnasium.Env[Any, Any], int]:
+def _make_atari(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """The game under its benchmark's preset and its time limit in steps of four frames."""
     preset, _, game = name.partition(":")
     known = atari.games()
@@ -113,9 +109,7 @@ def _make_atari(
     return gymnasium.wrappers.TimeLimit(atari.make_atari(game, atari.PRESETS[preset]), limit), limit
 
 
-def _make_crafter(
-    name: str, pixels: bool, image_size: int, time_limit: int | None
-) -> tuple[gymnasium.Env[Any, Any], int]:
+def _make_crafter(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """Crafter and its time limit in steps."""
     task = name.partition(":")[2] or "reward"
     limit = time_limit or crafter.STEPS

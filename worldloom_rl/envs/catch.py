@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+from worldloom_rl.envs.simulator_output import Info, Step
 
 _CELL = 8  # pixels of a cell's sides; ball and paddle move from cell to cell
 _CELLS = 8  # of the image's sides
@@ -42,9 +42,7 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
         self.render_mode = render_mode
         self._empty = np.full(self.observation_space.shape, _BACKGROUND, np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         self.paddle = _COLUMNS // 2
         self.falls = 0
@@ -57,7 +55,7 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
         self.column = int(self.np_random.integers(_COLUMNS))
         self.drift = int(self.np_random.choice(_DRIFTS))
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Step[np.ndarray]:
         self.paddle = min(max(self.paddle + _MOVES[int(action)], 0), _COLUMNS - 1)
         if self.row == _ROWS:
             self._drop_ball()
@@ -72,7 +70,7 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
         caught = 2 * abs(self.column - self.paddle) <= _WIDTH
         self.falls += 1
         self.caught += caught
-        info = {"caught": self.caught, "falls": self.falls}
+        info: Info = {"caught": self.caught, "falls": self.falls}
         return self.render(), 1.0 if caught else -1.0, False, self.falls == _FALLS, info
 
     def render(self) -> np.ndarray:

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.extras import require
 
 SIZE = 64  # pixels of the image's sides; dreamerv3 configs.yaml, env.crafter
@@ -37,9 +38,7 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Discrete(len(self._crafter.constants.actions))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         if seed is not None or self._game is None:
             seed = int(self.np_random.integers(2**31 - 1)) if seed is None else seed
@@ -47,7 +46,7 @@ class Crafter(gymnasium.Env[np.ndarray, np.int64]):
         image: np.ndarray = self._game.reset()
         return image, {}
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> Step[np.ndarray]:
         image, reward, done, info = self._game.step(int(action))
         info["player_pos"] = info["player_pos"].copy()  # the game's own array
         terminated = info["discount"] == 0

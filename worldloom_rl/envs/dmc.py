@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, SupportsFloat
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.envs.simulator_output import Info
 from worldloom_rl.extras import require
+
+if TYPE_CHECKING:
+    import dm_env
 
 
 def suite() -> ModuleType:
@@ -39,14 +43,12 @@ class DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
         size = sum(math.prod(leaf.shape) for leaf in self._task.observation_spec().values())
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         if seed is not None:
             self._task.task._random = np.random.RandomState(seed)  # as TorchRL's DMControlEnv does
         return self._observation(self._task.reset()), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, Info]:
         step = self._task.step(action)
         terminated = step.last() and step.discount == 0.0
         return self._observation(step), step.reward, terminated, step.last() and not terminated, {}
@@ -59,5 +61,5 @@ class DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
         self._task.close()
 
     @staticmethod
-    def _observation(step: Any) -> np.ndarray:
+    def _observation(step: dm_env.TimeStep) -> np.ndarray:
         return np.concatenate([np.ravel(leaf) for leaf in step.observation.values()]).astype(np.float32)

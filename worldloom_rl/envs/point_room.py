@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.envs.simulator_output import Info, Step
+
 SIZE = 16  # pixels of the image's sides
 REACH = 0.3  # what the largest action moves the point by, along each axis; the room is [-1, 1] x [-1, 1]
 NEAR = 0.2  # distance from the goal that counts as being there
@@ -44,16 +46,14 @@ class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.position = self.goal = np.zeros(2)
         self.steps = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, object], Info]:
         super().reset(seed=seed)
         self.position = self.np_random.uniform(-1.0, 1.0, 2)
         self.goal = self.np_random.uniform(-1.0, 1.0, 2)
         self.steps = 0
         return self._observed(), {}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> Step[dict[str, object]]:
         self.position = np.clip(self.position + REACH * np.clip(action, -1.0, 1.0), -1.0, 1.0)
         self.steps += 1
         distance = float(np.linalg.norm(self.position - self.goal))
@@ -64,7 +64,7 @@ class PointRoom(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The image that is also observed."""
         return picture(self.position)
 
-    def _observed(self) -> dict[str, Any]:
+    def _observed(self) -> dict[str, object]:
         return {"pixels": picture(self.position), "goal": {"pixels": picture(self.goal)}}
 
 

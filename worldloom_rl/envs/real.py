@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import gymnasium
 import torch
 from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
 
 from worldloom_rl.envs.agent_steps import AgentSteps, Frames
 from worldloom_rl.envs.by_name import make_simulator, rescaled
+from worldloom_rl.envs.simulator_output import Simulator
 
 
 def make_env(
@@ -115,7 +115,7 @@ def episode_length(env: EnvBase) -> int:
     )
 
 
-def simulators(env: EnvBase) -> Iterator[gymnasium.Env[Any, Any]]:
+def simulators(env: EnvBase) -> Iterator[Simulator]:
     """The gymnasium environments, one for each of the batch, that this process steps.
 
     Raises TypeError if there are others: in processes of their own (ParallelEnv) or not from gymnasium.
@@ -137,7 +137,7 @@ class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
 
     length: int
 
-    def close(self, **options: Any) -> None:
+    def close(self, **options: object) -> None:
         """Closes the simulators; torch keeps its number of threads, which TorchRL's batched environments raise here."""
         threads = torch.get_num_threads()
         super().close(**options)

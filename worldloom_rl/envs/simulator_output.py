@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.specs.spaces import Space
 
-def reset_simulator(
-    name: str, env: gymnasium.Env[Any, Any], seed: int | None, options: dict[str, Any] | None
-) -> tuple[Any, dict[str, Any]]:
+ObservationT = TypeVar("ObservationT")
+Simulator = gymnasium.Env[Any, Any]  # observations and actions are as their author made them
+Info = dict[str, object]
+Step = tuple[ObservationT, float, bool, bool, Info]  # observation, reward, terminated, truncated, info
+
+
+def reset_simulator(name: str, env: Simulator, seed: int | None, options: Info | None) -> tuple[object, Info]:
     """Observation and info. Raises ValueError for a reset of an older interface."""
     given = env.reset(seed=seed, options=options)
     if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict)):
@@ -23,7 +28,7 @@ def reset_simulator(
     return given
 
 
-def step_simulator(name: str, env: gymnasium.Env[Any, Any], action: Any) -> tuple[Any, float, bool, bool, Any]:
+def step_simulator(name: str, env: Simulator, action: object) -> Step[object]:
     """Observation, reward, terminated, truncated, info. Raises ValueError for a step of an older interface."""
     try:
         observation, reward, terminated, truncated, info = env.step(action)
@@ -37,7 +42,7 @@ def step_simulator(name: str, env: gymnasium.Env[Any, Any], action: Any) -> tupl
     return observation, read_reward(name, reward), bool(terminated), bool(truncated), info
 
 
-def read_reward(name: str, reward: Any) -> float:
+def read_reward(name: str, reward: object) -> float:
     """The one number that it holds, in whatever shape. Raises ValueError for anything else."""
     try:
         number: float | None = np.asarray(reward).astype(float).item() if reward is not None else None
@@ -51,7 +56,7 @@ def read_reward(name: str, reward: Any) -> float:
     return number
 
 
-def check_observation(name: str, space: spaces.Space[Any], observation: Any, key: tuple[str, ...] = ()) -> None:
+def check_observation(name: str, space: Space, observation: object, key: tuple[str, ...] = ()) -> None:
     """Raise ValueError for an observation that is not one of its space in form: another shape, a missing part, …"""
     leaf = f"the observation {'.'.join(key)!r}" if key else "the observation"
     if isinstance(space, spaces.Dict):
@@ -85,7 +90,7 @@ def _are_bytes(image: np.ndarray) -> bool:
     return image.dtype == np.uint8 or (image.dtype.kind != "f" and bool((image >= 0).all() and (image <= 255).all()))
 
 
-def read_frame(name: str, frame: Any) -> np.ndarray:
+def read_frame(name: str, frame: object) -> np.ndarray:
     """uint8 [3, height, width] of a rendered frame [height, width, 3]. Raises ValueError for anything else."""
     array = np.asarray(frame)
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:

@@ -9,10 +9,10 @@ or in a compiled library that does not show its state (the Atari emulator); `Can
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -73,9 +73,9 @@ class _Reader:
     def __init__(self) -> None:
         self._met: dict[int, str] = {}
         self._arrays: list[tuple[np.ndarray, str]] = []
-        self._kept_alive: list[Any] = []
+        self._kept_alive: list[object] = []
 
-    def read(self, value: Any, name: str) -> Json:
+    def read(self, value: object, name: str) -> Json:
         if type(value) in _PLAIN:
             return value
         if isinstance(value, Enum):
@@ -118,7 +118,7 @@ class _Reader:
         kept["attributes"] = {key: self.read(leaf, f"{name}.{key}") for key, leaf in attributes.items()}
         return kept
 
-    def _items(self, values: Any, name: str) -> list[Json]:
+    def _items(self, values: Iterable[object], name: str) -> list[Json]:
         return [self.read(item, f"{name}[{place}]") for place, item in enumerate(values)]
 
     def _check_memory(self, value: np.ndarray, name: str) -> None:
@@ -130,7 +130,7 @@ class _Reader:
         self._arrays.append((value, name))
 
 
-def _write(value: Any, kept: Any, name: str) -> Any:
+def _write(value: object, kept: Json, name: str) -> object:
     """The value that was kept; objects and generators that are there already are changed in place."""
     if isinstance(kept, _PLAIN):
         return kept
@@ -165,22 +165,23 @@ def _write(value: Any, kept: Any, name: str) -> Any:
             if simulation is not None:
                 restore_simulation(*simulation, decode(kept["mujoco"]))
             for key, leaf in attributes.items():
-                present = vars(value).get(key)
-                written = _write(present, leaf, f"{name}.{key}")
-                if written is not present:
+                there = vars(value).get(key)
+                written = _write(there, leaf, f"{name}.{key}")
+                if written is not there:
                     vars(value)[key] = written
             return value
     raise CannotKeep(f"{name} is kept in an unknown form: {str(kept)[:80]}.")
 
 
-def _items(value: Any, items: list[Any], name: str) -> list[Any]:
-    same_length = isinstance(value, list | tuple | deque) and len(value) == len(items)
-    present = list(value) if same_length else [None] * len(items)
+def _items(value: object, items: list[Json], name: str) -> list[object]:
+    present: list[object] = [None] * len(items)
+    if isinstance(value, list | tuple | deque) and len(value) == len(items):
+        present = list(value)
     pairs = enumerate(zip(present, items, strict=True))
     return [_write(there, item, f"{name}[{place}]") for place, (there, item) in pairs]
 
 
-def _write_generator(value: Any, state: Any, name: str) -> Any:
+def _write_generator(value: object, state: Json, name: str) -> object:
     if isinstance(value, np.random.RandomState):
         value.set_state(unplain(state))
         return value
@@ -191,5 +192,5 @@ def _write_generator(value: Any, state: Any, name: str) -> Any:
     return generator
 
 
-def _is_fixed(value: Any) -> bool:
+def _is_fixed(value: object) -> bool:
     return isinstance(value, _FIXED) or type(value).__module__.startswith(_DRAWING) or callable(value)

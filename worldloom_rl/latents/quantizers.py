@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldloom_rl.extras import require
 
@@ -38,15 +39,15 @@ class Quantizer(ABC):
     errors: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def make(self, width: int) -> Any:
+    def make(self, width: int) -> nn.Module:
         """The library's module for codes of that width. Raises ImportError, naming the extra, without the library."""
 
     @abstractmethod
-    def codebook(self, module: Any) -> Tensor:
+    def codebook(self, module: nn.Module) -> Tensor:
         """[K, D] the embedding of every code."""
 
     @abstractmethod
-    def quantize(self, module: Any, rows: Tensor, learn: bool) -> Quantized:
+    def quantize(self, module: nn.Module, rows: Tensor, learn: bool) -> Quantized:
         """The nearest codes of rows [R, N, D]; see `CodebookLatent.quantize`."""
 
 
@@ -56,13 +57,14 @@ class _Codes(Quantizer):
     def __init__(self, vocabulary: int = 512) -> None:
         self.vocabulary = vocabulary
 
-    def codebook(self, module: Any) -> Tensor:
-        codes: Tensor = module._codebook.embed[0]
+    def codebook(self, module: nn.Module) -> Tensor:
+        untyped: Any = module
+        codes: Tensor = untyped._codebook.embed[0]
         return codes
 
-    def _make(self, width: int, **options: Any) -> Any:
+    def _make(self, width: int, **options: float | bool) -> nn.Module:
         # What the library would choose otherwise, the rotation trick for one, changes the gradient.
-        return _library().VectorQuantize(
+        made: nn.Module = _library().VectorQuantize(
             dim=width,
             codebook_size=self.vocabulary,
             eps=1e-5,
@@ -78,9 +80,10 @@ class _Codes(Quantizer):
             affine_param=False,
             **options,
         )
+        return made
 
     @staticmethod
-    def _nearest(module: Any, rows: Tensor, codebook: Tensor, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _nearest(module: nn.Module, rows: Tensor, codebook: Tensor, learn: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Indices, codes and tokens of rows by the codebook. The library moves its means in training mode only."""
         module.train(learn)
         with torch.no_grad():
@@ -94,10 +97,10 @@ class LearnedCodes(_Codes):
 
     errors = ("codebook", "commitment")
 
-    def make(self, width: int) -> Any:
+    def make(self, width: int) -> nn.Module:
         return self._make(width, learnable_codebook=True, ema_update=False)
 
-    def quantize(self, module: Any, rows: Tensor, learn: bool) -> Quantized:
+    def quantize(self, module: nn.Module, rows: Tensor, learn: bool) -> Quantized:
         indices, codes, tokens = self._nearest(module, rows, self.codebook(module), learn=False)
         errors = {"codebook": _mean_square(rows.detach() - codes), "commitment": _mean_square(rows - codes.detach())}
         return Quantized(indices, tokens, errors)
@@ -117,10 +120,10 @@ class AveragedCodes(_Codes):
         super().__init__(vocabulary)
         self.decay = decay
 
-    def make(self, width: int) -> Any:
+    def make(self, width: int) -> nn.Module:
         return self._make(width, decay=self.decay, learnable_codebook=False, ema_update=True)
 
-    def quantize(self, module: Any, rows: Tensor, learn: bool) -> Quantized:
+    def quantize(self, module: nn.Module, rows: Tensor, learn: bool) -> Quantized:
         # A copy: the means move after the rows were read by the codes as they were.
         indices, codes, tokens = self._nearest(module, rows, self.codebook(module).clone(), learn)
         return Quantized(indices, tokens, {"commitment": _mean_square(rows - codes.detach())})
@@ -142,11 +145,11 @@ class FixedGrid(Quantizer):
         self.levels = tuple(levels)
         self.vocabulary = math.prod(levels)
 
-    def make(self, width: int) -> Any:
+    def make(self, width: int) -> nn.Module:
         # Its constructor computes the grid, which the meta device cannot.
         device = torch.empty(0).device
         with torch.device("cpu"):
-            grid = _library().FSQ(
+            grid: nn.Module = _library().FSQ(
                 levels=list(self.levels),
                 dim=width,
                 num_codebooks=1,
@@ -162,11 +165,12 @@ class FixedGrid(Quantizer):
             )
         return grid.to(device)
 
-    def codebook(self, module: Any) -> Tensor:
-        codes: Tensor = module.project_out(module.implicit_codebook)
+    def codebook(self, module: nn.Module) -> Tensor:
+        untyped: Any = module
+        codes: Tensor = untyped.project_out(untyped.implicit_codebook)
         return codes
 
-    def quantize(self, module: Any, rows: Tensor, learn: bool) -> Quantized:
+    def quantize(self, module: nn.Module, rows: Tensor, learn: bool) -> Quantized:
         soft, indices = module(rows)
         indices = indices.long()
         # The library rounds with a straight-through gradient, which the layers around the grid pass on.
@@ -179,6 +183,6 @@ def _mean_square(error: Tensor) -> Tensor:
     return error.square().mean((-2, -1))
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     why = "Codebook latents need vector-quantize-pytorch"
     return require("vector_quantize_pytorch", extra="tokens", why=why)

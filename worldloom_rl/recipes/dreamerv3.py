@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -29,6 +29,7 @@ from worldloom_rl.training.laprop import LaProp
 from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.source import Saved
 from worldloom_rl.training.state import RunState
 
 # ------------------------------------------------------------------ one gradient update
@@ -205,10 +206,10 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
         state.source.write_back(rows.update(posterior.to(rows.device)))
         return metrics
 
-    def save(self, state: State) -> dict[str, Any]:
+    def save(self, state: State) -> Saved:
         return {"optimizer": state.optimizer.state_dict()}
 
-    def load(self, state: State, saved: dict[str, Any]) -> None:
+    def load(self, state: State, saved: Saved) -> None:
         state.optimizer.load_state_dict(saved["optimizer"])
 
     def describe(self, state: State) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -39,7 +39,7 @@ from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.recorded import Recorded, split
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Source
+from worldloom_rl.training.source import Saved, Source
 from worldloom_rl.training.state import RunState
 
 _COLLAPSED = 0.1  # standard deviation of embeddings below which they tell too little to plan with
@@ -198,8 +198,9 @@ def _make_replay(
     config: Config, model: JEPA, arrivals: Arrivals, action_spec: Composite, rows: int | None = None
 ) -> Replay:
     window, batch_size = model.config.history * config.frame_skip + 1, model.config.batch_size
-    shape: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": WithinLaw}
-    return make_replay(config, model, arrivals, **shape, action_spec=action_spec, rows=rows)
+    return make_replay(
+        config, model, arrivals, window=window, batch_size=batch_size, by=WithinLaw, action_spec=action_spec, rows=rows
+    )
 
 
 def _check_alike(config: Config, recording: Recording, observation_spec: Composite, action_spec: Composite) -> None:
@@ -248,11 +249,11 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
         batch = _blocks(config, model, state.sample()).to(config.device)
         return update(state.learning, batch, bfloat16=config.bfloat16)
 
-    def save(self, state: State) -> dict[str, Any]:
+    def save(self, state: State) -> Saved:
         learning = state.learning
         return {"optimizer": learning.optimizer.state_dict(), "schedule": learning.schedule.state_dict()}
 
-    def load(self, state: State, saved: dict[str, Any]) -> None:
+    def load(self, state: State, saved: Saved) -> None:
         state.learning.optimizer.load_state_dict(saved["optimizer"])
         state.learning.schedule.load_state_dict(saved["schedule"])
 

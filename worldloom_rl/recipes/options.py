@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
+from worldloom_rl.training.options import EnvOptions, check_counts
 from worldloom_rl.training.options import RunConfig as RunConfig
-from worldloom_rl.training.options import check_counts
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
@@ -119,7 +119,7 @@ class JEPARunConfig(RunConfig):
         assert isinstance(config, JEPAConfig)
         return config
 
-    def env_options(self) -> dict[str, Any]:
+    def env_options(self) -> EnvOptions:
         """As the agent acts: a block of `frame_skip` actions at once."""
         return {**super().env_options(), "image_size": self.image_size or 64, "action_block": self.frame_skip}
 
@@ -127,7 +127,8 @@ class JEPARunConfig(RunConfig):
         """As data is collected: every frame is seen, so that windows can start at any."""
         from worldloom_rl.envs import make_env
 
-        return make_env(self.env, num_envs=num_envs, seed=seed, **{**self.env_options(), "action_block": 1})
+        options: EnvOptions = {**self.env_options(), "action_block": 1}
+        return make_env(self.env, num_envs=num_envs, seed=seed, **options)
 
     def replay_rows(self) -> int:
         """Capacity that the collection can fill."""

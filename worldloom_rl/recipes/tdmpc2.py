@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -31,6 +31,7 @@ from worldloom_rl.training.finite import check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.source import Saved
 from worldloom_rl.training.state import RunState
 
 # ------------------------------------------------------------------ one gradient update
@@ -204,7 +205,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
                 "Train with --episodic."
             )
 
-    def save(self, state: State) -> dict[str, Any]:
+    def save(self, state: State) -> Saved:
         return {
             "model_optimizer": state.optimizers.model.state_dict(),
             "policy_optimizer": state.optimizers.policy.state_dict(),
@@ -212,7 +213,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
             "task_gradient": None if state.model.task_embedding is None else state.model.task_embedding.weight.grad,
         }
 
-    def load(self, state: State, saved: dict[str, Any]) -> None:
+    def load(self, state: State, saved: Saved) -> None:
         for optimizer, kept in (
             (state.optimizers.model, saved["model_optimizer"]),
             (state.optimizers.policy, saved["policy_optimizer"]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -26,6 +26,7 @@ from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.source import Saved
 from worldloom_rl.training.state import RunState
 
 _TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
@@ -166,10 +167,10 @@ class TokensRecipe(Recipe[Config, TokenWorldModel, State]):
     def update(self, state: State) -> dict[str, Tensor]:
         return update(state.losses, state.optimizer, state.sample().to(state.config.device), state.updates)
 
-    def save(self, state: State) -> dict[str, Any]:
+    def save(self, state: State) -> Saved:
         return {"optimizer": state.optimizer.state_dict()}
 
-    def load(self, state: State, saved: dict[str, Any]) -> None:
+    def load(self, state: State, saved: Saved) -> None:
         state.optimizer.load_state_dict(saved["optimizer"])
 
     def describe(self, state: State) -> str:

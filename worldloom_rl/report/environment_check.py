@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
+from worldloom_rl.config import Json
 from worldloom_rl.envs import episode_length
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_leaves import action_leaves, is_real, observation_leaves, observed_spaces
@@ -15,6 +15,7 @@ from worldloom_rl.report.environment_report import EnvironmentReport, Play, Prob
 from worldloom_rl.report.family_trial import Recipe, family_report, is_episodic
 from worldloom_rl.report.random_play import find_problems, not_finite, play_randomly, summary
 from worldloom_rl.specs.environment import specs_of
+from worldloom_rl.training.options import RunConfig
 
 
 def check_environment(
@@ -43,7 +44,13 @@ def check_environment(
         >>> report.trainable, [leaf.key for leaf in report.observations]
         (True, ['observation'])
     """
-    given = {"env": name, "action_repeat": action_repeat, "pixels": pixels, "time_limit": time_limit, "seed": seed}
+    given: dict[str, Json] = {
+        "env": name,
+        "action_repeat": action_repeat,
+        "pixels": pixels,
+        "time_limit": time_limit,
+        "seed": seed,
+    }
     configs = [recipe.config_class(**given, steps=steps) for recipe in recipes]
     report = EnvironmentReport(name, _arguments(configs[0]), configs[0].repeat, steps)
     with torch.random.fork_rng(devices=[]):
@@ -74,7 +81,7 @@ def check_environment(
         return dataclasses.replace(report, families=tuple(families))
 
 
-def _arguments(config: Any) -> tuple[str, ...]:
+def _arguments(config: RunConfig) -> tuple[str, ...]:
     """The options of `worldloom train` that make this environment."""
     options = ["--env", config.env]
     for name in ("action_repeat", "time_limit"):

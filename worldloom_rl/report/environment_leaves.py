@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +12,21 @@ from torch import Tensor
 from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 
+from worldloom_rl.envs.simulator_output import Simulator
 from worldloom_rl.keys import IS_INIT, as_tuple
 from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
+from worldloom_rl.specs.spaces import Space
 
 
-def _simulator_of(env: EnvBase) -> tuple[Any, bool]:
+def _simulator_of(env: EnvBase) -> tuple[Simulator, bool]:
     """The simulator below what `make_env` converts, and whether rendered images take its observations' place."""
     steps = env.base_env._env  # gymnasium's environment under TorchRL's wrapper
     return steps.env, steps.image is not None
 
 
-def _branches(space: spaces.Space[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _branches(space: Space, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Space]]:
     if isinstance(space, spaces.Dict):
         for name, leaf in space.items():
             yield from _branches(leaf, (*path, name))
@@ -33,7 +34,7 @@ def _branches(space: spaces.Space[Any], path: tuple[str, ...] = ()) -> Iterator[
         yield path, space
 
 
-def observed_spaces(env: EnvBase) -> dict[tuple[str, ...], Any]:
+def observed_spaces(env: EnvBase) -> dict[tuple[str, ...], Space]:
     """The simulator's space of each observation, by its key in the tensordict; empty if images are rendered."""
     simulator, rendered = _simulator_of(env)
     if rendered:
@@ -44,7 +45,7 @@ def observed_spaces(env: EnvBase) -> dict[tuple[str, ...], Any]:
     return found
 
 
-def observation_leaves(env: EnvBase, observed: Mapping[tuple[str, ...], Any]) -> Iterator[Leaf]:
+def observation_leaves(env: EnvBase, observed: Mapping[tuple[str, ...], Space]) -> Iterator[Leaf]:
     """Every observation, those that a model never sees included.
 
     Args:
@@ -64,7 +65,7 @@ def observation_leaves(env: EnvBase, observed: Mapping[tuple[str, ...], Any]) ->
             yield Leaf(".".join(path) or "observation", _space_text(space), "ignored: --pixels observes images")
 
 
-def _seen_text(space: Any, spec: TensorSpec) -> str:
+def _seen_text(space: Space | None, spec: TensorSpec) -> str:
     text = f"{_dtype(spec.dtype)} {list(spec.shape)}"
     if isinstance(space, spaces.Discrete):
         return f"{text}, one-hot"
@@ -94,7 +95,7 @@ def _action_text(segment: ActionSegment, low: Tensor, high: Tensor) -> str:
     return f"{numbers} in {bounds}; rescaled to [-1, 1] inside the model"
 
 
-def _space_text(space: Any) -> str:
+def _space_text(space: Space) -> str:
     return f"Box {space.dtype} {list(space.shape)}" if isinstance(space, spaces.Box) else str(space)
 
 
@@ -107,6 +108,6 @@ def dotted(key: NestedKey) -> str:
     return ".".join(as_tuple(key))
 
 
-def is_real(space: Any) -> bool:
+def is_real(space: Space | None) -> bool:
     """Whether its values are real numbers, not bytes or choices."""
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)

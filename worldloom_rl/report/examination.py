@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
@@ -30,7 +30,7 @@ class ValueHead(NamedTuple):
     make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
 
 
-def _critic(model: Any) -> ValueHead:
+def _critic(model: WorldModel) -> ValueHead:
     critic = model.behavior.critic
     return ValueHead(
         lambda latent, noise: critic.mean(critic(model.latent_features(latent))),
@@ -40,7 +40,7 @@ def _critic(model: Any) -> ValueHead:
     )
 
 
-def _q_ensemble(model: Any) -> ValueHead:
+def _q_ensemble(model: WorldModel) -> ValueHead:
     """The Qs learn from actions of the policy prior, which neither a wrong reward nor wrong dynamics lead astray."""
     return ValueHead(
         lambda latent, noise: model.behavior.value(model.latent_features(latent), model.action_mask(latent), noise),
@@ -51,7 +51,7 @@ def _q_ensemble(model: Any) -> ValueHead:
     )
 
 
-VALUE_HEADS: Mapping[str, Callable[[Any], ValueHead]] = {
+VALUE_HEADS: Mapping[str, Callable[[WorldModel], ValueHead]] = {
     "dreamerv3": _critic,
     "tdmpc2": _q_ensemble,
     "tokens": _critic,

@@ -18,6 +18,7 @@ from worldloom_rl.pretrained.registry import find_family
 from worldloom_rl.report.environment_report import FamilyReport, Play, Trial
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import with_primers
+from worldloom_rl.training.options import RunConfig
 
 _UPDATES, _UPDATE_SECONDS = 3, 2.0  # timed at most, after one that is not
 
@@ -28,11 +29,11 @@ class Recipe(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def config_class(self) -> Any: ...
+    def config_class(self) -> type[RunConfig]: ...
     @property
     def make_state(self) -> Callable[[Any], Any]: ...
     @property
-    def make_policy(self) -> Callable[[Any], Any]: ...
+    def make_policy(self) -> Callable[[Any], TensorDictModuleBase]: ...
     @property
     def update(self) -> Callable[[Any], dict[str, Tensor]]: ...
     @property
@@ -101,7 +102,7 @@ def _act(policy: TensorDictModuleBase, env: EnvBase, steps: int) -> tuple[Tensor
     return transitions, seconds
 
 
-def _try(recipe: Recipe, config: Any) -> Trial:
+def _try(recipe: Recipe, config: RunConfig) -> Trial:
     """A window of steps and a few updates of a fresh model. Raises ValueError if its numbers go wrong."""
     state = recipe.make_state(config)
     try:

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +52,7 @@ class RunResult:
     def settings(self) -> dict[str, str]:
         """Name → text for people, of all that tells runs apart beside task, preset and seed."""
         texts = {name: f"{name}={value}" for name, value in self.config.items() if name not in _NO_SETTINGS}
-        overrides: Any = self.config.get("overrides", ())
+        overrides: Json = self.config.get("overrides", ())
         return {**texts, "overrides": ", ".join(sorted(overrides))}
 
 

@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from worldloom_rl import keys
 
+Space = spaces.Space[object]
+
 # Composite takes its leaves and these by name in one call, and "_reset" tells TorchRL which environments to reset.
 _OF_TORCHRL = frozenset({"shape", "batch_size", "device", "names", "data_cls", "step_mdp_static", "_reset"})
 
 
-def action_space_of(name: str, space: spaces.Space[Any], key: str = keys.ACTION) -> spaces.Space[Any]:
+def action_space_of(name: str, space: Space, key: str = keys.ACTION) -> Space:
     """The action space as the agent sees it: float32 boxes with finite bounds, discrete actions counted from zero."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({part: action_space_of(name, leaf, part) for part, leaf in space.items()})
@@ -37,7 +39,7 @@ def action_space_of(name: str, space: spaces.Space[Any], key: str = keys.ACTION)
     return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
 
 
-def action_block_space(name: str, space: spaces.Space[Any], length: int) -> spaces.Space[Any]:
+def action_block_space(name: str, space: Space, length: int) -> Space:
     """The space of `length` actions that are given as one [length · A]; discrete ones are a MultiDiscrete."""
     if length == 1:
         return space
@@ -50,7 +52,7 @@ def action_block_space(name: str, space: spaces.Space[Any], length: int) -> spac
     raise ValueError(f"{name}: actions of {space} cannot be given in blocks of {length}; a flat one can.")
 
 
-def observation_space_of(name: str, space: spaces.Space[Any], key: tuple[str, ...] = ()) -> spaces.Space[Any]:
+def observation_space_of(name: str, space: Space, key: tuple[str, ...] = ()) -> Space:
     """The space of what `convert_observation` makes of an observation."""
     if isinstance(space, spaces.Dict):
         for part in space:
@@ -103,7 +105,7 @@ def _channels_last(space: spaces.Box) -> bool:
     return _is_image(space) and shape[2] in (1, 3, 4) and min(shape[:2]) > shape[2]
 
 
-def convert_observation(space: spaces.Space[Any], observation: Any) -> Any:
+def convert_observation(space: Space, observation: Any) -> Any:
     """The observation as fresh arrays: simulators reuse theirs, and TorchRL does not copy."""
     if isinstance(space, spaces.Box):
         if _channels_last(space):
@@ -115,7 +117,7 @@ def convert_observation(space: spaces.Space[Any], observation: Any) -> Any:
     return np.asarray(spaces.flatten(space, observation), dtype=np.float32)
 
 
-def convert_episode(space: spaces.Space[Any], observation: Any) -> Any:
+def convert_episode(space: Space, observation: Any) -> Any:
     """Observations [T, …] of a whole episode, converted one by one as `convert_observation` does."""
     if isinstance(space, spaces.Dict):
         return {part: convert_episode(leaf, observation[part]) for part, leaf in space.items()}

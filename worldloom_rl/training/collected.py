@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -19,7 +18,7 @@ from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.cuda_graphs import CapturedPolicy
 from worldloom_rl.training.options import CapturedRunConfig, RunConfig
 from worldloom_rl.training.profile import NoProfile
-from worldloom_rl.training.source import ReplaySource
+from worldloom_rl.training.source import ReplaySource, Saved
 
 _REPLAY = "replay"  # in a checkpoint
 
@@ -88,7 +87,7 @@ class Collected(ReplaySource):
         self.episode_returns += self.running_returns[done].tolist()
         self.running_returns[done] = 0.0
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> Saved:
         self.replay.save(directory / _REPLAY)
         save_collection(self.collector, self.arrivals, directory)
         return {
@@ -100,7 +99,7 @@ class Collected(ReplaySource):
     def moved(self, directory: Path) -> None:
         self.replay.moved(directory / _REPLAY)
 
-    def load(self, directory: Path, saved: dict[str, Any], seed: int) -> str:
+    def load(self, directory: Path, saved: Saved, seed: int) -> str:
         self.running_returns = saved["running_returns"]
         self.episode_returns = saved["episode_returns"]
         self.replay.load(directory / _REPLAY)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
-from tensordict import TensorDictBase
+import torch
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import CudaGraphModule, TensorDictModuleBase
-from torchrl.envs.utils import exploration_type
+from torchrl.envs.utils import ExplorationType, exploration_type
 
 CALLS_BEFORE = 3  # as usual, among them whatever torch.compile builds
 
@@ -26,7 +26,7 @@ def capture(function: Callable[[TensorDictBase], TensorDictBase]) -> Callable[[T
     return _module(function, in_keys=[], out_keys=[])
 
 
-def _module(function: Callable[..., Any], **keys: Any) -> CudaGraphModule:
+def _module(function: Callable[..., object], **keys: list[NestedKey]) -> CudaGraphModule:
     with warnings.catch_warnings():
         # It takes tensordicts out of torch's pytrees, which nothing here relies on.
         warnings.filterwarnings("ignore", "Tensordict is registered in PyTree", UserWarning)
@@ -40,7 +40,7 @@ class CapturedPolicy(TensorDictModuleBase):  # type: ignore[misc]
         super().__init__()
         self.policy = policy
         self.in_keys, self.out_keys = policy.in_keys, policy.out_keys
-        self._graphs: dict[tuple[Any, ...], CudaGraphModule] = {}
+        self._graphs: dict[tuple[ExplorationType | None, torch.Size], CudaGraphModule] = {}
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         kind = (exploration_type(), tensordict.batch_size)

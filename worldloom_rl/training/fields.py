@@ -6,14 +6,24 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
 
 from worldloom_rl.config import Json, did_you_mean
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
+_WORDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "nothing",
+}
 
 
-def typed(kind: type[Any], values: Mapping[str, Json], where: str) -> dict[str, Any]:
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+
+
+def typed(kind: type[_Dataclass], values: Mapping[str, Json], where: str) -> dict[str, Json]:
     """The values as the fields of the dataclass `kind` take them.
 
     Args:
@@ -36,7 +46,7 @@ def _tupled(value: Json) -> Json:
     return tuple(_tupled(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
     """Whether a value, its lists tuples, is of the type that a field is annotated with; numbers must be finite."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -50,7 +60,7 @@ def fits(value: Any, hint: Any) -> bool:
     return hint is Any or isinstance(value, hint)
 
 
-def _words(hint: Any) -> str:
+def _words(hint: object) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_words(each) for each in inner)

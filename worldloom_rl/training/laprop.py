@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+Group = dict[str, Any]  # of torch.optim: tensors and their settings
 Schedule = Callable[[int], float]  # updates since the end of warm-up → factor of the learning rate
 
 
@@ -67,7 +68,7 @@ class LaProp(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: Group) -> None:
         """Add tensors with settings of their own; those that are not named are the optimiser's."""
         _check(self.defaults | param_group)
         super().add_param_group(param_group)
@@ -80,16 +81,16 @@ class LaProp(torch.optim.Optimizer):
                 "Keep the weights in float32 and compute under torch.autocast."
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Copies and pickles of the optimiser keep the schedule."""
-        state: dict[str, Any] = super().__getstate__()
+        state: dict[str, object] = super().__getstate__()
         return state | {"schedule": self.schedule}
 
     def learning_rates(self) -> list[float]:
         """Learning rate of the next update, for each group."""
         return [self._learning_rate(group) for group in self.param_groups]
 
-    def _learning_rate(self, group: dict[str, Any]) -> float:
+    def _learning_rate(self, group: Group) -> float:
         base, updates, warmup = float(group["lr"]), int(group["updates"]), int(group["warmup"])
         if updates < warmup:
             return base * updates / warmup
@@ -121,7 +122,7 @@ class LaProp(torch.optim.Optimizer):
         state["step"] += 1
         return int(state["step"])
 
-    def _update(self, parameters: list[Tensor], step: int, group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[Tensor], step: int, group: Group) -> None:
         beta_momentum, beta_square = group["betas"]
         learning_rate = self._learning_rate(group)
         squares = [self.state[p]["square_average"] for p in parameters]
@@ -156,7 +157,7 @@ def _clip(gradients: list[Tensor], parameters: list[Tensor], share: float, floor
     return list(torch._foreach_mul(gradients, factors))
 
 
-def _check(group: dict[str, Any]) -> None:
+def _check(group: Group) -> None:
     """Raise for settings that cannot be meant."""
     beta_momentum, beta_square = group["betas"]
     expected = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -12,7 +11,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from worldloom_rl.training.collected import Collected
 from worldloom_rl.training.profile import NoProfile
 from worldloom_rl.training.recorded import Recorded
-from worldloom_rl.training.source import Source
+from worldloom_rl.training.source import Saved, Source
 
 
 class Mixed(Source):
@@ -84,13 +83,13 @@ class Mixed(Source):
     def bytes(self) -> float:
         return self.recorded.bytes + self.collected.bytes
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> Saved:
         return {**self.collected.save(directory), "recorded": self.recorded.sampling()}
 
     def moved(self, directory: Path) -> None:
         self.collected.moved(directory)
 
-    def load(self, directory: Path, saved: dict[str, Any], seed: int) -> str:
+    def load(self, directory: Path, saved: Saved, seed: int) -> str:
         self.recorded.restore_sampling(saved["recorded"])
         return self.collected.load(directory, saved, seed)
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from worldloom_rl.extras import require_installed
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
+
+
+class EnvOptions(TypedDict, total=False):
+    """Keywords of `make_env`."""
+
+    action_repeat: int
+    action_block: int
+    pixels: bool
+    frame_stack: int
+    image_size: int
+    time_limit: int | None
+    rescale_observations: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +84,7 @@ class RunConfig:
         """What is learned from, for people and in the name of the run directory."""
         return self.env
 
-    def env_options(self) -> dict[str, Any]:
+    def env_options(self) -> EnvOptions:
         """What `make_env` is told beside the name, the number and the seed."""
         return {
             "action_repeat": self.repeat,

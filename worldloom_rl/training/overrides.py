@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from worldloom_rl.config import Json, WorldModelConfig, did_you_mean
 from worldloom_rl.pretrained.registry import find_preset
@@ -29,7 +29,7 @@ def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learne
     return dataclasses.replace(config, **{**learned, **typed(type(config), values, "overrides")})
 
 
-def _parsed(text: str, hint: Any, override: str) -> Json:
+def _parsed(text: str, hint: object, override: str) -> Json:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     try:

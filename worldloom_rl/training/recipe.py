@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from tensordict import TensorDictBase
@@ -15,7 +15,10 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.training.clock import AGENT_STEPS, Clock
 from worldloom_rl.training.evaluate import Evaluation, play, with_primers
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.training.source import Saved
 from worldloom_rl.training.state import ConfigT, ModelT, RunState
+from worldloom_rl.world_model import WorldModel
 
 StateT = TypeVar("StateT", bound=RunState)  # type: ignore[type-arg]  # of the recipe's own configuration and model
 
@@ -52,11 +55,11 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         """One gradient update from a batch of the state; metrics. Raises FloatingPointError before weights go wrong."""
 
     @abstractmethod
-    def save(self, state: StateT) -> dict[str, Any]:
+    def save(self, state: StateT) -> Saved:
         """Optimisers and whatever else learning goes on from, beside the model."""
 
     @abstractmethod
-    def load(self, state: StateT, saved: dict[str, Any]) -> None:
+    def load(self, state: StateT, saved: Saved) -> None:
         """Puts what `save` gave into a fresh state."""
 
     def check(self, state: StateT, transitions: TensorDictBase) -> None:
@@ -87,3 +90,6 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         finally:
             env.close()
         return Arrivals(model.observation_keys, model.action_keys)(transitions).rows
+
+
+AnyRecipe = Recipe[RunConfig, WorldModel, RunState[RunConfig, WorldModel]]  # of a family that is named at run time

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -12,7 +11,7 @@ from tensordict import TensorDictBase
 from worldloom_rl.data import Arrivals, Recording, Replay
 from worldloom_rl.data.recording import fill
 from worldloom_rl.training.collection import load_generators, save_generators
-from worldloom_rl.training.source import ReplaySource
+from worldloom_rl.training.source import ReplaySource, Saved
 
 
 def split(recording: Recording, held_out: float, seed: int) -> tuple[list[int], list[int]]:
@@ -57,20 +56,20 @@ class Recorded(ReplaySource):
     def add(self, transitions: TensorDictBase) -> None:
         raise RuntimeError(f"{self._name} is recorded: nothing is added to it.")
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> Saved:
         save_generators(directory)
         return {**self.sampling(), "running_returns": torch.zeros(1), "episode_returns": []}
 
-    def load(self, directory: Path, saved: dict[str, Any], seed: int) -> str:
+    def load(self, directory: Path, saved: Saved, seed: int) -> str:
         self.restore_sampling(saved)
         load_generators(directory)
         return "."
 
-    def sampling(self) -> dict[str, Any]:
+    def sampling(self) -> Saved:
         """What tells these rows from others, and where the draws of batches stand."""
         return {"digest": self.digest, "sampling": self.replay._rng.get_state()}
 
-    def restore_sampling(self, saved: dict[str, Any]) -> None:
+    def restore_sampling(self, saved: Saved) -> None:
         """Goes on with the draws where `sampling` was asked. Raises ValueError if it was of other rows."""
         if saved["digest"] != self.digest:
             raise ValueError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torchrl.data import Composite
@@ -37,9 +37,9 @@ def make_replay(
         rows: that the run brings; by default what its agent steps can.
     Raises ValueError if not even one window fits.
     """
-    settings: dict[str, Any] = {"window": window, "batch_size": batch_size, "by": by}
+    make = partial(Replay, window=window, batch_size=batch_size, by=by)
     leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
-    row_bytes = leaves + Replay(capacity=1000 + window, **settings).bytes_per_row
+    row_bytes = leaves + make(capacity=1000 + window).bytes_per_row
     rows = config.replay_rows() if rows is None else min(rows, config.capacity)
     if config.replay_gb is not None:
         rows = min(rows, int(config.replay_gb * 1e9 / row_bytes))
@@ -52,7 +52,7 @@ def make_replay(
     if rows * row_bytes > config.memmap_above_gb * 1e9:
         folder = Path(config.run_directory) / "replay" if config.run_directory else Path(tempfile.mkdtemp())
         shutil.rmtree(folder, ignore_errors=True)
-    return Replay(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed), **settings)
+    return make(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed))
 
 
 def remove_scratch(replay: Replay) -> None:

@@ -13,6 +13,8 @@ from worldloom_rl.data import Replay
 from worldloom_rl.training.profile import NoProfile
 from worldloom_rl.training.replay import remove_scratch
 
+Saved = dict[str, Any]  # a part of learning.pt: tensors, numbers, text, and lists and dictionaries of them
+
 
 class Source(ABC):
     """Rows to learn from. `str` of it says to people what is learned from.
@@ -56,7 +58,7 @@ class Source(ABC):
         """What these take."""
 
     @abstractmethod
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> Saved:
         """Writes to a checkpoint what does not come from elsewhere again, and returns the small rest, for learning.pt.
 
         The global random generators are saved here too, after all else that may draw.
@@ -66,7 +68,7 @@ class Source(ABC):
         """Tells that the directory of the last `save` has this name now."""
 
     @abstractmethod
-    def load(self, directory: Path, saved: dict[str, Any], seed: int) -> str:
+    def load(self, directory: Path, saved: Saved, seed: int) -> str:
         """Puts back what `save` wrote and returned, into a fresh source; says how it goes on, to end a sentence.
 
         Args:

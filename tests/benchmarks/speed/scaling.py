@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 
 from speed import dreamerv3, measure, tdmpc2
 from speed.workload import Call
+from worldloom_rl.config import Json
 from worldloom_rl.training.run_directory import provenance
 
 _FILE = Path(__file__).parents[3] / "tutorials" / "images" / "scaling.png"
@@ -58,7 +58,7 @@ def run(picture: Path = _FILE, rounds: int = 3) -> None:
         rounds: each times every size once, in turn; medians are drawn.
     """
     torch.set_num_threads(1)
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Json]] = []
     for curve in CURVES:
         timed = []
         for size in curve.sizes:
@@ -85,11 +85,11 @@ def _in_products(row: measure.Measurement) -> float:
     return statistics.median(ms * rate / 1e3 for ms, rate in pairs)
 
 
-def _points(curve: dict[str, Any]) -> list[tuple[int, float]]:
+def _points(curve: dict[str, Json]) -> list[tuple[int, float]]:
     return list(zip(curve["sizes"], curve["cpu_ms"], strict=True))
 
 
-def _draw(curves: list[dict[str, Any]], file: Path) -> None:
+def _draw(curves: list[dict[str, Json]], file: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), constrained_layout=True)
     for axis, curve in zip(axes.flat, curves, strict=True):
         sizes, gflop = curve["sizes"], curve["gflop"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from speed.measure import Measurement, spread
+from worldloom_rl.config import Json
 
 _COLUMNS = (
     "workload", "by", "{} ms", "GFLOP done", "reference GFLOP", "x reference bound", "x worldloom's time", "peak GB",
@@ -31,10 +31,10 @@ def markdown(rows: Sequence[Measurement], clock: str = "CPU") -> str:
 
 
 def record(
-    row: Measurement, rows: Sequence[Measurement], about: Mapping[str, Any], clock: str = "CPU"
-) -> dict[str, Any]:
+    row: Measurement, rows: Sequence[Measurement], about: Mapping[str, Json], clock: str = "CPU"
+) -> dict[str, Json]:
     """Everything measured of one row, with medians, and what the run tells of itself."""
-    values: dict[str, Any] = dataclasses.asdict(row)
+    values: dict[str, Json] = dataclasses.asdict(row)
     for name, numbers in (
         (f"{clock.lower()}_ms", row.milliseconds),
         ("bound", row.bounds),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -14,6 +13,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from speed.torchrl_peers import planner_peer
 from speed.workload import Call, Mode, Workload
+from worldloom_rl.config import Json
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, TDMPC2Config, make_policy
 from worldloom_rl.objectives import WorldModelLoss
@@ -25,7 +25,7 @@ from worldloom_rl.training.cuda_graphs import CapturedPolicy
 OBSERVED, ACTIONS = 24, 6
 
 
-def make_model(*, compiled: bool = False, **numbers: Any) -> TDMPC2:
+def make_model(*, compiled: bool = False, **numbers: Json) -> TDMPC2:
     """The model of the workloads, with numbers of its configuration replaced."""
     _, config = find_preset("tdmpc2:5m")
     assert isinstance(config, TDMPC2Config)
@@ -37,7 +37,7 @@ def make_model(*, compiled: bool = False, **numbers: Any) -> TDMPC2:
     return model
 
 
-def plan(environments: int, mode: Mode, **numbers: Any) -> Call:
+def plan(environments: int, mode: Mode, **numbers: Json) -> Call:
     """One planned, exploring action in each environment: encode, then MPPI."""
     model = make_model(compiled=mode == "compiled", **numbers)
     policy: TensorDictModuleBase = make_policy(model)
@@ -60,7 +60,7 @@ def plan(environments: int, mode: Mode, **numbers: Any) -> Call:
     return call
 
 
-def learn(mode: Mode, **numbers: Any) -> Call:
+def learn(mode: Mode, **numbers: Json) -> Call:
     """One update from windows of H + 1 rows: model, policy, targets."""
     model = make_model(compiled=mode == "compiled", **numbers)
     losses = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)

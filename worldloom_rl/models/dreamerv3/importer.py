@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ def _latest(folder: Path) -> str:
 
 
 def model_from_arrays(
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Mapping[str, np.ndarray],
     settings: ImportSettings | None = None,
     numbers: Mapping[str, Json] | None = None,
 ) -> DreamerV3:

@@ -6,6 +6,7 @@ Reference: Assran et al. 2025 (arXiv:2506.09985); facebookresearch/vjepa2 src/mo
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def require_transformers() -> Any:
+def require_transformers() -> ModuleType:
     """The module transformers. Raises ImportError that names the extra, where it is not installed."""
     why = "V-JEPA 2 encoders need transformers, which is not installed"
     return require("transformers", extra="vjepa", why=why)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: object) -> np.ndarray[Any, Any]:
+def _empty_array(kind: type, shape: tuple[int, ...], code: object) -> np.ndarray:
     """What numpy's pickles begin an array with; the state that follows gives it shape, type and numbers."""
     if kind is not np.ndarray or shape != (0,):
         raise pickle.UnpicklingError(f"an array begins as an empty one, not as {kind!r} of shape {shape!r}")
@@ -34,7 +33,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def read_checkpoint(agent: str | Path) -> dict[str, np.ndarray[Any, Any]]:
+def read_checkpoint(agent: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an agent.pkl by their official names.
 
     Raises ValueError if the file is something else, or holds any object but arrays of 32-bit numbers.

@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from worldloom_rl.models.dreamerv3.official.settings import ImportSettings
 class Sizes:
     """What the arrays say of sizes. A size is the one on which most arrays agree, so that a wrong one stands out."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.arrays = arrays
 
     def axis(self, name: str, axis: int = 0) -> list[int]:

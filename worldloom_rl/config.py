@@ -92,7 +92,7 @@ class WorldModelConfig:
         hints = _type_hints(type(self))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
         for field in dataclasses.fields(self):
             given = getattr(self, field.name)
-            value = _tupled(given)
+            value = tupled(given)
             if value is not given:
                 object.__setattr__(self, field.name, value)
             _check_field(field.name, value, hints.get(field.name, object), field.metadata.get(_LIMITS))
@@ -144,7 +144,7 @@ class WorldModelConfig:
         for name, value in values.items():
             if any(isinstance(number, float) and not math.isfinite(number) for number in flat_json([value])):
                 raise ValueError(f"{cls.__name__} takes finite numbers, but {name} is {value!r}.")
-        return cls(**{name: _tupled(value) for name, value in values.items()})
+        return cls(**{name: tupled(value) for name, value in values.items()})
 
     @classmethod
     def _require_fields(cls, names: Iterable[str]) -> None:
@@ -158,8 +158,9 @@ def _plain(value: Json) -> Json:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _tupled(value: Json) -> Json:
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+def tupled(value: Json) -> Json:
+    """The value with its lists, which JSON has, as tuples, which fields have."""
+    return tuple(tupled(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def flat_json(values: list[Json]) -> Iterator[Json]:
@@ -183,27 +184,28 @@ def _check_field(name: str, value: object, hint: object, limits: Limits | None) 
     numbers = value if isinstance(value, tuple) else (value,)
     least, most = limits.lengths if limits and limits.lengths else (0, math.inf)
     # The length first: a file may hold any number of numbers.
-    if (isinstance(value, tuple) and not least <= len(value) <= most) or not _fits(value, hint):
-        raise ValueError(f"{name} must be {_described(hint, limits)}, got {value!r:.200}.")
+    if (isinstance(value, tuple) and not least <= len(value) <= most) or not fits(value, hint):
+        raise ValueError(f"{name} must be {described(hint, limits)}, got {value!r:.200}.")
     if limits is not None:
         for number in numbers:
             check_range(name, number, limits.low, limits.high)
 
 
-def _fits(value: object, hint: object) -> bool:
-    """Whether a value is of a type; types other than those of plain values take anything."""
+def fits(value: object, hint: object) -> bool:
+    """Whether a value, its lists tuples, is of a type; numbers are finite. Types of no plain value take anything."""
     parts = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if get_origin(hint) is Literal:
         return any(value == part and type(value) is type(part) for part in parts)
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False
         items = parts[:1] * len(value) if parts[-1:] == (...,) else parts
-        return len(items) == len(value) and all(map(_fits, value, items))
+        return len(items) == len(value) and all(map(fits, value, items))
     if hint in (int, float):
-        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)  # type: ignore[arg-type]
     return isinstance(value, hint) if hint in (bool, str, tuple, type(None)) and isinstance(hint, type) else True
 
 
@@ -214,18 +216,18 @@ _NAMES: dict[object, tuple[str, str]] = {
 }
 
 
-def _described(hint: object, limits: Limits | None, plural: bool = False) -> str:
+def described(hint: object, limits: Limits | None = None, plural: bool = False) -> str:
     """What a field of that type takes, in words."""
     parts = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_described(part, limits) for part in parts)
+        return " or ".join(described(part, limits) for part in parts)
     if get_origin(hint) is Literal:
         return f"one of {list(parts)}"
     if get_origin(hint) is tuple:
         if parts[-1:] != (...,):
-            return f"a tuple ({', '.join(_described(part, limits) for part in parts)})"
+            return f"a tuple ({', '.join(described(part, limits) for part in parts)})"
         count = "{} to {} ".format(*limits.lengths) if limits and limits.lengths else ""
-        return f"a tuple of {count}{_described(parts[0], limits, plural=True)}"
+        return f"a tuple of {count}{described(parts[0], limits, plural=True)}"
     if hint in (int, float):
         article, end = ("", "s") if plural else ("a ", "")
         bounds = f" in [{limits.low}, {limits.high}]" if limits else ""

@@ -220,7 +220,7 @@ def test_every_leaf_is_listed_with_what_becomes_of_it() -> None:
     assert "MultiDiscrete([3 4]) → float32 [7], one-hots side by side" in words(check("MultiDiscreteSeen"))
     said = words(check("Double"))
     assert "action Box float64 [2] → 2 real numbers in -2 to 2, 0 to 0.5; rescaled to [-1, 1] inside the model" in said
-    assert "step_count Box float32 [3] → ignored: a name that bookkeeping uses; rename it" in words(check("Counter"))
+    assert "step_count Box float32 [3] → float32 [3]" in words(check("Counter"))
 
 
 def test_bytes_in_a_vector_are_real_numbers_and_several_choices_are_one_hots() -> None:

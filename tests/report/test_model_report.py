@@ -439,12 +439,13 @@ def test_report_writes_a_page_for_a_short_run_and_replaces_it(
                  "num_elites=4", "num_policy_trajectories=2", "iterations=1")  # fmt: skip
         tdmpc2.train(tdmpc2.Config(env="Pendulum-v1", overrides=sizes, seed_steps=20, **shared))
     (run / "report").mkdir()
-    (run / "report" / "old.txt").write_text("of an older report")
+    (run / "report" / "index.html").write_text("an older report")
+    (run / "report" / "notes.txt").write_text("a person's")
     capsys.readouterr()
     cli.main(["report", str(run), "--episodes", "1" if family == "dreamerv3" else "2", "--steps", "20"])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"The page with pictures: {run / 'report' / 'index.html'}" in printed
-    assert [file.name for file in (run / "report").iterdir()] == ["index.html"]
+    assert {file.name for file in (run / "report").iterdir()} == {"index.html", "notes.txt"}
     page = (run / "report" / "index.html").read_text()
     parts = ["dynamics", "reward head", "continue head", "value head"]
     assert all(f"<td>{part}</td>" in page for part in parts)

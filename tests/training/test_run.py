@@ -108,7 +108,7 @@ def edited(directory: Path, change: Any) -> RunDirectory:
         (lambda data: data["config"].pop("overrides"), r"config.json lacks the fields \['overrides'\]"),
         (lambda data: data["config"].pop("env"), r"config.json lacks the fields \['env'\]"),
         (lambda data: data["config"].update(steps="many"), "config.json: steps takes a whole number, got 'many'"),
-        (lambda data: data["config"].update(overrides="horizon=3"), "overrides takes a list of texts"),
+        (lambda data: data["config"].update(overrides="horizon=3"), "overrides takes a tuple of texts"),
         (lambda data: data["config"].update(steps=0), "steps must be at least 1"),
         (lambda data: data.pop("recipe"), 'config.json must have a "recipe"'),
         (lambda data: data.pop("config"), 'config.json must have a "recipe" by name and its "config"'),

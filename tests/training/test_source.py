@@ -115,14 +115,14 @@ def test_what_is_written_back_reaches_the_rows_it_belongs_to(tmp_path: Path) -> 
     learn(recipe, state, 1)
     source = state.source
     assert isinstance(source, Mixed)
-    rows = state.sample().select("index", "index_generation", "reward")
+    rows = state.sample().select("replay", "reward")
     rows["reward"] = torch.where(is_recorded(rows)[:, None, None], -1.0, -2.0).expand(rows["reward"].shape).clone()
     source.write_back(rows)
     for replay, mark, part in (
         (source.recorded.replay, -1.0, rows[:2]), (source.collected.replay, -2.0, rows[2:]),
     ):  # fmt: skip
         stored = replay.storage[:]["reward"].flatten()
-        slots = part["index"].unique()
+        slots = part["replay", "index"].unique()
         assert (stored[slots] == mark).all()
         assert int((stored == mark).sum()) == len(slots)
     with pytest.raises(ValueError, match="The last batch had 8 windows, but 3 are written back"):

@@ -13,7 +13,7 @@ from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase
 
 from worldloom_rl.envs.simulator_output import Simulator
-from worldloom_rl.keys import IS_INIT, as_tuple
+from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
@@ -51,14 +51,10 @@ def observation_leaves(env: EnvBase, observed: Mapping[tuple[str, ...], Space]) 
     Args:
         observed: what `observed_spaces` gives.
     """
-    kept = set(specs_of(env)[0].keys(include_nested=True, leaves_only=True))
-    for key, spec in env.observation_spec_unbatched.items(include_nested=True, leaves_only=True):
-        if key == IS_INIT:
-            continue
+    for key, spec in specs_of(env)[0].items(include_nested=True, leaves_only=True):
         space = observed.get(as_tuple(key))
         given = "rendered image" if space is None else _space_text(space)
-        seen = _seen_text(space, spec) if key in kept else "ignored: a name that bookkeeping uses; rename it"
-        yield Leaf(dotted(key), given, seen)
+        yield Leaf(dotted(key), given, _seen_text(space, spec))
     simulator, rendered = _simulator_of(env)
     if rendered:
         for path, space in _branches(simulator.observation_space):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from worldloom_rl.atomic import new_directory
+from worldloom_rl.atomic import write_text
 from worldloom_rl.report.agreement import by_step, imagined_returns
 from worldloom_rl.report.model_findings import Finding, verdict_text
 from worldloom_rl.report.model_report import Evidence
@@ -35,19 +35,16 @@ figcaption { color: #5f6368; }
 def write_report(
     directory: Path, title: str, facts: Mapping[str, str], evidence: Evidence, findings: Sequence[Finding]
 ) -> Path:
-    """index.html in a directory that appears whole, in place of an older report. Returns the file.
+    """index.html in a directory, in place of an older report; other files there stay. Returns the file.
 
     Args:
         facts: what was judged and how, by name.
     """
+    file = directory / "index.html"
     page = report_page(title, facts, evidence, findings)
-    with new_directory(directory, replaces=_holds_a_report) as folder:
-        (folder / "index.html").write_text(page, "utf-8")
-    return directory / "index.html"
-
-
-def _holds_a_report(folder: Path) -> bool:
-    return [entry.name for entry in folder.iterdir()] == ["index.html"]
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(file, page)
+    return file
 
 
 def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findings: Sequence[Finding]) -> str:

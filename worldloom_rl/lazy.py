@@ -13,7 +13,7 @@ def lazy_names(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package; its submodules are imported when asked for, too.
 
-    Whoever asks for `__all__` (a star import, pdoc) gets the public names, all imported.
+    There is no `__all__`: a star import would import everything, and pdoc would take it for a list of the submodules.
 
     Args:
         names: the public names by the module in which they stand, relative to the package: ".config".
@@ -21,10 +21,6 @@ def lazy_names(
     places = {name: module for module, found in names.items() for name in found}
 
     def __getattr__(name: str) -> object:
-        if name == "__all__":
-            for public in places:
-                getattr(sys.modules[package], public)
-            return list(places)
         if name in places:
             value: object = getattr(importlib.import_module(places[name], package), name)
             setattr(sys.modules[package], name, value)

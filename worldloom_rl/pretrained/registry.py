@@ -12,12 +12,13 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from worldloom_rl.config import WorldModelConfig, did_you_mean, name_sizes
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from tensordict import NestedKey
     from torch import Tensor, nn
     from torchrl.data import Composite
@@ -139,6 +140,8 @@ def _register(family: Family) -> None:
 
 
 def _installed() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # here, since it takes longer than all else in this file
+
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 

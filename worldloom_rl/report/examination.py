@@ -11,7 +11,6 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from worldloom_rl.envs import episode_length
-from worldloom_rl.models.tdmpc2 import PolicyPrior
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.report.model_report import Evidence, gather_evidence
 from worldloom_rl.report.report_episodes import Episodes, play_streams
@@ -31,23 +30,17 @@ class ValueHead(NamedTuple):
 
 
 def _critic(model: WorldModel) -> ValueHead:
-    critic = model.behavior.critic
-    return ValueHead(
-        lambda latent, noise: critic.mean(critic(model.latent_features(latent))),
-        model.config.discount,
-        "the actor",
-        "the actor",
-    )
+    return ValueHead(model.terminal_value, model.config.discount, "the actor", "the actor")
 
 
 def _q_ensemble(model: WorldModel) -> ValueHead:
     """The Qs learn from actions of the policy prior, which neither a wrong reward nor wrong dynamics lead astray."""
     return ValueHead(
-        lambda latent, noise: model.behavior.value(model.latent_features(latent), model.action_mask(latent), noise),
+        model.terminal_value,
         model.config.discount,
         "the planner",
         "the policy prior",
-        lambda: TensorDictSequential(model.encode, PolicyPrior(model)),
+        lambda: TensorDictSequential(model.encode, model.make_actor()),
     )
 
 

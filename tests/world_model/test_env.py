@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from small_imagination import (
@@ -86,30 +88,23 @@ def test_reset_without_a_latent_gives_the_initial_latent() -> None:
     assert env.reset().batch_size == torch.Size([])
     assert torch.equal(env.reset()["latent", "deterministic"], initial[0])
     assert torch.equal(env.reset(TensorDict({}, [2]))["latent", "deterministic"], initial)
-    ignored = env.reset(start_of(env.model, (2,)), set_state=False)
-    assert torch.equal(ignored["latent", "deterministic"], initial)
 
 
-def test_a_given_latent_is_kept_where_set_state_is_left_out() -> None:
-    env = ImaginationEnv(build())
-    start = start_of(env.model, (2,))
-    for found in (env.reset(start.clone()), env._reset(start.clone()), env.rollout(1, tensordict=start.clone())[:, 0]):
-        assert torch.equal(found["latent", "deterministic"], start["latent", "deterministic"])
-
-
-def test_a_given_latent_is_kept_under_a_torchrl_that_ignores_unspecified_states(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.filterwarnings("ignore:A reset tensordict carrying state:FutureWarning")  # of 0.14.1's TransformedEnv
+@pytest.mark.parametrize("said", [{}, {"set_state": False}, {"set_state": True}], ids=str)
+@pytest.mark.parametrize("wrap", [lambda env: env, lambda env: TransformedEnv(env, StepCounter())], ids=["", "wrapped"])
+def test_a_given_latent_is_kept_whatever_set_state_says(
+    wrap: Callable[[ImaginationEnv], EnvBase], said: dict[str, bool]
 ) -> None:
-    """TorchRL announces for 0.15 that an unspecified `set_state` means False; what asks for a state is gone then."""
-    monkeypatch.delattr(EnvBase, "_input_td_has_state")
-    monkeypatch.setattr(EnvBase, "_resolve_set_state", lambda self, set_state, td, select: bool(set_state))
-    env = ImaginationEnv(build())
-    start = start_of(env.model, (2,))
-    for found in (env.reset(start.clone()), env.rollout(1, tensordict=start.clone())[:, 0]):
+    """Left out it means False from TorchRL 0.15 on, and a rollout from a start would begin at the zero latent."""
+    env = wrap(ImaginationEnv(build()))
+    start = start_of(build(), (2,))
+    for found in (
+        env.reset(start.clone(), **said),
+        env._reset(start.clone(), **said),
+        env.rollout(1, tensordict=start.clone(), **said)[:, 0],
+    ):
         assert torch.equal(found["latent", "deterministic"], start["latent", "deterministic"])
-    assert torch.equal(
-        env.reset(TensorDict({}, [2]))["latent", "deterministic"], env.model.initial_latent((2,))["deterministic"]
-    )
 
 
 def test_reset_to_a_missing_latent_is_an_error() -> None:

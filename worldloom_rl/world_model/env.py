@@ -31,7 +31,7 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         imagined = env.rollout(15, policy, tensordict=start.clone(), set_state=True)  # [*start.batch_size, 15]
 
     `rollout` writes into the tensordict it is given (`WorldModel.imagine` does not). A start latent is kept bit for
-    bit, unless `set_state=False` says otherwise; `reset` without one starts from the model's initial latent.
+    bit, whatever `set_state` says; `reset` without one starts from the model's initial latent.
     Observations are not decoded on the way: apply `model.decode` to the result.
 
     A row that ends never shortens, resets or stops the batch, also inside a `TransformedEnv`: "done" stands under
@@ -76,12 +76,11 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
     def reset(
         self, tensordict: TensorDictBase | None = None, *, set_state: bool | None = None, **kwargs: object
     ) -> TensorDictBase:
-        """As `EnvBase.reset`; a latent in the tensordict is the state to start from, also if `set_state` is left out.
+        """As `EnvBase.reset`; a latent in the tensordict is the state to start from, whatever `set_state` says.
 
         TorchRL warns today that it will ignore such a state, which would imagine from nothing.
         """
-        if set_state is None:
-            set_state = self._holds_latent(tensordict)
+        set_state = set_state or self._holds_latent(tensordict)
         out: TensorDictBase = super().reset(tensordict, set_state=set_state, **kwargs)
         return out
 
@@ -90,9 +89,8 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
     ) -> TensorDictBase:
         model = self.model
         batch = torch.Size([]) if tensordict is None else tensordict.batch_size
-        if set_state is None:
-            set_state = self._holds_latent(tensordict)
-        latent = model.initial_latent(batch) if tensordict is None or not set_state else model.read_latent(tensordict)
+        starts_anew = tensordict is None or not (set_state or self._holds_latent(tensordict))
+        latent = model.initial_latent(batch) if starts_anew else model.read_latent(tensordict)
         continuation = model.continuation(latent)
         if self.hard_termination:
             continuation = _alive(continuation)

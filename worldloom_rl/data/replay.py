@@ -246,7 +246,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             data.set(key, value)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
-        return data, info
+        return data, {**info, "index": index}  # where ReplayBuffer.sample of the next TorchRL counts what was drawn
 
     def _gather(self, index: Tensor) -> TensorDict:
         """Rows at slots [B, L], by index_select: advanced indexing takes ten times as long for images."""

@@ -73,7 +73,7 @@ MODULES = ("encoder", "rssm", "decoder", "reward_head", "continue_head", "behavi
 @pytest.mark.parametrize("action", ACTIONS)
 def test_each_loss_reaches_exactly_the_modules_it_should(action: str) -> None:
     model = build("dreamerv3", action)
-    model.config.__dict__["free_nats"] = 0.0  # below them the divergences teach nobody
+    model.config = replace(model.config, free_nats=0.0)  # below them the divergences teach nobody
     terms, _, _ = compute_losses(make_losses(model), rows(model))
     assert set(terms) == set(TABLE)
     for name, term in terms.items():

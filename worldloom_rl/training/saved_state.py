@@ -55,8 +55,8 @@ def load_state(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT, directo
             ours, theirs = state.model.config.to_json(), saved.config.to_json()
             differ = {name: (theirs[name], ours[name]) for name in ours if theirs[name] != ours[name]}
             raise ValueError(
-                f"{directory} holds a model of other numbers than the run's configuration ({differ}, the model's first); "
-                "restore config.json."
+                f"{directory} holds a model of other numbers than the run's configuration ({differ}, the model's "
+                "first); restore config.json."
             )
         state.model.load_state_dict(saved.state_dict())
         recipe.load(state, learning)

@@ -101,6 +101,9 @@ class WindowedJEPA(WorldModel):
         fresh = first_frame(tokens, self.history, self.action_space.width)
         return latent_of(choose(begins, fresh, window), tokens, goal)
 
+    def discount(self, latent: Latent) -> Tensor:
+        return latent["tokens"].new_full((1,), self.config.discount)
+
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
         window = window_of(latent).leaving(action)
         tokens = window.read(self.predict_tokens(window.frames, window.actions))

@@ -192,9 +192,6 @@ class FrozenJEPA(WindowedJEPA):
         """[..., 2 D] the means of the tokens and of the goal's."""
         return torch.cat([latent["tokens"].mean(-2), latent["goal"].mean(-2)], -1)
 
-    def discount(self, latent: Latent) -> Tensor:
-        return latent["tokens"].new_full((1,), self.config.discount)
-
     # ------------------------------------------------------------------ acting and learning
 
     def make_policy(self, **options: Any) -> TensorDictSequential:

@@ -119,9 +119,6 @@ class JEPA(WindowedJEPA):
     def latent_features(self, latent: Latent) -> Tensor:
         return torch.cat([latent["tokens"].flatten(-2), latent["goal"].flatten(-2)], -1)
 
-    def discount(self, latent: Latent) -> Tensor:
-        return latent["tokens"].new_full((1,), self.config.discount)
-
     # ------------------------------------------------------------------ acting and learning
 
     def make_policy(self, **options: Any) -> TensorDictSequential:

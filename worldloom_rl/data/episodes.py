@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ class Episodes(ABC):
         """What the rows take: of files that are mapped, else in memory once they are read."""
 
     @abstractmethod
-    def files(self) -> Iterable[Path]:
+    def files(self) -> Sequence[Path]:
         """What was read, in order; nothing for episodes that were never in files."""
 
     def kept(self) -> Episodes:
@@ -69,19 +70,18 @@ class Episodes(ABC):
         """Whether rows say which task they are of."""
         return len(self.names) > 1
 
-    @property
-    def firsts(self) -> Tensor:
-        """[E] the number of each episode's first row."""
-        return self.lengths.cumsum(0) - self.lengths
+    @cached_property
+    def ends(self) -> Tensor:
+        """[E] the number after that of each episode's last row."""
+        return self.lengths.cumsum(0)
 
     def places(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Episode and step [N] of the rows with these numbers [N]. Raises IndexError if there is no such row."""
-        ends = self.lengths.cumsum(0)
-        total = int(ends[-1]) if len(ends) else 0
+        total = int(self.ends[-1]) if len(self.ends) else 0
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < total:
             raise IndexError(f"{self.source} has rows 0 … {total - 1}, asked for {int(index.min())} … {index.max()}.")
-        episode = torch.searchsorted(ends, index, right=True)
-        return episode, index - (ends - self.lengths)[episode]
+        episode = torch.searchsorted(self.ends, index, right=True)
+        return episode, index - self.ends[episode] + self.lengths[episode]
 
     def digest(self) -> dict[str, Json]:
         """What tells these episodes from others, as JSON: counts, names of tasks, and the files by their ends."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from tensordict import NestedKey, TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.config import Json, did_you_mean
+from worldloom_rl.config import did_you_mean
 from worldloom_rl.data.episodes import TASK, Episodes
 from worldloom_rl.keys import ACTION, PREVIOUS_ACTION, previous_action_keys
 from worldloom_rl.specs.actions import ActionSpace
@@ -52,7 +52,7 @@ class JoinedEpisodes(Episodes):
             places.append(torch.full((int(chosen.sum()),), number))
             lengths.append(part.lengths[chosen])
             tasks.append(task[chosen])
-            starts.append(part.firsts[chosen])
+            starts.append((part.ends - part.lengths)[chosen])
         self._part, self.lengths = torch.cat(places), torch.cat(lengths)
         self.tasks, self._starts = torch.cat(tasks), torch.cat(starts)  # starts: first rows, as their part counts them
         _check_all_there(self, names)
@@ -108,17 +108,13 @@ class JoinedEpisodes(Episodes):
     def bytes(self) -> int:
         return sum(part.bytes for part in self.parts)
 
-    def files(self) -> Iterable[Path]:
-        for part in self.parts:
-            yield from part.files()
+    def files(self) -> Sequence[Path]:
+        return [file for part in self.parts for file in part.files()]
 
     def kept(self) -> Episodes:
         kept = [part.kept() for part in self.parts]
         unchanged = all(new is old for new, old in zip(kept, self.parts, strict=True))
         return self if unchanged else JoinedEpisodes(kept, self.names)
-
-    def digest(self) -> dict[str, Json]:
-        return {**super().digest(), "parts": [part.digest() for part in self.parts]}
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,7 @@
 """Offline TD-MPC2 of several tasks against numbers of the official code: updates, and returns of padded environments.
 
 The files are described in shared/reference/tdmpc2/offline/README.md. All sizes come from them; those in
-$WORLDLOOM_REFERENCE_DIR (or its tdmpc2/offline or tdmpc2_offline) take the place of tests/reference/data/tdmpc2_offline.
+$WORLDLOOM_REFERENCE_DIR, or in its tdmpc2/offline, take the place of tests/reference/data/tdmpc2_offline.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from test_tdmpc2 import CALL, ROUNDED, VALUE, Batch, Golden, Section, close, compare_weights
+from torchrl.envs import EnvBase
 
 from worldloom_rl import WorldModelLoss
+from worldloom_rl.envs.tasks import describe_tasks, make_task_env
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss
 from worldloom_rl.models.tdmpc2.importer import read_checkpoint
 from worldloom_rl.models.tdmpc2.official.names import official_name
@@ -129,3 +131,45 @@ def compare_weights_that_are_there(model: TDMPC2, section: Section, updates: int
         compare_weights(model, expected, updates)
     for name, value in expected.items():
         close(weights[name], value, {"rtol": 0.0, "atol": 5e-5})
+
+
+def test_evaluation_returns_are_the_official_ones_bit_for_bit(golden: OfflineGolden) -> None:
+    """Padded observations, cut actions and rewards of a plan played in every task: two episodes in a row.
+
+    TorchRL's seed spends a reset, so that our first episode is the official second.
+    """
+    pytest.importorskip("dm_control")
+    tasks, without = describe_tasks([f"dmc:{name}" for name in golden.tasks])
+    assert not without
+    assert tasks.observation_widths == tuple(golden.observation_widths)
+    assert tasks.action_widths == tuple(golden.action_widths)
+    assert set(tasks.episode_lengths) == {500}
+    for number, name in enumerate(golden.tasks):
+        section = Section(golden, f"eval/{name}")
+        plan = golden.tensors["eval/plan"][number]
+        assert (plan != 0).any(0).all()  # also where an action is cut
+        env = make_task_env(tasks, [name], seed=golden.env_seed)
+        first, at_100, mean, reward = (section[part] for part in ("obs_first", "obs_at_100", "obs_mean", "reward"))
+        returns, score = section["episode_return"], section["episode_reward"]
+        for episode in range(1, len(returns)):
+            observed, rewards = play(env, plan)
+            assert torch.equal(observed[0], first[episode])
+            assert torch.equal(observed[100], at_100[episode])
+            close(observed[:-1].mean(0), mean[episode], CALL)  # what is acted on
+            assert torch.equal(rewards, reward[episode])
+            assert rewards.double().sum().float() == returns[episode]
+        assert not section.left
+        close(score, returns.mean(), CALL)
+        env.close()
+
+
+def play(env: EnvBase, plan: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Observations [T + 1, O] and rewards [T] of an episode."""
+    td = env.reset()
+    observed, rewards = [td["observation"]], []
+    for action in plan:
+        td = env.step(td.set("action", action))["next"]
+        observed.append(td["observation"])
+        rewards.append(td["reward"])
+    assert td["truncated"].all()
+    return torch.stack(observed), torch.cat(rewards)

@@ -1,0 +1,154 @@
+"""Environments of several tasks in one form: the observation padded, the task's number beside it, the action cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from torchrl.envs import EnvBase, GymWrapper, SerialEnv
+
+from worldloom_rl.envs.agent_steps import AgentSteps
+from worldloom_rl.envs.real import _agent_steps, _RealEnv
+from worldloom_rl.envs.simulator_output import Info, Step
+from worldloom_rl.tasks import TaskSet, environment_name, published_task
+
+OBSERVATION, TASK = "observation", "task"
+
+
+class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A task's agent steps as an agent of several tasks takes them.
+
+    Observes {"observation": float32 [O] with zeros behind the task's own numbers, "task": its number}; takes float32
+    [A] in [-1, 1], of which the first ones are the task's own, from low to high.
+    """
+
+    def __init__(self, env: AgentSteps, tasks: TaskSet, task: int) -> None:
+        super().__init__(env)
+        self.task = task
+        self.observation_width, self.action_width = tasks.observation_width, tasks.action_width
+        space = env.action_space
+        assert isinstance(space, spaces.Box)
+        self._own = space.shape[0]
+        self._unit = bool((space.low == -1).all() and (space.high == 1).all())
+        self.observation_space = spaces.Dict(
+            {
+                OBSERVATION: spaces.Box(-np.inf, np.inf, (self.observation_width,), np.float32),
+                TASK: spaces.Discrete(len(tasks)),
+            }
+        )
+        self.action_space = spaces.Box(-1.0, 1.0, (self.action_width,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[dict[str, object], Info]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._seen(observation), info
+
+    def step(self, action: np.ndarray) -> Step[dict[str, object]]:
+        own = np.asarray(action)[: self._own]
+        if not self._unit:  # bit for bit the agent's where it is
+            space = self.env.action_space
+            own = space.low + (own + 1) / 2 * (space.high - space.low)
+        observation, reward, terminated, truncated, info = self.env.step(own)
+        return self._seen(observation), float(reward), terminated, truncated, info
+
+    def _seen(self, observation: np.ndarray) -> dict[str, object]:
+        padded = np.zeros(self.observation_width, np.float32)  # a new one: TorchRL does not copy
+        padded[: len(observation)] = observation
+        return {OBSERVATION: padded, TASK: self.task}
+
+
+def describe_tasks(
+    names: Sequence[str],
+    *,
+    action_repeat: int | None = None,
+    time_limit: int | None = None,
+    rescale_observations: bool = False,
+) -> tuple[TaskSet, tuple[str, ...]]:
+    """Widths and lengths of tasks by their environments, and the names of those that have none.
+
+    Only tasks of the published lists are known without one. What an environment shows of its observations and actions
+    must be one vector each.
+
+    Args:
+        names: as `make_env` takes them, or of the published lists.
+        action_repeat, time_limit, rescale_observations: as for `make_env`, of every task; an action is by default held
+            for two simulator steps of DeepMind Control, for one of any other.
+    """
+    sizes, without = [], []
+    for name in names:
+        published = published_task(name)
+        try:
+            env = _task_steps(name, action_repeat, time_limit, rescale_observations)
+        except (ValueError, ImportError):
+            if published is None:
+                raise
+            without.append(name)
+            sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
+        else:
+            sizes.append((env.observation_space.shape[0], env.action_space.shape[0], env.episode_length))
+            env.close()
+    columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]
+    return TaskSet(tuple(names), *columns), tuple(without)
+
+
+def make_task_env(
+    tasks: TaskSet,
+    played: Sequence[str] | None = None,
+    *,
+    num_envs: int = 1,
+    action_repeat: int | None = None,
+    time_limit: int | None = None,
+    rescale_observations: bool = False,
+    seed: int | None = None,
+) -> EnvBase:
+    """A TorchRL environment of tasks side by side, as `make_env`'s but for what `InTask` observes and takes.
+
+    Batch size [tasks played · num_envs], a task's environments next to each other; [] for a single one.
+
+    Args:
+        tasks: that the agent knows.
+        played: names of those to step, by default all.
+        num_envs: of each task.
+        action_repeat, time_limit, rescale_observations: as for `describe_tasks`.
+        seed: of the first environment; the others get distinct ones derived from it.
+
+    Example:
+        >>> tasks, _ = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"])
+        >>> env = make_task_env(tasks, num_envs=2)
+        >>> env.reset()["observation"].shape, env.reset()["task"].tolist()
+        (torch.Size([4, 3]), [0, 0, 1, 1])
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
+    numbers = [tasks.number(name) for name in (tasks.names if played is None else played)]
+    if not numbers:
+        raise ValueError("No task is to be played; name at least one.")
+    options = (action_repeat, time_limit, rescale_observations)
+
+    def single(task: int) -> EnvBase:
+        steps = InTask(_task_steps(tasks.names[task], *options), tasks, task)
+        return GymWrapper(steps, categorical_action_encoding=True)  # the task's number as a number
+
+    places = [{"task": number} for number in numbers for _ in range(num_envs)]
+    env: EnvBase = single(**places[0]) if len(places) == 1 else SerialEnv(len(places), single, create_env_kwargs=places)
+    env = _RealEnv(env, max(tasks.episode_lengths[number] for number in numbers))
+    if seed is not None:
+        env.set_seed(seed)
+    return env
+
+
+def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, rescale_observations: bool) -> AgentSteps:
+    """The task's agent steps. Raises ValueError if it observes or takes anything but one vector of numbers."""
+    known = environment_name(name)
+    repeat = action_repeat or (2 if known.startswith("dmc:") else 1)
+    steps = _agent_steps(known, repeat, 1, False, 1, 64, time_limit, rescale_observations)
+    for role, space in (("observes", steps.observation_space), ("takes", steps.action_space)):
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype == np.uint8:
+            steps.close()
+            raise ValueError(
+                f"{name} {role} {space}; a task among several observes one vector and takes another: register it "
+                "under gymnasium.wrappers.FlattenObservation, or train it by itself (--env)."
+            )
+    return steps

@@ -66,6 +66,20 @@ class Ending(Odd):
         return observation, reward, self.steps == 4, truncated, info
 
 
+class Masked(Odd):
+    """Raises for what the mask in its info forbids."""
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        observation, _ = super().reset(**options)
+        return observation, {"action_mask": np.array([1, 0], np.int8)}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action == self.steps % 2, "illegal action"
+        observation, reward, *ends, _ = super().step(action)
+        mask = np.eye(2, dtype=np.int8)[self.steps % 2]
+        return observation, reward, *ends, {"action_mask": mask}
+
+
 class Brief(Odd):
     """A terminal state after every step."""
 
@@ -120,7 +134,7 @@ TRAINED = {
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
     made = {f"{name}-v0": (Odd, options) for name, options in ODD.items()}
-    made |= {"Ending-v0": (Ending, {}), "Brief-v0": (Brief, {})}
+    made |= {"Ending-v0": (Ending, {}), "Brief-v0": (Brief, {}), "Masked-v0": (Masked, {})}
     for name, (entry, options) in made.items():
         gymnasium.register(name, entry, max_episode_steps=20, kwargs=options)
     gymnasium.register("Endless-v0", Odd)
@@ -243,6 +257,14 @@ def test_what_training_may_suffer_from_is_said_and_nothing_else() -> None:
     assert "that of observation[2] is 0.0" in scales
     (ending,) = problems("Ending")
     assert ending == "50 of 50 episodes ended in a terminal state."
+
+
+def test_an_action_mask_is_kept_to_and_told_of() -> None:
+    assert able(check("Masked")) == ["dreamerv3", "tdmpc2"]
+    (masked,) = problems("Masked")
+    count = int(masked.removeprefix("The action mask forbade the action at ").split()[0])
+    assert 60 < count < 140  # of 200, half of the random ones
+    assert "the next one that is allowed is played, here and in training" in words(check("Masked"))
 
 
 def test_terminations_add_episodic_to_the_command_of_the_family_that_needs_it() -> None:

@@ -18,6 +18,7 @@ from torchrl.collectors import Collector
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
 from worldloom_rl.training import loop, run_directory
+from worldloom_rl.training import run as training_run
 from worldloom_rl.training.run_directory import RunDirectory
 
 OVERRIDES = ("num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8")
@@ -43,7 +44,8 @@ def small(directory: Path, **changes: Any) -> Config:
         ({"overrides": ("horizon=0",)}, "horizon must be"),
         ({"preset": "tinny"}, "tiny"),
         ({"replay_gb": 1e-9}, "allow at least"),
-        ({"device": "nowhere"}, "nowhere"),
+        ({"device": "nowhere"}, "device 'nowhere' cannot be used: torch sees cpu.*Give one of these: --device"),
+        ({"device": "meta"}, "device 'meta' cannot be used: torch sees cpu"),
     ],
 )
 def test_a_start_that_fails_leaves_nothing_behind(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -109,7 +111,12 @@ def edited(directory: Path, change: Any) -> RunDirectory:
         (lambda data: data["config"].pop("env"), r"config.json lacks the fields \['env'\]"),
         (lambda data: data["config"].update(steps="many"), "config.json: steps takes a whole number, got 'many'"),
         (lambda data: data["config"].update(overrides="horizon=3"), "overrides takes a tuple of texts"),
-        (lambda data: data["config"].update(steps=0), "steps must be at least 1"),
+        (lambda data: data["config"].update(steps=0), "config.json: steps must be a whole number in"),
+        (lambda data: data["config"].update(seed=-1), "config.json: seed must be a whole number in"),
+        (
+            lambda data: data["config"].update(device="cuda:99"),
+            "config.json: device 'cuda:99' cannot be used: torch sees",
+        ),
         (lambda data: data.pop("recipe"), 'config.json must have a "recipe"'),
         (lambda data: data.pop("config"), 'config.json must have a "recipe" by name and its "config"'),
         (lambda data: data.update(config=[1]), 'config.json must have a "recipe"'),
@@ -121,6 +128,11 @@ def test_a_configuration_that_was_edited_wrongly_is_named_with_its_file(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         loop.read_config(tdmpc2.RECIPE, edited(tmp_path, change))
+
+
+def test_a_configuration_of_an_older_version_means_what_it_meant_there(tmp_path: Path) -> None:
+    older = edited(tmp_path, lambda data: data["config"].pop("first_evaluation"))
+    assert loop.read_config(tdmpc2.RECIPE, older).first_evaluation
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '{"recipe": '])
@@ -189,6 +201,33 @@ def test_however_a_run_ends_it_closes_environments_and_removes_scratch_files(
     for folder in run.checkpoints.all():
         weights = type(recipe.state.model).from_pretrained(folder / "model").state_dict().values()
         assert all(bool(value.isfinite().all()) for value in weights)
+
+
+# ------------------------------------------------------------------ the evaluation before the first step
+
+
+def evaluated(run: RunDirectory) -> list[int]:
+    return [entry["agent_steps"] for entry in json.loads((run.path / "result.json").read_text())["evaluations"]]
+
+
+def test_the_evaluation_before_the_first_step_says_what_it_is_and_can_be_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluated(loop.train(tdmpc2.RECIPE, small(tmp_path / "made"))) == [0, 50]
+    said = capsys.readouterr().out
+    assert "Before the first step the fresh model is evaluated, for at most 120 s; --no-first-evaluation leaves" in said
+    left_out = small(tmp_path / "left out", first_evaluation=False, eval_every=40)
+    assert evaluated(loop.train(tdmpc2.RECIPE, left_out)) == [40, 50]
+    assert "Before the first step" not in capsys.readouterr().out
+
+
+def test_the_evaluation_before_the_first_step_is_given_up_where_it_takes_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "FIRST_EVALUATION_SECONDS", 0.0)
+    run = loop.train(tdmpc2.RECIPE, small(tmp_path / "run", eval_every=40))
+    assert evaluated(run) == [40, 50]
+    assert "It was given up after 0 s: 1 episodes side by side take longer." in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ phases

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from worldloom_rl.commands.console import say
+from worldloom_rl.commands.ranges import Episodes, Seed, in_range
 
 if TYPE_CHECKING:
     from worldloom_rl.training.evaluate import Evaluation
 
 
-def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
+@in_range
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional], episodes: Episodes = 20, seeds: tuple[Seed, ...] = (0,)
+) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
     A JEPA that has no goals to plan to is judged by its predictions in episodes that it did not learn from.
@@ -26,8 +30,6 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, see
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}.")
     import dataclasses
 
     import torch

@@ -8,16 +8,19 @@ from typing import Annotated
 import tyro
 
 from worldloom_rl.commands.console import say
+from worldloom_rl.commands.ranges import Seed, in_range
+from worldloom_rl.config import Limits
 
 _HORIZON = 50  # steps imagined where none are asked for and the episode is long enough
 
 
+@in_range
 def imagine(
     run: Annotated[Path, tyro.conf.Positional],
-    context: int = 5,
-    horizon: int | None = None,
-    samples: int = 8,
-    seed: int = 0,
+    context: Annotated[int, Limits(1, 10_000)] = 5,
+    horizon: Annotated[int, Limits(1, 10_000)] | None = None,
+    samples: Annotated[int, Limits(1, 10_000)] = 8,
+    seed: Seed = 0,
     output: Path | None = None,
 ) -> None:
     """Draw what the newest checkpoint of a run imagines against what happens in a new episode.
@@ -30,9 +33,6 @@ def imagine(
         seed: of the environment, the policy and the samples.
         output: where to write the picture; by default imagination.png in the run directory.
     """
-    for name, value in (("context", context), ("horizon", horizon), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
     from worldloom_rl.commands.trained import newest
     from worldloom_rl.report.examination import seed_draws
     from worldloom_rl.report.open_loop import open_loop

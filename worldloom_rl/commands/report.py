@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from worldloom_rl.commands.console import say, typed
+from worldloom_rl.commands.ranges import Episodes, Seed, in_range
+from worldloom_rl.config import Limits
+from worldloom_rl.training.options import MOST_STEPS
 
 if TYPE_CHECKING:
     from worldloom_rl.commands.trained import TrainedRun
@@ -15,7 +18,13 @@ if TYPE_CHECKING:
     from worldloom_rl.report.report_episodes import Episodes
 
 
-def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps: int = 200, seed: int = 0) -> None:
+@in_range
+def report(
+    run: Annotated[Path, tyro.conf.Positional],
+    episodes: Episodes = 8,
+    steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
+    seed: Seed = 0,
+) -> None:
     """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
 
     Args:
@@ -24,9 +33,6 @@ def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps:
         steps: agent steps in each of them; fewer if an episode can't last that long.
         seed: of the environments, the policy and the samples.
     """
-    for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
     from worldloom_rl.commands.trained import newest, open_run
     from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
     from worldloom_rl.report.model_findings import judge, verdict_text

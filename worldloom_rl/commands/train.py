@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from worldloom_rl.commands.ranges import Unchecked, checked
 from worldloom_rl.recipes.options import (
     DreamerV3RunConfig,
     JEPARunConfig,
@@ -17,29 +18,49 @@ if TYPE_CHECKING:
     from worldloom_rl.training.run_directory import RunDirectory
 
 
-def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[DreamerV3RunConfig]) -> None:
+class _TypedDreamerV3(Unchecked, DreamerV3RunConfig):
+    __doc__ = DreamerV3RunConfig.__doc__
+
+
+class _TypedJEPA(Unchecked, JEPARunConfig):
+    __doc__ = JEPARunConfig.__doc__
+
+
+class _TypedTDMPC2(Unchecked, TDMPC2RunConfig):
+    __doc__ = TDMPC2RunConfig.__doc__
+
+
+class _TypedTokens(Unchecked, TokensRunConfig):
+    __doc__ = TokensRunConfig.__doc__
+
+
+def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3]) -> None:
     """Train DreamerV3 on an environment, into a new run directory."""
+    config = checked(DreamerV3RunConfig, config)
     from worldloom_rl.recipes import dreamerv3
 
     _finish(dreamerv3.train(config))
 
 
-def train_jepa(config: tyro.conf.OmitArgPrefixes[JEPARunConfig]) -> None:
+def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA]) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
+    config = checked(JEPARunConfig, config)
     from worldloom_rl.recipes import jepa
 
     _finish(jepa.train(config))
 
 
-def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[TDMPC2RunConfig]) -> None:
+def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2]) -> None:
     """Train TD-MPC2 on an environment, into a new run directory."""
+    config = checked(TDMPC2RunConfig, config)
     from worldloom_rl.recipes import tdmpc2
 
     _finish(tdmpc2.train(config))
 
 
-def train_tokens(config: tyro.conf.OmitArgPrefixes[TokensRunConfig]) -> None:
+def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens]) -> None:
     """Train a token world model on an environment of images, into a new run directory."""
+    config = checked(TokensRunConfig, config)
     from worldloom_rl.recipes import tokens
 
     _finish(tokens.train(config))

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl import keys
+from worldloom_rl.envs.action_mask import allowed_action, read_mask
 from worldloom_rl.envs.simulator_output import (
     Info,
     Simulator,
@@ -33,7 +34,10 @@ _SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics nam
 
 
 class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Action repeat, a check of what the simulator gives, and observations in the form `make_env` promises."""
+    """Action repeat, a check of what the simulator gives, and observations in the form `make_env` promises.
+
+    Where the simulator tells which actions it allows, only those are played; see `action_mask`.
+    """
 
     def __init__(
         self,
@@ -56,12 +60,15 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         if clashes:
             raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
         self.steps_done = 0
+        self.mask: np.ndarray | None = None  # bool [choices], of the actions that are allowed now
+        self.forbidden = 0  # actions so far in whose place others were played
         self.succeeded: bool | None = None  # in this episode so far; None as long as the environment did not say
         self.last_success: bool | None = None  # of the episode that ended last
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[object, Info]:
         observation, info = reset_simulator(self.name, self.env, seed, options)
         self.steps_done, self.succeeded = 0, None
+        self.mask = read_mask(self.name, self.env.action_space, observation, info)
         if self.image is not None:
             return {"pixels": self.image.first(read_frame(self.name, self.env.render()))}, info
         return self._observation(observation), info
@@ -72,8 +79,10 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         for action in [part for part in block for _ in range(self.action_repeat)]:
             if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
                 action = action[0]
+            action = self._allowed(action)
             action = _simulator_action(self.env.action_space, action)
             observation, reward, terminated, truncated, info = step_simulator(self.name, self.env, action)
+            self.mask = read_mask(self.name, self.env.action_space, observation, info)
             self.steps_done += 1
             total += reward
             if not math.isfinite(total):
@@ -92,6 +101,13 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         else:
             seen = self._observation(observation)
         return seen, total, terminated, truncated, info
+
+    def _allowed(self, action: Any) -> Any:
+        if self.mask is None:
+            return action
+        allowed = allowed_action(self.name, self.env.action_space, action, self.mask)
+        self.forbidden += allowed is not action
+        return allowed
 
     def _observation(self, observation: object) -> object:
         check_observation(self.name, self.env.observation_space, observation)

@@ -40,7 +40,9 @@ def make_env(
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
     under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. Observed images stay uint8,
     and those [H, W, C], whose 1, 3 or 4 channels are fewer than their rows and columns, become [C, H, W]; other bytes
-    become float32, discrete observations one-hot. Actions keep their own bounds; discrete ones are one-hot.
+    become float32, discrete observations one-hot. Actions keep their own bounds; discrete ones are one-hot. Where the
+    environment gives an "action_mask", in `info` or among its observations, the next allowed action is played in place
+    of a forbidden one (see `envs.action_mask`).
 
     Args:
         name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id),

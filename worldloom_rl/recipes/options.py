@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from worldloom_rl.config import ranged
+from worldloom_rl.training.options import MOST_STEPS, EnvOptions
 from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
-from worldloom_rl.training.options import EnvOptions, check_counts
 from worldloom_rl.training.options import RunConfig as RunConfig
 
 if TYPE_CHECKING:
@@ -40,11 +41,7 @@ class TDMPC2RunConfig(CapturedRunConfig):
     """What `worldloom train tdmpc2` can be told. Steps are agent steps, summed over environments: one action each."""
 
     episodic: bool = False  # the environment can terminate: learn a termination head
-    seed_steps: int | None = None  # random agent steps before learning; by default the preset's, at least 5 episodes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_counts(self, "seed_steps")
+    seed_steps: int | None = ranged(None, 1, MOST_STEPS)  # random ones before learning; by default 5 episodes or more
 
     @property
     def frame_stack(self) -> int:
@@ -86,11 +83,11 @@ class JEPARunConfig(RunConfig):
 
     env: str = ""  # "worldloom/PointRoom-v0", "module:Id" or "dmc:cartpole-balance"
     data: str = ""  # recorded episodes instead of collected ones: "minari:NAME", or a path to HDF5 files
-    steps: int = 3000  # gradient updates
-    collect: int = 10_000  # agent steps that are collected before them, unless there is data
+    steps: int = ranged(3000, 1, MOST_STEPS)  # gradient updates
+    collect: int = ranged(10_000, 1, MOST_STEPS)  # agent steps that are collected before them, unless there is data
     policy: str = "random"  # what collects: "random", or "module:function" that makes a policy of the environment
-    frame_skip: int = 1  # k: the model sees every k-th frame, and k actions as one
-    image_size: int | None = None  # rows and columns of rendered and recorded images; by default 64, or as recorded
+    frame_skip: int = ranged(1, 1, 1000)  # k: the model sees every k-th frame, and k actions as one
+    image_size: int | None = ranged(None, 1, 4096)  # of images, in pixels; by default 64, or as recorded
     held_out: float = 0.05  # share of recorded episodes that are not learned from, at least one; they judge the model
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
 
@@ -98,7 +95,6 @@ class JEPARunConfig(RunConfig):
         super().__post_init__()
         if not (self.env or self.data):
             raise ValueError("A JEPA learns from an environment (env) or from recorded episodes (data): name one.")
-        check_counts(self, "collect", "frame_skip", "image_size")
         if not 0.0 <= self.held_out < 1.0:
             raise ValueError(f"held_out must be a share in [0, 1), got {self.held_out}.")
         if self.data and self.policy != type(self).policy:

@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
+from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json
 from worldloom_rl.envs import episode_length
+from worldloom_rl.envs.agent_steps import AgentSteps
+from worldloom_rl.envs.real import simulators
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_leaves import action_leaves, is_real, observation_leaves, observed_spaces
 from worldloom_rl.report.environment_report import EnvironmentReport, Play, Problem
@@ -72,7 +75,7 @@ def check_environment(
         keys = list(specs_of(env)[0].keys(include_nested=True, leaves_only=True))
         play = summary(transitions, seconds)
         real = [key for key in keys if is_real(observed.get(as_tuple(key)))]
-        problems = (*find_problems(transitions, play, keys, real), *_terminations(play, recipes))
+        problems = (*find_problems(transitions, play, keys, real), *_terminations(play, recipes), *_forbidden(env))
         refusal = not_finite(name, transitions, keys)
         report = dataclasses.replace(report, play=play, problems=problems, refusal=refusal)
         if refusal is not None:
@@ -88,6 +91,17 @@ def _arguments(config: RunConfig) -> tuple[str, ...]:
         if getattr(config, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     return (*options, *(["--pixels"] if config.pixels else []), "--steps", str(config.steps))
+
+
+def _forbidden(env: EnvBase) -> Iterator[Problem]:
+    """What an action mask did to the random actions."""
+    forbidden = sum(steps.forbidden for steps in simulators(env) if isinstance(steps, AgentSteps))
+    if forbidden:
+        yield Problem(
+            f"The action mask forbade the action at {forbidden} simulator steps of random play.",
+            "None is needed: in a forbidden action's place the next one that is allowed is played, here and in "
+            "training, and a model learns that the two do the same.",
+        )
 
 
 def _terminations(play: Play, recipes: Sequence[Recipe]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_
 # What a configuration holds beside the settings that two runs of one group must share.
 _NO_SETTINGS = frozenset(
     {"env", "time_limit", "preset", "seed", "run_directory", "threads", "device", "capacity"}
-    | {"eval_every", "eval_episodes", "final_eval_episodes", "checkpoint_every"}
+    | {"eval_every", "eval_episodes", "final_eval_episodes", "first_evaluation", "checkpoint_every"}
 )
 
 

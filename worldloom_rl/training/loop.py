@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from worldloom_rl.config import older_values
 from worldloom_rl.training.checkpoint import load_state
+from worldloom_rl.training.device import check_device
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
 from worldloom_rl.training.interruption import Interrupted
@@ -46,6 +48,7 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
 
     Raises ValueError, with no directory left behind, if the run cannot begin or would end before learning starts.
     """
+    check_device(config.device)
     name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
     with directory.unless_the_start_fails():
@@ -88,15 +91,23 @@ def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunD
 
 
 def read_config(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory) -> ConfigT:
-    """The configuration of a run of this recipe. Raises ValueError if its file holds something else."""
+    """The configuration of a run of this recipe.
+
+    Raises ValueError if its file holds something else, or names a device that this machine does not have.
+    """
     name, values = directory.read_config()
     if name != recipe.name:
         raise ValueError(f"{directory.path} is a run of the recipe {name!r}, not of {recipe.name!r}.")
     file = directory.path / CONFIG_FILE
-    known = typed(recipe.config_class, values, str(file))
+    known = {**older_values(recipe.config_class), **typed(recipe.config_class, values, str(file))}
     if missing := [each.name for each in dataclasses.fields(recipe.config_class) if each.name not in known]:
         raise ValueError(f"{file} lacks the fields {missing} of the run's configuration; is the file complete?")
-    return recipe.config_class(**known)
+    try:
+        config = recipe.config_class(**known)
+        check_device(config.device)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return config
 
 
 def assess(

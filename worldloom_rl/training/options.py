@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+from worldloom_rl.config import added_field, check_fields, ranged
 from worldloom_rl.extras import require_installed
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ class EnvOptions(TypedDict, total=False):
     rescale_observations: bool
 
 
+# Beyond these a number is a slip of the keyboard, or would end in an error of something below.
+MOST_STEPS = 10**9
+MOST_ENVS = 4096
+LARGEST_SEED = 2**31 - 1  # evaluations add to it, and NumPy's older generators take 32 bits
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What every `worldloom train` can be told. Steps are agent steps, summed over environments: one action each."""
@@ -31,22 +37,23 @@ class RunConfig:
     env: str  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"
     preset: str = "tiny"  # see `worldloom list`
     overrides: tuple[str, ...] = ()  # numbers of the preset to replace, such as horizon=5
-    steps: int = 3000  # agent steps to collect
-    action_repeat: int | None = None  # simulator steps an action is held for; by default 2 for dmc:, else 1
-    num_envs: int = 1  # environments stepped side by side
+    steps: int = ranged(3000, 1, MOST_STEPS)  # agent steps to collect
+    action_repeat: int | None = ranged(None, 1, 1000)  # simulator steps of an action; by default 2 for dmc:, else 1
+    num_envs: int = ranged(1, 1, MOST_ENVS)  # environments stepped side by side
     pixels: bool = False  # observe rendered images
-    time_limit: int | None = None  # simulator steps of an episode; by default the environment's own
+    time_limit: int | None = ranged(None, 1, MOST_STEPS)  # simulator steps of an episode, by default its own
     rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
-    capacity: int = 1_000_000  # most rows kept in replay
-    replay_gb: float | None = None  # most gigabytes (1e9 bytes) of rows kept in replay
-    memmap_above_gb: float = 4.0  # a replay that can grow larger is kept in memory-mapped files in the run directory
-    eval_every: int = 1000  # agent steps between evaluations; one more stands at the end
-    eval_episodes: int = 10  # episodes of an evaluation, played side by side
-    final_eval_episodes: int = 20  # episodes of the last evaluation, which no other evaluation played
+    capacity: int = ranged(1_000_000, 1, 10**10)  # most rows kept in replay
+    replay_gb: float | None = ranged(None, 1e-9, 1e6)  # most gigabytes (1e9 bytes) of rows kept in replay
+    memmap_above_gb: float = ranged(4.0, 0.0, 1e6)  # a larger replay is kept in memory-mapped files in the run
+    eval_every: int = ranged(1000, 1, MOST_STEPS)  # agent steps between evaluations; one more stands at the end
+    eval_episodes: int = ranged(10, 1, MOST_ENVS)  # episodes of an evaluation, played side by side
+    final_eval_episodes: int = ranged(20, 1, MOST_ENVS)  # of the last evaluation, which no other evaluation played
+    first_evaluation: bool = added_field(True, before=True)  # evaluate the fresh model too, for two minutes at most
     target_return: float | None = None  # training ends before its last step when an evaluation's mean return reaches it
-    checkpoint_every: int = 5000  # agent steps between checkpoints; one more stands at the end
-    seed: int = 0  # of weights, environments, exploration and replay
-    threads: int = 1  # of torch; a second one rarely pays at small sizes
+    checkpoint_every: int = ranged(5000, 1, MOST_STEPS)  # agent steps between checkpoints; one more stands at the end
+    seed: int = ranged(0, 0, LARGEST_SEED)  # of weights, environments, exploration and replay
+    threads: int = ranged(1, 1, 1024)  # of torch; a second one rarely pays at small sizes
     device: str = "cpu"  # where the model learns
     compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
     profile: bool = False  # tell at the end where the time went, also in profile.json
@@ -54,15 +61,7 @@ class RunConfig:
     run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>
 
     def __post_init__(self) -> None:
-        counts = ("steps", "num_envs", "capacity", "eval_every", "eval_episodes", "final_eval_episodes")
-        check_counts(self, *counts, "checkpoint_every", "threads", "action_repeat", "time_limit")
-        check_counts(self, "seed", least=0)
-        if self.replay_gb is not None and not 0 < self.replay_gb < math.inf:
-            raise ValueError(f"replay_gb must be above 0, got {self.replay_gb}.")
-        if not 0 <= self.memmap_above_gb < math.inf:
-            raise ValueError(f"memmap_above_gb must be at least 0, got {self.memmap_above_gb}.")
-        if self.target_return is not None and not math.isfinite(self.target_return):
-            raise ValueError(f"target_return must be a finite number, got {self.target_return}.")
+        check_fields(self)
         if self.logger not in (None, "wandb"):
             raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
         if self.logger == "wandb":
@@ -115,13 +114,3 @@ class CapturedRunConfig(RunConfig):
         super().__post_init__()
         if self.cuda_graphs and self.device.partition(":")[0] != "cuda":
             raise ValueError(f"cuda_graphs needs a CUDA device, got {self.device!r}. Leave it out, or set the device.")
-
-
-def check_counts(config: RunConfig, *names: str, least: int = 1) -> None:
-    """Raise ValueError unless these are whole numbers of at least `least`, or left out where None is the default."""
-    for name in names:
-        value = getattr(config, name)
-        if value is None and type(config).__dataclass_fields__[name].default is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be at least {least} and a whole number, got {value}.")

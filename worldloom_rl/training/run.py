@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Generic
@@ -22,6 +23,12 @@ from worldloom_rl.training.published_curves import PublishedCurve, published_cur
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
 
+FIRST_EVALUATION_SECONDS = 120.0  # beyond them the evaluation before the first step is given up
+
+
+class _TooLong(Exception):
+    """The evaluation before the first step is given up."""
+
 
 class Run(Generic[ConfigT, ModelT, StateT]):
     """A context around the steps of a run, which closes environments, files and the live line however it ends."""
@@ -30,6 +37,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.recipe, self.state, self.directory, self.config = recipe, state, directory, state.config
         self._open = ExitStack()
         self._warned = ""
+        self._begun = False  # the evaluation before the first step was made, given up or left out
         self._built: Built | None = None
 
     def __enter__(self) -> Run[ConfigT, ModelT, StateT]:
@@ -102,27 +110,54 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """Whether the first one is still to be made, or the run passed a multiple of `eval_every` since the last."""
         if self.count >= self.config.steps:  # the last evaluation, with more episodes, follows
             return False
-        if not self.state.evaluations:
-            return True
-        every = self.config.eval_every
-        return self.count // every > self.recipe.clock.count(self.state.evaluations[-1]) // every
+        if not self.state.evaluations and not self.count:
+            return self.config.first_evaluation and not self._begun
+        every, made = self.config.eval_every, self.state.evaluations
+        return self.count // every > (self.recipe.clock.count(made[-1]) if made else 0) // every
 
     def evaluate(self) -> None:
         """An evaluation between two steps; training time leaves it out."""
         begin = time.monotonic()
-        evaluation = self._evaluate(self.config.eval_episodes, self.config.seed + 100_000)
+        if self.count or self.state.evaluations:
+            self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, self.interruption.check)
+        else:
+            self._evaluate_fresh()
         seconds = time.monotonic() - begin
         self._began += seconds
         self.line.leave_out(seconds)
         self.state.profile.leave_out(seconds)
         if self._target_reached():
             target = self.config.target_return
-            self.line.say(f"return {evaluation.mean_return:.1f} reaches the target of {target:g}")
+            self.line.say(f"return {self.state.evaluations[-1].mean_return:.1f} reaches the target of {target:g}")
 
-    def _evaluate(self, episodes: int, seed: int) -> Evaluation:
+    def _evaluate_fresh(self) -> None:
+        """The evaluation before the first step, or none if it would take too long."""
+        self._begun = True
+        limit = FIRST_EVALUATION_SECONDS
+        self.line.say(
+            f"Before the first step the fresh model is evaluated, for at most {limit:g} s; --no-first-evaluation "
+            "leaves that out."
+        )
+        until = time.monotonic() + limit
+
+        def check() -> None:
+            self.interruption.check()
+            if time.monotonic() > until:
+                raise _TooLong
+
+        try:
+            self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, check)
+        except _TooLong:
+            self.line.say(
+                f"It was given up after {limit:g} s: {self.config.eval_episodes} episodes side by side take longer. "
+                "Those that follow, and the last, will too; fewer episodes (--eval-episodes) or a shorter limit "
+                "(--time-limit) shorten them."
+            )
+
+    def _evaluate(self, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
         recipe, state, config, done = self.recipe, self.state, self.config, self.count
         self._show("evaluating")
-        found = recipe.evaluate(config, state.model, episodes, seed + done, self.interruption.check)
+        found = recipe.evaluate(config, state.model, episodes, seed + done, check)
         evaluation = dataclasses.replace(found, agent_steps=state.agent_steps, updates=state.updates)
         state.evaluations.append(evaluation)
         returns = {"evaluation/return": evaluation.mean_return} if evaluation.returns else {}
@@ -155,7 +190,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         state, config = self.state, self.config
         self._warn()
         spent = state.profile.seconds()
-        final = self._evaluate(config.final_eval_episodes, config.seed + 10**9)
+        final = self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check)
         self.save()
         self.directory.write_result(_result(self.recipe, state, final))
         if spent and (steps := self.count - self._first):

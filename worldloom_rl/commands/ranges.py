@@ -1,0 +1,71 @@
+"""Numbers that a person typed, held to their ranges before anything heavy is imported, and refused by their option."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+
+from worldloom_rl.config import Limits, check_value
+from worldloom_rl.training.options import LARGEST_SEED, MOST_ENVS, MOST_STEPS, RunConfig
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+
+Steps = Annotated[int, Limits(1, MOST_STEPS)]
+Episodes = Annotated[int, Limits(1, MOST_ENVS)]
+Seed = Annotated[int, Limits(0, LARGEST_SEED)]
+
+
+class Unchecked:
+    """Goes before a configuration's class: it is then built of any numbers, and `checked` looks at them.
+
+    tyro draws a box around what a constructor raises, under a name of its own.
+    """
+
+    def __post_init__(self) -> None:
+        """Nothing is checked."""
+
+
+def checked(kind: type[ConfigT], typed: ConfigT) -> ConfigT:
+    """The configuration that was typed. Raises ValueError that begins with the option that was wrong."""
+    values = {field.name: getattr(typed, field.name) for field in dataclasses.fields(kind)}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        name, _, said = str(error).partition(" ")
+        if name not in values:
+            raise
+        raise ValueError(f"{_option(name)} {said}") from error
+
+
+def in_range(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The command, which refuses numbers outside of the `Limits` in its signature, by their option."""
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    found = {name: _limits(hint) for name, hint in hints.items()}
+    limited = {name: limits for name, limits in found.items() if limits is not None}
+    kinds = get_type_hints(command)
+
+    @functools.wraps(command)
+    def of_checked_numbers(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        given = signature.bind(*arguments, **options).arguments
+        for name, limits in limited.items():
+            if name in given:
+                check_value(_option(name), given[name], kinds[name], limits)
+        return command(*arguments, **options)
+
+    return of_checked_numbers
+
+
+def _limits(hint: object) -> Limits | None:
+    """Those that stand anywhere in a type, such as Annotated[int, Limits(1, 9)] | None."""
+    beside = hint.__metadata__ if get_origin(hint) is Annotated else ()  # type: ignore[attr-defined]
+    inner = (_limits(part) for part in get_args(hint))
+    return next((part for part in (*beside, *inner) if isinstance(part, Limits)), None)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

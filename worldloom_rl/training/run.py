@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Generic
 
 from worldloom_rl.atomic import write_json
+from worldloom_rl.training.checkpoint import save_checkpoint
 from worldloom_rl.training.compilation import Built, built, compile_model
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_read
@@ -16,10 +17,8 @@ from worldloom_rl.training.interruption import Interruption
 from worldloom_rl.training.learning_curve import draw_evaluations
 from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.recipe import Recipe, StateT
+from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
-from worldloom_rl.training.saved_state import save_checkpoint
-from worldloom_rl.training.state import ConfigT, ModelT, RunState
 
 
 class Run(Generic[ConfigT, ModelT, StateT]):

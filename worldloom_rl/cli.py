@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
 from worldloom_rl.commands.evaluate import evaluate
+from worldloom_rl.commands.faults import explain
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.import_model import import_dreamerv3, import_tdmpc2, import_vjepa2
 from worldloom_rl.commands.list_models import list_models
@@ -44,7 +46,10 @@ _WORLDLOOM.command(_IMPORT, name="import", help="Load an official checkpoint: dr
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `worldloom`. A mistake in what was asked for ends with its message and exit status 2."""
+    """Entry point of `worldloom`. What goes wrong ends with a sentence and exit status 2, or 1 if it is our fault."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, may know fewer characters
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does, so that module:Id finds a module in the current directory
@@ -55,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _WORLDLOOM.cli(prog="worldloom", description=__doc__, args=given or ["--help"])
     except KeyboardInterrupt as stopped:
         raise SystemExit(130) from stopped
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except Exception as error:  # of whatever kind: `faults` knows whose it is
         if "WORLDLOOM_TRACEBACK" in os.environ:
             raise
-        complain(f"worldloom: {error}")
-        raise SystemExit(2) from error
+        told, status = explain(error)
+        complain(told)
+        raise SystemExit(status) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+
+from worldloom_rl.training.next_command import typed as typed
 
 
 def say(line: str) -> None:
@@ -14,8 +15,3 @@ def say(line: str) -> None:
 def complain(line: str) -> None:
     """The same where errors go."""
     print(line, file=sys.stderr, flush=True)
-
-
-def typed(*words: object) -> str:
-    """A `worldloom` command as a shell takes it, its words quoted where they have to be."""
-    return shlex.join(["worldloom", *map(str, words)])

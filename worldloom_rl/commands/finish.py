@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
-from worldloom_rl.commands.console import say
+from worldloom_rl.commands.console import say, typed
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.trained import open_run
 from worldloom_rl.pretrained.model_card import model_card
@@ -27,13 +26,14 @@ def finish_run(path: Path) -> None:
     played = result if result["final_returns"] else None
     card = model_card(str(path), json.loads((model / "config.json").read_text()), result["parameters"], played)
     (path / "README.md").write_text(card)
-    quoted = shlex.quote(str(path))
-    weak = f"  worldloom report {quoted}   find which part of the model is weak\n" * (recipe.name in VALUE_HEADS)
+    nexts = [
+        (typed("eval", path), "play more episodes, with an interval" if played else "measure its predictions again"),
+        (typed("imagine", path), "draw what it foresees in another episode (--seed 1)"),
+        *[(typed("report", path), "find which part of the model is weak")] * (recipe.name in VALUE_HEADS),
+        (typed("resume", path), "take it further (--steps), or go on if it was stopped"),
+    ]
+    longest = max(len(command) for command, _ in nexts)
     drawn = f"{IMAGINATION_FILE}, " if (path / IMAGINATION_FILE).exists() else ""
-    say(
-        f"{path} holds {CURVE_FILE}, {drawn}README.md (the model card), {RESULT_FILE}, logs and "
-        f"checkpoints.\nNext:\n  worldloom eval {quoted}     "
-        f"{'play more episodes, with an interval' if played else 'measure its predictions again'}\n"
-        f"  worldloom imagine {quoted}  draw what it foresees in another episode (--seed 1)\n{weak}"
-        f"  worldloom resume {quoted}   go on from the newest checkpoint, if a run was stopped"
-    )
+    say(f"{path} holds {CURVE_FILE}, {drawn}README.md (the model card), {RESULT_FILE}, logs and checkpoints.\nNext:")
+    for command, purpose in nexts:
+        say(f"  {command:{longest}}  {purpose}")

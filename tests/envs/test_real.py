@@ -183,10 +183,12 @@ def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch:
         ((6, 5, 1), (1, 6, 5)),
         ((6, 5, 3), (3, 6, 5)),
         ((6, 5, 4), (4, 6, 5)),
-        ((6, 5, 2), (6, 5, 2)),  # two channels are no image
+        ((6, 5, 2), (2, 6, 5)),
+        ((64, 48, 12), (12, 64, 48)),  # four frames side by side
         ((3, 6, 5), (3, 6, 5)),
         ((1, 6, 6), (1, 6, 6)),
-        ((4, 8, 4), (4, 8, 4)),  # either axis could be the channels: left alone
+        ((4, 84, 84), (4, 84, 84)),
+        ((4, 8, 4), (4, 8, 4)),  # either axis could be the channels, but no picture is as small: left alone
     ],
 )
 def test_images_with_channels_last_become_channels_first_and_nothing_else_does(
@@ -203,9 +205,49 @@ def test_images_with_channels_last_become_channels_first_and_nothing_else_does(
     assert observation.shape == env.observation_spec["observation"].shape == expected
 
 
-def test_images_of_real_numbers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = register(monkeypatch, observation=spaces.Box(0.0, 1.0, (6, 5, 3), np.float32))
-    assert make_env(name).reset()["observation"].shape == (6, 5, 3)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.bool_, np.int16, np.int64])
+@pytest.mark.parametrize("shape", [(6, 5, 3), (3, 6, 5)])
+def test_images_of_other_numbers_become_channels_first_too(
+    monkeypatch: pytest.MonkeyPatch, dtype: Any, shape: tuple[int, ...]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    monkeypatch.setattr(Counting, "observe", lambda self: image)
+    env = make_env(register(monkeypatch, observation=spaces.Box(0, 1, shape, dtype)))
+    check_env_specs(env)
+    seen = env.reset()["observation"]
+    np.testing.assert_array_equal(seen.numpy(), image if shape[0] == 3 else image.transpose(2, 0, 1))
+    assert seen.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5, 3), (4, 3, 6, 5), (4, 6, 5, 1)])
+def test_a_stack_of_images_is_one_image_with_the_oldest_frame_first(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    stack = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+    monkeypatch.setattr(Counting, "observe", lambda self: stack)
+    env = make_env(register(monkeypatch, observation=spaces.Box(0, 255, shape, np.uint8)))
+    check_env_specs(env)
+    frames = [frame if shape[1] == 3 else frame.transpose(2, 0, 1) for frame in stack]
+    np.testing.assert_array_equal(env.reset()["observation"].numpy(), np.concatenate(frames))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (16, 64, 16), (64, 16, 32)])
+def test_a_picture_whose_channels_could_be_first_or_last_is_refused(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"Special-v0: the observation 'observation' .* could be the channels"):
+        make_env(register(monkeypatch, observation=spaces.Box(0, 1, shape, dtype)))
+
+
+def test_levels_in_another_type_are_bytes_if_they_are_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.arange(90).reshape(6, 5, 3)
+    monkeypatch.setattr(Counting, "observe", lambda self: image)
+    seen = make_env(register(monkeypatch, observation=spaces.Box(0, 255, (6, 5, 3), np.int32))).reset()["observation"]
+    assert seen.dtype == torch.uint8
+    np.testing.assert_array_equal(seen.numpy(), image.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match=r"levels from 0 to 255 as real numbers: give bytes"):
+        make_env(register(monkeypatch, observation=spaces.Box(0, 255, (6, 5, 3), np.float32)))
 
 
 def test_composite_and_shifted_discrete_actions_reach_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:

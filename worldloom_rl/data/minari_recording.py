@@ -17,7 +17,9 @@ from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION, as_tuple
-from worldloom_rl.specs.spaces import Space, action_space_of, convert_episode, observation_space_of, resize_image
+from worldloom_rl.specs.images import resize_image
+from worldloom_rl.specs.observed import convert_episode
+from worldloom_rl.specs.spaces import Space, action_space_of, observation_space_of
 
 if TYPE_CHECKING:
     from minari import EpisodeData, MinariDataset
@@ -69,7 +71,7 @@ class MinariRecording(Recording):
         if self._held is None or self._held[0] != episode:
             self._held = (episode, next(iter(self._dataset.iterate_episodes([self._episodes[episode]]))))
         data = self._held[1]
-        observed = convert_episode(self._observation_space, _rows(data.observations, start, stop + 1))
+        observed = convert_episode(self.source, self._observation_space, _rows(data.observations, start, stop + 1))
         observation: dict[NestedKey, Tensor] = {}
         for key, spec, values in _leaves(self.observation_spec, observed):
             resized = self.image_size is not None and _is_image(spec)

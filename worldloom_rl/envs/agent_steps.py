@@ -12,24 +12,26 @@ from gymnasium import spaces
 
 from worldloom_rl import keys
 from worldloom_rl.envs.action_mask import allowed_action, read_mask
+from worldloom_rl.envs.rendering import render_frame
 from worldloom_rl.envs.simulator_output import (
     Info,
     Simulator,
     Step,
-    check_observation,
-    read_frame,
+    read_flag,
     reset_simulator,
     step_simulator,
 )
+from worldloom_rl.specs.images import resize_image
+from worldloom_rl.specs.observed import Reader, observation_reader
 from worldloom_rl.specs.spaces import (
     Space,
     action_block_space,
     action_space_of,
-    convert_observation,
     observation_space_of,
-    resize_image,
+    simulator_action,
 )
 
+_ALONE = "observation"  # the name of an observation without parts
 _SUCCESS = ("success", "is_success")  # as Meta-World and Gymnasium-Robotics name it in their info
 
 
@@ -55,8 +57,11 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         if image is not None:
             self.observation_space = spaces.Dict({"pixels": image.space})
         else:
-            self.observation_space = observation_space_of(name, env.observation_space)
-        clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, "observation")
+            space = observation_space_of(name, env.observation_space)
+            self._read: Reader = observation_reader(name, env.observation_space)
+            # By name: TorchRL calls an image that stands alone "pixels" where it is three columns wide.
+            self.observation_space = space if isinstance(space, spaces.Dict) else spaces.Dict({_ALONE: space})
+        clashes = _names(self.action_space) & set(self.observation_space)
         if clashes:
             raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
         self.steps_done = 0
@@ -70,8 +75,8 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.steps_done, self.succeeded = 0, None
         self.mask = read_mask(self.name, self.env.action_space, observation, info)
         if self.image is not None:
-            return {"pixels": self.image.first(read_frame(self.name, self.env.render()))}, info
-        return self._observation(observation), info
+            return {"pixels": self.image.first(render_frame(self.name, self.env))}, info
+        return self._seen(observation), info
 
     def step(self, action: Any) -> Step[object]:
         total = 0.0
@@ -79,8 +84,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         for action in [part for part in block for _ in range(self.action_repeat)]:
             if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
                 action = action[0]
-            action = self._allowed(action)
-            action = _simulator_action(self.env.action_space, action)
+            action = simulator_action(self.env.action_space, self._allowed(action))
             observation, reward, terminated, truncated, info = step_simulator(self.name, self.env, action)
             self.mask = read_mask(self.name, self.env.action_space, observation, info)
             self.steps_done += 1
@@ -91,15 +95,15 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"(action {action}); rewards must be finite: mend the environment."
                 )
             for name in _SUCCESS:
-                if name in info:
-                    self.succeeded = bool(info[name]) or bool(self.succeeded)
+                if info.get(name) is not None:
+                    self.succeeded = read_flag(self.name, f"info[{name!r}]", info[name]) or bool(self.succeeded)
             if terminated or truncated:
                 self.last_success = self.succeeded
                 break
         if self.image is not None:
-            seen: object = {"pixels": self.image.next(read_frame(self.name, self.env.render()))}
+            seen: object = {"pixels": self.image.next(render_frame(self.name, self.env))}
         else:
-            seen = self._observation(observation)
+            seen = self._seen(observation)
         return seen, total, terminated, truncated, info
 
     def _allowed(self, action: Any) -> Any:
@@ -109,9 +113,9 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.forbidden += allowed is not action
         return allowed
 
-    def _observation(self, observation: object) -> object:
-        check_observation(self.name, self.env.observation_space, observation)
-        return convert_observation(self.env.observation_space, observation)
+    def _seen(self, observation: object) -> dict[str, Any]:
+        read = self._read(observation)
+        return read if isinstance(read, dict) else {_ALONE: read}
 
 
 class Frames:
@@ -133,12 +137,6 @@ class Frames:
         return np.concatenate(self.frames)
 
 
-def _names(space: Space, alone: str) -> set[str]:
-    """The names at the root of the tensordict."""
-    return set(space) if isinstance(space, spaces.Dict) else {alone}
-
-
-def _simulator_action(space: Space, action: Any) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {part: _simulator_action(leaf, action[part]) for part, leaf in space.items()}
-    return action + space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action
+def _names(space: Space) -> set[str]:
+    """The names of actions at the root of the tensordict."""
+    return set(space) if isinstance(space, spaces.Dict) else {keys.ACTION}

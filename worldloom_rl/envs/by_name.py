@@ -5,31 +5,40 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldloom_rl.config import Json
 from worldloom_rl.envs import atari, crafter, dmc
-from worldloom_rl.envs.simulator_output import Simulator
+from worldloom_rl.envs.by_object import given_simulator
+from worldloom_rl.envs.simulator_output import Simulator, raised_below
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
 
 
-def make_simulator(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
+def make_simulator(
+    name: str, pixels: bool, image_size: int, time_limit: int | None, arguments: Mapping[str, Json]
+) -> tuple[Simulator, int]:
     """The environment of a name of `make_env` and its time limit in simulator steps.
 
     Args:
         pixels: whether it shall render images, of `image_size` rows and columns where it can.
         time_limit: instead of its own.
+        arguments: of its constructor.
     Raises ValueError for a name that stands for nothing, ImportError for one whose package is missing.
     """
     family = name.partition(":")[0]
     makers = dict.fromkeys(atari.PRESETS, _make_atari) | {"dmc": _make_dmc, "crafter": _make_crafter}
-    return makers.get(family, _make_gym)(name, pixels, image_size, time_limit)
+    if family not in makers:
+        return _make_gym(name, pixels, image_size, time_limit, arguments)
+    if arguments:
+        raise ValueError(f"{name} takes no arguments, got {sorted(arguments)}; environments of gymnasium do.")
+    return makers[family](name, pixels, image_size, time_limit)
 
 
 def rescaled(name: str, simulator: Simulator) -> Simulator:
@@ -47,41 +56,55 @@ def rescaled(name: str, simulator: Simulator) -> Simulator:
     return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
 
 
-def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
+def _make_gym(
+    name: str, pixels: bool, image_size: int, time_limit: int | None, arguments: Mapping[str, Json]
+) -> tuple[Simulator, int]:
     """The gymnasium environment and its time limit in simulator steps."""
     module, _, identifier = name.rpartition(":")
-    if module:
-        importlib.import_module(module)  # registers the id; gymnasium.spec, other than gymnasium.make, does not import
+    # Registers the id; gymnasium.spec, other than gymnasium.make, does not import.
+    within = importlib.import_module(module) if module else None
+    options: dict[str, Json] = {"render_mode": "rgb_array"} if pixels else {}
     try:
         spec = gymnasium.spec(identifier)
     except gymnasium.error.Error as error:
-        raise ValueError(f"gymnasium knows no {name!r}. {_did_you_mean(identifier, gymnasium.registry)}") from error
+        maker = getattr(within, identifier, None)
+        if not callable(maker):
+            raise ValueError(f"gymnasium knows no {name!r}. {_did_you_mean(identifier, gymnasium.registry)}") from error
+        simulator = _constructed(name, pixels, lambda: maker(**options, **arguments))
+        return given_simulator(simulator, pixels, time_limit)
     limit = time_limit or spec.max_episode_steps
     if limit is None:
         raise ValueError(
             f"{name} has no time limit, and the discount and the replay need one: give it in simulator steps, "
             "make_env(…, time_limit=1000) or --time-limit 1000."
         )
-    options: dict[str, object] = {"render_mode": "rgb_array"} if pixels else {}
     if pixels and "gymnasium.envs.mujoco" in str(spec.entry_point):
         options |= {"width": image_size, "height": image_size}  # renders at the size asked for
+    options |= arguments
+    # The passive checker repeats at every step what TorchRL's specs say.
+    make = partial(gymnasium.make, identifier, max_episode_steps=limit, disable_env_checker=True, **options)
+    return _constructed(name, pixels, make), limit
+
+
+def _constructed(name: str, pixels: bool, make: Callable[[], Simulator]) -> Simulator:
+    """What it makes. Raises ValueError, ImportError where that is not the constructor's own doing."""
     try:
-        # The passive checker repeats at every step what TorchRL's specs say.
-        return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
+        return make()
     except gymnasium.error.DependencyNotInstalled as error:
         raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
-    except TypeError as error:  # of the constructor's arguments, of which only the registration tells
+    except TypeError as error:
+        if raised_below(error.__cause__ or error):
+            raise
         needs = 'For pixels it takes render_mode="rgb_array". ' if pixels else ""
         raise ValueError(
-            f"gymnasium cannot make {name!r}: {error}. {needs}Arguments that its constructor needs stand in its "
-            "registration: gymnasium.register(id, entry_point, kwargs={…})."
+            f"gymnasium cannot make {name!r}: {error}. {needs}Arguments of its constructor are given by --env-kwargs "
+            "name=value, by make_env(…, env_kwargs={…}), or where it is registered: gymnasium.register(id, "
+            "entry_point, kwargs={…})."
         ) from error
 
 
 def _make_dmc(name: str, pixels: bool, image_size: int, time_limit: int | None) -> tuple[Simulator, int]:
     """The DeepMind Control task as a gymnasium environment and its time limit in simulator steps."""
-    if pixels and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when dm_control is imported
     suite = dmc.suite()
     domain, _, task = name.removeprefix(_DMC).partition("-")
     domain, task = _DMC_DOMAINS.get(domain, domain), task.replace("-", "_")

@@ -8,20 +8,24 @@ costs microseconds where a TorchRL transform costs a tenth of a millisecond.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import gymnasium
 import torch
 from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
 
+from worldloom_rl.config import Json
 from worldloom_rl.envs.agent_steps import AgentSteps, Frames
 from worldloom_rl.envs.by_name import make_simulator, rescaled
+from worldloom_rl.envs.by_object import Maker, given_simulator, name_of
+from worldloom_rl.envs.rendering import render_without_display
 from worldloom_rl.envs.simulator_output import Simulator
 
 
 def make_env(
-    name: str,
+    name: str | Simulator | Maker,
     *,
     num_envs: int = 1,
     action_repeat: int = 1,
@@ -31,6 +35,7 @@ def make_env(
     image_size: int = 64,
     time_limit: int | None = None,
     rescale_observations: bool = False,
+    env_kwargs: Mapping[str, Json] | None = None,
     seed: int | None = None,
     parallel: bool = False,
 ) -> EnvBase:
@@ -38,20 +43,23 @@ def make_env(
 
     Batch size [] for one environment, [num_envs] for several. Observations stand under "observation", under their own
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
-    under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. Observed images stay uint8,
-    and those [H, W, C], whose 1, 3 or 4 channels are fewer than their rows and columns, become [C, H, W]; other bytes
-    become float32, discrete observations one-hot. Actions keep their own bounds; discrete ones are one-hot. Where the
-    environment gives an "action_mask", in `info` or among its observations, the next allowed action is played in place
-    of a forbidden one (see `envs.action_mask`).
+    under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. Observed images of bytes stay
+    uint8; those [H, W, C], whose channels are fewer than their rows and columns, become [C, H, W], and a stack of them
+    [S·C, H, W]. Other numbers become float32, discrete observations one-hot. Actions keep their own bounds; discrete
+    ones are one-hot. What the simulator gives is held to its spaces at every step, see `observation_reader`. Where it
+    gives an "action_mask", in `info` or among its observations, the next allowed action is played in place of a
+    forbidden one (see `envs.action_mask`).
 
     Args:
-        name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id),
+        name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id, or has a class or a
+            function of that name),
             "worldloom/Catch-v0" (a game in the package, observed as uint8 [3, 64, 64]), or
             "dmc:cartpole-balance": DeepMind Control, all its observations concatenated in their order;
             "ale:Pong": gymnasium's "ALE/Pong-v5" as DreamerV3 plays the Atari benchmark, uint8 [1, 96, 96], sticky and
             all 18 actions; "ale100k:Pong": as it plays Atari 100k, uint8 [3, 64, 64], only the game's actions. Both
             repeat an action for four frames themselves, which are one simulator step here: leave `action_repeat` at 1;
             "crafter:reward" or "crafter", and "crafter:noreward": Crafter, uint8 [3, 64, 64].
+            Or a gymnasium environment itself, or a function without arguments that makes one, called for each.
         num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
         action_block: k actions that are given at once, as one action [k·A], and done one after the other; only the last
@@ -60,6 +68,7 @@ def make_env(
         time_limit: simulator steps, as gymnasium's `max_episode_steps`, before action repeat; by default the
             environment's own. `episode_length` gives it in agent steps.
         rescale_observations: bring those entries of gymnasium's observation that have bounds to [-1, 1].
+        env_kwargs: arguments of the constructor of a gymnasium environment that is named.
         seed: of the first environment; the others get distinct ones derived from it.
 
     Example:
@@ -67,11 +76,7 @@ def make_env(
         >>> env.rollout(3)["next", "reward"].shape, episode_length(env)
         (torch.Size([3, 1]), 100)
     """
-    if not isinstance(name, str):
-        raise TypeError(
-            f"make_env takes the name of an environment, got a {type(name).__name__}: register it first, by "
-            "gymnasium.register(id, entry_point, max_episode_steps=…), and give its id."
-        )
+    _check_given(name, num_envs, env_kwargs)
     counts = {
         "num_envs": num_envs,
         "action_repeat": action_repeat,
@@ -88,7 +93,10 @@ def make_env(
         raise ValueError(f"frame_stack={frame_stack} stacks images, but pixels=False: set pixels=True.")
 
     # Built once here, so that a wrong name or a space that cannot be used is reported by this process, not by a worker.
-    settings = (action_repeat, action_block, pixels, frame_stack, image_size, time_limit, rescale_observations)
+    settings = (
+        action_repeat, action_block, pixels, frame_stack, image_size, time_limit, rescale_observations,
+        dict(env_kwargs or {}),
+    )  # fmt: skip
     steps = _agent_steps(name, *settings)
     if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
@@ -146,12 +154,28 @@ class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
         torch.set_num_threads(threads)
 
 
+def _check_given(given: object, num_envs: int, env_kwargs: Mapping[str, Json] | None) -> None:
+    """Raise TypeError, ValueError unless `make_env` can make so many of it."""
+    if isinstance(given, EnvBase | gymnasium.vector.VectorEnv) or not (
+        isinstance(given, str | gymnasium.Env) or callable(given)
+    ):
+        raise TypeError(
+            f"make_env takes the name of an environment, an environment of gymnasium or a function that makes one, got "
+            f"a {type(given).__name__}: register it by gymnasium.register(id, entry_point, max_episode_steps=…), and "
+            "give its id."
+        )
+    if isinstance(given, gymnasium.Env) and num_envs > 1:
+        raise ValueError(f"num_envs={num_envs} needs as many environments, got one: give a function that makes them.")
+    if env_kwargs and not isinstance(given, str):
+        raise ValueError(f"env_kwargs={dict(env_kwargs)} belong to a name: make the environment with them.")
+
+
 def _single(*arguments: Any) -> EnvBase:
     return GymWrapper(_agent_steps(*arguments))
 
 
 def _agent_steps(
-    name: str,
+    given: str | Simulator | Maker,
     action_repeat: int,
     action_block: int,
     pixels: bool,
@@ -159,8 +183,16 @@ def _agent_steps(
     image_size: int,
     time_limit: int | None,
     rescale_observations: bool,
+    env_kwargs: Mapping[str, Json],
 ) -> AgentSteps:
-    simulator, limit = make_simulator(name, pixels, image_size, time_limit)
+    if pixels:
+        render_without_display()
+    if isinstance(given, str):
+        name = given
+        simulator, limit = make_simulator(given, pixels, image_size, time_limit, env_kwargs)
+    else:
+        name = name_of(given)
+        simulator, limit = given_simulator(given, pixels, time_limit)
     if rescale_observations:
         simulator = rescaled(name, simulator)
     image = Frames(frame_stack, image_size) if pixels else None

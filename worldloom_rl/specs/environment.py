@@ -23,8 +23,8 @@ def specs_of(env: EnvBase) -> tuple[Composite, Composite]:
     """
     if not isinstance(env, EnvBase):
         raise TypeError(
-            f"The environment is a {type(env).__name__}; make it by worldloom_rl.envs.make_env from its name, or wrap "
-            "it in TorchRL's GymWrapper."
+            f"The environment is a {type(env).__name__}, not TorchRL's: give worldloom_rl.envs.make_env of it or "
+            "of its name, or wrap it in TorchRL's GymWrapper."
         )
     observation = env.observation_spec_unbatched.clone()
     for name in _added(env, observation):

@@ -24,7 +24,7 @@ class TDMPC2Config(WorldModelConfig):
     # of the encoder's first biases (extension): LayerNorm follows, so zero ones let through an observation's direction
     # only, not its size, which tells how far CartPole's cart is from the edge
     encoder_bias_std: float = added_field(0.0, before=0.0, limits=Limits(0.0, 10.0))
-    # of each convolution of the pixel encoder; 16 of them a pixel branch's width
+    # of each convolution of the pixel encoder: a 16th of its branch's width, or of latent_dim, to be shared by branches
     num_channels: int = ranged(32, 1, 2**12)
     num_q: int = ranged(5, 2, 1024)  # members of the Q ensemble
     num_bins: int = ranged(101, 2, 2**14)  # of the reward and Q heads

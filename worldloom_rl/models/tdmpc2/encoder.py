@@ -64,10 +64,12 @@ class Encoder(nn.Module):
                 f"latent_dim {config.latent_dim} cannot be shared by {branches} observation branches in groups of "
                 f"{config.simnorm_dim}; choose a latent_dim that is a multiple of {branches * config.simnorm_dim}."
             )
-        if images and 16 * config.num_channels != width:
+        # A number for the whole latent, as the presets have it, is shared by the branches.
+        channels = width // 16 if 16 * config.num_channels == config.latent_dim else config.num_channels
+        if images and 16 * channels != width:
             raise ValueError(
-                f"A pixel branch is 16 · num_channels = {16 * config.num_channels} wide, but each of the {branches} "
-                f"branches must be {width}; set num_channels={width // 16} (and latent_dim to a multiple of 16)."
+                f"A pixel branch is 16 · num_channels = {16 * channels} wide, but each of the {branches} branches must "
+                f"be {width}: --overrides num_channels={max(width // 16, 1)}, and latent_dim={16 * branches} times that."
             )
         task = config.task_dim if config.num_tasks else 0
         hidden = [config.encoder_dim] * max(config.encoder_layers - 1, 1)
@@ -76,7 +78,7 @@ class Encoder(nn.Module):
             if vector_keys
             else None
         )
-        self.pixels = nn.ModuleList(PixelEncoder(channels, config.num_channels) for channels in images.values())
+        self.pixels = nn.ModuleList(PixelEncoder(planes, channels) for planes in images.values())
 
     def forward(self, observation: Observation, task: Tensor | None, noise: Noise) -> Tensor:
         branches = []

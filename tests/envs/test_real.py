@@ -370,6 +370,7 @@ def test_a_stock_collector_resets_it_with_one_init_tracker(num_envs: int) -> Non
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("fork_server")
 @pytest.mark.filterwarnings("ignore:Creating .* which inherits from WeightUpdaterBase is deprecated:DeprecationWarning")
 def test_parallel_environments_are_collected_as_serial_ones_are() -> None:
     env = make_env("Pendulum-v1", num_envs=2, action_repeat=2, time_limit=8, seed=5, parallel=True)

@@ -131,6 +131,7 @@ def test_another_environment_is_refused() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("fork_server")
 def test_environments_in_other_processes_cannot_be_kept() -> None:
     env = make_env("CartPole-v1", num_envs=2, parallel=True, seed=0)
     with pytest.raises(CannotKeep, match="ParallelEnv"):

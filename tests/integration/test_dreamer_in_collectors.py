@@ -82,12 +82,14 @@ def test_acting_latents_equal_observe_over_the_rows_sampled_back(name: str, coun
 
 @NAMES
 @pytest.mark.process
+@pytest.mark.usefixtures("fork_server")
 def test_acting_in_parallel_environments_carries_each_ones_latent(name: str) -> None:
     model = build(name)
     torch.testing.assert_close(*observed(model, collect(model, ParallelEnv(2, makers(name, 2)))), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("fork_server")
 def test_process_collectors_act_with_the_weights_they_are_sent() -> None:
     model = build("Pendulum-v1")
     collector = MultiSyncCollector(

@@ -252,6 +252,7 @@ def test_each_row_of_a_serial_environment_acts_as_it_does_alone_also_after_reset
 
 
 @process
+@pytest.mark.usefixtures("fork_server")
 @NAMES
 def test_each_row_of_a_parallel_environment_acts_as_it_does_alone_also_after_resets(name):
     assert_rows_equal_single_runs(name, ParallelEnv)
@@ -261,6 +262,7 @@ def test_each_row_of_a_parallel_environment_acts_as_it_does_alone_also_after_res
 
 
 @process
+@pytest.mark.usefixtures("fork_server")
 @NAMES
 def test_process_collectors_carry_the_warm_start_and_receive_new_encoder_weights(name):
     model, planner, policy = make_policy(name)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -113,28 +114,34 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_resume as t
-family, environment, directory, resume = sys.argv[2:]
-recipe, config = t.make(family, environment, Path(directory), steps=200)
-with open(Path(directory).with_suffix(".losses"), "a") as file:
-    def stop(update):
-        file.write(f"{update} {losses[update].item().hex()}\\n")
-        file.flush()
-        return False
-    losses = {}
-    recipe = t.recorded(recipe, losses, stop)
-    if resume == "resume":
-        t.loop.resume(recipe, t.RunDirectory(directory))
-    else:
-        t.loop.train(recipe, config)
+import test_resume
+test_resume.make_run(*sys.argv[2:4], Path(sys.argv[4]), "train")
 """
 
 
-def start(family: str, environment: str, directory: Path, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), family, environment, str(directory), how]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def make_run(family: str, environment: str, directory: Path, how: str) -> None:
+    """Trains or resumes on one thread; each update's loss is in a file at once, whatever happens then."""
+    torch.set_num_threads(1)
+    recipe, config = make(family, environment, directory, steps=200)
+    losses: dict[int, Tensor] = {}
+    with directory.with_suffix(".losses").open("a") as file:
+
+        def write(update: int) -> bool:
+            file.write(f"{update} {losses[update].item().hex()}\n")
+            file.flush()
+            return False
+
+        if how == "resume":
+            loop.resume(recorded(recipe, losses, write), RunDirectory(directory))
+        else:
+            loop.train(recorded(recipe, losses, write), config)
+
+
+def make_run_into(file: Path, *of_run: Any) -> None:
+    """The same, in a process of its own whose output goes to a file."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream.fileno())
+    make_run(*of_run)
 
 
 def losses_of(directory: Path) -> list[tuple[int, str]]:
@@ -143,37 +150,40 @@ def losses_of(directory: Path) -> list[tuple[int, str]]:
     return [(int(line.split()[0]), line.split()[1]) for line in lines if len(line.split()) == 2]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], running: Callable[[], bool], output: Path) -> None:
     begin = time.monotonic()
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert running(), output.read_text()
         assert time.monotonic() - begin < 240
         time.sleep(0.01)
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize("environment", sorted(ENVIRONMENTS))
 @pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
-def test_killed_again_and_again_it_ends_as_if_it_never_had_been(family: str, environment: str, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(family, environment, whole, "train")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+def test_killed_again_and_again_it_ends_as_if_it_never_had_been(
+    family: str, environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, killed, output = tmp_path / "whole", tmp_path / "killed", tmp_path / "output"
+    make_run(family, environment, whole, "train")
     expected = dict(losses_of(whole))
 
     run = RunDirectory(killed)
     for attempt, updates in enumerate([25, 3, 60, 11]):
         made = len(losses_of(killed)) if attempt else 0
-        process = start(family, environment, killed, "resume" if attempt else "train")
-        wait_for(lambda: (killed / "checkpoints").is_dir() and len(run.checkpoints.all()) > 0, process)
-        wait_for(lambda: len(losses_of(killed)) >= made + updates, process)  # noqa: B023
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        how = "resume" if attempt else "train"
+        process = Process(target=make_run_into, args=(output, family, environment, killed, how))
+        process.start()
+        wait_for(lambda: (killed / "checkpoints").is_dir() and len(run.checkpoints.all()) > 0, process.is_alive, output)
+        wait_for(lambda: len(losses_of(killed)) >= made + updates, process.is_alive, output)  # noqa: B023
+        process.kill()
+        process.join()
+        process.close()
         assert run.checkpoints.all()
-    process = start(family, environment, killed, "resume")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert "in the middle of its episodes" in output
+    capsys.readouterr()
+    make_run(family, environment, killed, "resume")  # in a process that hashes otherwise than those before
+    assert "in the middle of its episodes" in capsys.readouterr().out
     found = losses_of(killed)
     assert len(found) > len(expected)  # some were made again
     assert all(expected[update] == loss for update, loss in found)
@@ -185,13 +195,16 @@ def test_killed_again_and_again_it_ends_as_if_it_never_had_been(family: str, env
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_once_and_tells_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    process = start("dreamerv3", "pendulum", directory, "train")
-    wait_for(lambda: directory.with_suffix(".losses").exists() and len(losses_of(directory)) > 30, process)
+    directory, output = tmp_path / "run", tmp_path / "output"
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), "dreamerv3", "pendulum", str(directory)]
+    with output.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    running = lambda: process.poll() is None  # noqa: E731
+    wait_for(lambda: directory.with_suffix(".losses").exists() and len(losses_of(directory)) > 30, running, output)
     process.send_signal(number)
-    output, _ = process.communicate()
+    process.wait()
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT)
-    assert f"Go on: worldloom resume {directory}" in output
+    assert f"Go on: worldloom resume {directory}" in output.read_text()
     made = losses_of(directory)[-1][0]
     assert int(RunDirectory(directory).checkpoints.latest().name.rpartition("_")[2]) == made + 1
 

@@ -1,6 +1,6 @@
 """Data: rows that a collector brings, rows that somebody recorded, and what keeps and draws them.
 
-arrivals            a collector's transitions as rows
+arrivals            a collector's transitions as rows; stream_label tells several workers' environments apart
 replay              the ring that keeps rows and draws windows: ring, laws, window_sampler, dense_set
 saved_rows, journal a replay as files
 episodes            recorded episodes of any origin; windows draws batches from them, joined makes several one
@@ -17,4 +17,5 @@ from worldloom_rl.data.joined import join as join
 from worldloom_rl.data.opening import open_episodes as open_episodes
 from worldloom_rl.data.recording import Recording as Recording
 from worldloom_rl.data.replay import Replay as Replay
+from worldloom_rl.data.stream_label import StreamLabel as StreamLabel
 from worldloom_rl.data.windows import Windows as Windows

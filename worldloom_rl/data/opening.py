@@ -82,7 +82,7 @@ def _opened(source: str, tasks: Sequence[str] | None, image_size: int | None) ->
 
 
 def _of_size(episodes: Episodes, image_size: int | None) -> Episodes:
-    """The episodes, whose images lie in files as they were learned from. Raises ValueError if they have another size."""
+    """The episodes, whose images are as the run saw them. Raises ValueError if that is another size."""
     for key, leaf in leaves_of(episodes.observation_spec).items():
         if image_size is not None and is_byte_image(leaf) and tuple(leaf.shape[1:]) != (image_size, image_size):
             raise ValueError(

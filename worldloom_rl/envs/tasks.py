@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torchrl.envs import EnvBase, GymWrapper, SerialEnv
 
 from worldloom_rl.envs.agent_steps import AgentSteps
-from worldloom_rl.envs.real import _agent_steps, _RealEnv
+from worldloom_rl.envs.real import _RealEnv, make_env, simulators
 from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.tasks import TaskSet, environment_name, published_task
 
@@ -143,7 +143,9 @@ def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, re
     """The task's agent steps. Raises ValueError if it observes or takes anything but one vector of numbers."""
     known = environment_name(name)
     repeat = action_repeat or (2 if known.startswith("dmc:") else 1)
-    steps = _agent_steps(known, repeat, 1, False, 1, 64, time_limit, rescale_observations)
+    env = make_env(known, action_repeat=repeat, time_limit=time_limit, rescale_observations=rescale_observations)
+    (steps,) = simulators(env)
+    assert isinstance(steps, AgentSteps)
     for role, space in (("observes", steps.observation_space), ("takes", steps.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype == np.uint8:
             steps.close()

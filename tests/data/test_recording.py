@@ -19,8 +19,9 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 from torchrl.modules import RandomPolicy
 
-from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
-from worldloom_rl.data.recording import fill
+from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
+from worldloom_rl.data.filling import fill
+from worldloom_rl.data.hdf5_recording import HDF5Recording
 from worldloom_rl.envs import make_env
 from worldloom_rl.keys import STREAM
 from worldloom_rl.specs.spaces import resize_image
@@ -124,11 +125,8 @@ def collected(name: str, steps: int, monkeypatch: pytest.MonkeyPatch, folder: Pa
     return env, transitions
 
 
-def rows_of(recording: Recording, keys: list[Any], actions: list[Any]) -> TensorDict:
-    arrivals = Arrivals(keys, actions)
-    episodes = range(len(recording.frames))
-    parts = [arrivals(part).rows for episode in episodes for part in recording.transitions(episode)]
-    return torch.cat(parts)
+def rows_of(episodes: Episodes) -> TensorDict:
+    return episodes.rows(torch.arange(int(episodes.lengths.sum())))
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "CartPole-v1", "worldloom/Catch-v0", "recorded/Signals-v0"])
@@ -137,12 +135,12 @@ def test_rows_of_a_minari_dataset_are_those_of_the_collector(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     env, transitions = collected(name, 230, monkeypatch, tmp_path)
-    recording = open_recording("minari:test/it-v0")
+    recording = open_episodes("minari:test/it-v0")
     keys = list(recording.observation_spec.keys(True, True))
     arrivals = Arrivals(keys, list(env.action_keys))
     expected = arrivals(transitions.unsqueeze(0)).rows
-    found = rows_of(recording, keys, list(env.action_keys))
-    assert sum(recording.frames) == len(found)
+    found = rows_of(recording)
+    found[STREAM] = torch.zeros(len(found), dtype=torch.int64)
     assert arrivals.goes_on is not None
     if arrivals.goes_on.item():
         expected["truncated"][-1] = True  # the recorder calls the episode cut that the collector left open
@@ -150,6 +148,8 @@ def test_rows_of_a_minari_dataset_are_those_of_the_collector(
     for key, value in expected.items(True, True):
         assert found[key].dtype == value.dtype, key
         assert torch.equal(found[key], value), key
+    kept = rows_of(recording.kept())  # read into memory, where rows are drawn from
+    assert all(torch.equal(value, found[key]) for key, value in kept.items(True, True))
     for spec, own in (
         (recording.observation_spec, env.observation_spec),
         (recording.action_spec, env.full_action_spec),
@@ -183,13 +183,13 @@ def test_rows_of_hdf5_videos_are_those_of_the_collector(one_file: bool, tmp_path
         file = h5py.File(tmp_path / ("all.hdf5" if one_file else f"take{number}.h5"), "a")
         with file:
             write_video(file.create_group(f"take{number}") if one_file else file, episode, number % 2 == 0)
-    recording = open_recording(str(tmp_path / "all.hdf5") if one_file else str(tmp_path))
+    recording = open_episodes(str(tmp_path / "all.hdf5") if one_file else str(tmp_path))
     expected = Arrivals(["observation"])(transitions.unsqueeze(0)).rows
-    found = rows_of(recording, ["pixels", "proprio"], ["action"])
+    found = rows_of(recording)
     assert torch.equal(found["pixels"], expected["observation"])
     assert found["pixels"].dtype == torch.uint8
     assert torch.equal(found["previous_action"], expected["previous_action"].float())
-    for key in ("is_init", "truncated", "terminated", STREAM):
+    for key in ("is_init", "truncated", "terminated"):
         assert torch.equal(found[key], expected[key]), key
     assert not found["reward"].any()
     assert found["proprio"][:3].tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
@@ -197,14 +197,17 @@ def test_rows_of_hdf5_videos_are_those_of_the_collector(one_file: bool, tmp_path
     assert recording.action_spec["action"].space.low.tolist() == [0.0] * 5
 
 
-def test_a_long_episode_is_read_in_parts(tmp_path: Path) -> None:
+def test_a_long_episode_is_read_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1300, 4, 4, 1), np.uint8)
     with h5py.File(tmp_path / "long.h5", "w") as file:
         file["pixels"], file["actions"] = frames, np.linspace(0, 1, 1299)[:, None]
-    recording = open_recording(str(tmp_path))
-    assert [part.shape[1] for part in recording.transitions(0)] == [512, 512, 275]
+    recording = open_episodes(str(tmp_path))
+    assert isinstance(recording, HDF5Recording)
+    read, parts = recording.read, []
+    monkeypatch.setattr(recording, "read", lambda *place: parts.append(place) or read(*place))
     replay = Replay(capacity=1300, window=1300, batch_size=1, by="within")
     fill(replay, Arrivals(["pixels"]), recording, [0])
+    assert parts == [(0, 0, 512), (0, 512, 1024), (0, 1024, 1299)]
     window = replay.sample()[0]
     assert torch.equal(window["pixels"], torch.from_numpy(frames).permute(0, 3, 1, 2))
     assert torch.equal(window["previous_action"][1:], torch.linspace(0, 1, 1299, dtype=torch.float64).float()[:, None])
@@ -216,11 +219,10 @@ def test_images_are_brought_to_the_size_that_an_environment_gives(tmp_path: Path
     frames = np.random.default_rng(0).integers(0, 256, (5, 30, 40, 3), np.uint8)
     with h5py.File(tmp_path / "one.h5", "w") as file:
         file["pixels"], file["actions"] = frames, np.zeros((4, 2), np.float32)
-    recording = open_recording(str(tmp_path), image_size=16)
-    part = next(recording.transitions(0))
+    recording = open_episodes(str(tmp_path), image_size=16)
     assert recording.observation_spec["pixels"].shape == (3, 16, 16)
     first = torch.from_numpy(resize_image(np.moveaxis(frames[0], -1, 0), 16))
-    assert torch.equal(part["pixels"][0, 0], first)
+    assert torch.equal(recording.rows(torch.tensor(0))["pixels"], first)
     assert recording.action_spec["action"].space.low.tolist() == [-1.0, -1.0]  # of columns that never change
     assert recording.action_spec["action"].space.high.tolist() == [1.0, 1.0]
 
@@ -250,17 +252,17 @@ def test_mistakes_in_files_are_named(entries: dict[str, np.ndarray], message: st
             for key, value in content.items():
                 file[key] = value
     with pytest.raises(ValueError, match=message):
-        open_recording(str(tmp_path))
+        open_episodes(str(tmp_path))
 
 
 def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"holds no file \*\.h5 or \*\.hdf5"):
-        open_recording(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; a Minari dataset is named minari:NAME"):
-        open_recording(str(tmp_path / "nowhere"))
+        open_episodes(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; .*minari:NAME"):
+        open_episodes(str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"no local Minari dataset 'test/none-v0'.*minari download"):
-        open_recording("minari:test/none-v0")
+        open_episodes("minari:test/none-v0")
 
 
 def test_a_recording_that_does_not_fit_is_not_cut(tmp_path: Path) -> None:
@@ -268,4 +270,4 @@ def test_a_recording_that_does_not_fit_is_not_cut(tmp_path: Path) -> None:
         file["pixels"], file["actions"] = PIXELS, ACTIONS
     replay = Replay(capacity=4, window=2, batch_size=1, by="within")
     with pytest.raises(ValueError, match="5 rows do not fit a replay of 4"):
-        fill(replay, Arrivals(["pixels"]), open_recording(str(tmp_path)), [0])
+        fill(replay, Arrivals(["pixels"]), open_episodes(str(tmp_path)), [0])

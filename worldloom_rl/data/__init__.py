@@ -14,7 +14,7 @@ from worldloom_rl.data.arrivals import Arrivals as Arrivals
 from worldloom_rl.data.arrivals import Arrived as Arrived
 from worldloom_rl.data.episodes import Episodes as Episodes
 from worldloom_rl.data.joined import join as join
-from worldloom_rl.data.offline import open_recording as open_recording
+from worldloom_rl.data.opening import open_episodes as open_episodes
 from worldloom_rl.data.recording import Recording as Recording
 from worldloom_rl.data.replay import Replay as Replay
 from worldloom_rl.data.windows import Windows as Windows

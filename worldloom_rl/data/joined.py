@@ -31,7 +31,7 @@ def join(parts: Sequence[Episodes], tasks: Sequence[str] | None = None) -> Episo
     Raises ValueError for a task without episodes, a part whose task is not known, or parts that cannot be one set.
     """
     names = tuple(tasks) if tasks else _names(parts)
-    if len({_short(name) for name in names}) < len(names):
+    if len({short_name(name) for name in names}) < len(names):
         raise ValueError(f"Tasks have different names (what stands before ':' does not count), got {list(names)}.")
     if len(parts) == 1 and _same(parts[0].names, names):
         parts[0].names = names or parts[0].names
@@ -117,22 +117,23 @@ class JoinedEpisodes(Episodes):
         return self if unchanged else JoinedEpisodes(kept, self.names)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A task's name without what says who makes its environment: "dmc:cup-catch" is "cup-catch"."""
     return name.rpartition(":")[2]
 
 
 def _same(names: Sequence[str], others: Sequence[str]) -> bool:
     if len(names) <= 1 and len(others) == 1:
-        return not names or _short(names[0]) == _short(others[0])
-    return [*map(_short, names)] == [*map(_short, others)]
+        return not names or short_name(names[0]) == short_name(others[0])
+    return [*map(short_name, names)] == [*map(short_name, others)]
 
 
 def _names(parts: Sequence[Episodes]) -> tuple[str, ...]:
     """All names of the parts in their order; none if no part has one."""
-    names = {_short(name): name for part in parts for name in reversed(part.names)}
+    names = {short_name(name): name for part in parts for name in reversed(part.names)}
     ordered: dict[str, str] = {}
     for part in parts:
-        ordered |= {_short(name): names[_short(name)] for name in part.names}
+        ordered |= {short_name(name): names[short_name(name)] for name in part.names}
     unnamed = [part.source for part in parts if not part.names]
     if unnamed and ordered:
         raise ValueError(f"Nobody says which task {unnamed[0]} is of: give it as NAME={unnamed[0]}.")
@@ -145,8 +146,8 @@ def _renumbered(part: Episodes, names: Sequence[str]) -> Tensor:
         if len(names) > 1:
             raise ValueError(f"Nobody says which of the tasks {part.source} is of: give it as NAME={part.source}.")
         return torch.zeros_like(part.tasks)
-    numbers = {_short(name): number for number, name in enumerate(names)}
-    table = torch.tensor([numbers.get(_short(name), -1) for name in part.names])
+    numbers = {short_name(name): number for number, name in enumerate(names)}
+    table = torch.tensor([numbers.get(short_name(name), -1) for name in part.names])
     return table[part.tasks]
 
 
@@ -154,9 +155,9 @@ def _check_all_there(episodes: Episodes, names: Sequence[str]) -> None:
     counts = torch.bincount(episodes.tasks, minlength=max(1, len(names)))
     for number, name in enumerate(names):
         if not counts[number]:
-            known = sorted({_short(each) for part in getattr(episodes, "parts", ()) for each in part.names})
+            known = sorted({short_name(each) for part in getattr(episodes, "parts", ()) for each in part.names})
             raise ValueError(
-                f"There is no episode of the task {name!r} in {episodes.source}.{did_you_mean(_short(name), known)}"
+                f"There is no episode of the task {name!r} in {episodes.source}.{did_you_mean(short_name(name), known)}"
             )
 
 

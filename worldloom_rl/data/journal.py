@@ -16,6 +16,7 @@ from worldloom_rl.config import Json
 Manifest = dict[str, Json]
 Entry = dict[str, Json]  # what the manifest says of a file: "file", "sha256" and the writer's own notes
 _MANIFEST = "manifest.json"
+_PIECE = 2**24  # bytes that are read together
 
 
 class Journal:
@@ -53,13 +54,34 @@ class Journal:
             FileNotFoundError: it is missing.
             ValueError: it is not what was written.
         """
-        path = self.directory / entry["file"]
+        path = self._listed(entry)
+        content = path.read_bytes()
+        self._check(path, hashlib.sha256(content), entry)
+        return load(content)
+
+    def checked(self, entry: Entry) -> Path:
+        """Where a listed file is, once it is seen to be what was written; raises as `read` does. Takes no memory."""
+        path, digest = self._listed(entry), hashlib.sha256()
+        with path.open("rb") as file:
+            while part := file.read(_PIECE):
+                digest.update(part)
+        self._check(path, digest, entry)
+        return path
+
+    def _listed(self, entry: Entry) -> Path:
+        name = entry["file"]
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{self.directory / _MANIFEST} lists {name!r}, which is no file beside it.")
+        path = self.directory / name
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing, but {_MANIFEST} lists it: copy the whole directory.")
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{path} is damaged ({len(content)} bytes do not have the hash in {_MANIFEST}).")
-        return load(content)
+        return path
+
+    @staticmethod
+    def _check(path: Path, digest: hashlib._Hash, entry: Entry) -> None:
+        if digest.hexdigest() != entry["sha256"]:
+            size = path.stat().st_size
+            raise ValueError(f"{path} is damaged ({size} bytes do not have the hash in {_MANIFEST}).")
 
     def commit(self, manifest: Manifest) -> None:
         """Makes this the directory's state; files that only the state before listed are removed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,23 +40,29 @@ class MinariRecording(Recording):
     """
 
     def __init__(self, name: str, image_size: int | None = None) -> None:
-        self.source = f"minari:{name}"
+        source = f"minari:{name}"
         self.image_size = image_size
         self._dataset = _load(name)
-        space = _without_texts(self.source, self._dataset.observation_space)
+        space = _without_texts(source, self._dataset.observation_space)
         self._observation_space = space
         self._action_space = self._dataset.action_space
-        self.observation_spec = _composite(observation_space_of(self.source, space), _OBSERVATION)
-        self.action_spec = _composite(action_space_of(self.source, self._action_space), ACTION)
-        for key, leaf in self.observation_spec.items(True, True):
+        observation_spec = _composite(observation_space_of(source, space), _OBSERVATION)
+        for key, leaf in observation_spec.items(True, True):
             if image_size is not None and _is_image(leaf):
                 shape = (leaf.shape[0], image_size, image_size)
-                self.observation_spec[key] = type(leaf)(0, 255, shape=shape, dtype=torch.uint8)
+                observation_spec[key] = type(leaf)(0, 255, shape=shape, dtype=torch.uint8)
         steps = [data["total_steps"] for data in self._dataset.storage.get_episode_metadata(self._indices())]
         self._episodes = [index for index, count in zip(self._indices(), steps, strict=True) if count]
-        self.frames = [int(count) + 1 for count in steps if count]
         if not self._episodes:
-            raise ValueError(f"{self.source} holds no episode with a step.")
+            raise ValueError(f"{source} holds no episode with a step.")
+        environment = self._dataset.env_spec
+        super().__init__(
+            source,
+            observation_spec,
+            _composite(action_space_of(source, self._action_space), ACTION),
+            [int(count) + 1 for count in steps if count],
+            names=() if environment is None else (environment.id,),
+        )
         self._held: tuple[int, EpisodeData] | None = None  # the episode that was read last
 
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
@@ -74,6 +81,10 @@ class MinariRecording(Recording):
         reward = torch.from_numpy(np.asarray(data.rewards[start:stop], dtype=np.float32))
         ends = bool(data.terminations[stop - 1]), bool(data.truncations[stop - 1])
         return Excerpt(observation, action, reward, *ends)
+
+    def files(self) -> Sequence[Path]:
+        folder = Path(self._dataset.storage.data_path)
+        return sorted(file for file in folder.rglob("*") if file.is_file())
 
     def _indices(self) -> np.ndarray:
         indices: np.ndarray = self._dataset.episode_indices

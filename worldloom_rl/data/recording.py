@@ -1,22 +1,25 @@
-"""Recorded episodes as the transitions that a collector would have given, so that one replay and sampler serve all."""
+"""Episodes that are read by excerpts: files in which single rows cannot be had at no cost."""
 
 from __future__ import annotations
 
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tensordict import NestedKey, TensorDict
 from torch import Tensor
-from torchrl.data import Composite
+from torchrl.data import Bounded, Categorical, Composite
 
-from worldloom_rl.data.arrivals import Arrivals
-from worldloom_rl.data.replay import Replay
-from worldloom_rl.keys import DONE, IS_INIT, REWARD, TERMINATED, TRUNCATED, as_tuple, previous_action_keys
+from worldloom_rl.data.episodes import TASK, Episodes
+from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
+from worldloom_rl.keys import IS_INIT, REWARD, TERMINATED, TRUNCATED, previous_action_keys
+from worldloom_rl.specs.observations import leaves_of
 
-_PART = 512  # most transitions that are read at once
+_TOGETHER = 512  # rows that are read at once when all are read
+_BESIDE = 4 + 3  # bytes of a row's reward and flags
 
 
 class Excerpt(NamedTuple):
@@ -36,70 +39,137 @@ class Excerpt(NamedTuple):
     truncated: bool = False
 
 
-class Recording(ABC):
-    """Episodes that somebody recorded. A subclass reads a format; the form is that of `make_env`'s environments.
+class Recording(Episodes):
+    """Episodes in a format that a subclass reads; the form of their rows is that of `make_env`'s environments.
 
-    Attributes:
+    Args:
         source: what it was opened by, for people.
-        observation_spec: un-batched, of what the rows hold.
+        observation_spec: un-batched; "task" is added where there are several tasks.
         action_spec: un-batched Composite of the action keys.
-        frames: observations of each episode, one more than it has transitions.
+        lengths: observations of each episode, at least two.
+        tasks: each episode's place in `names`; zeros by default.
     """
 
-    source: str
-    observation_spec: Composite
-    action_spec: Composite
-    frames: Sequence[int]
+    def __init__(
+        self,
+        source: str,
+        observation_spec: Composite,
+        action_spec: Composite,
+        lengths: Sequence[int],
+        tasks: Sequence[int] | None = None,
+        names: Sequence[str] = (),
+    ) -> None:
+        self.source, self.action_spec = source, action_spec
+        self.lengths = torch.tensor(lengths, dtype=torch.int64)
+        self.tasks = torch.zeros_like(self.lengths) if tasks is None else torch.tensor(tasks, dtype=torch.int64)
+        self.names = tuple(names)
+        self.observation_spec = observation_spec.clone()
+        if self.several:
+            self.observation_spec[TASK] = Categorical(len(self.names), shape=(), dtype=torch.int64)
 
     @abstractmethod
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
-        """Transitions `start` to `stop` (not included) of an episode, so observations start … stop.
+        """Transitions `start` to `stop` (not included, at least one) of an episode, so observations start … stop.
 
         "terminated" and "truncated" count only where `stop` is the episode's end.
         """
 
-    def transitions(self, episode: int) -> Iterator[TensorDict]:
-        """The episode as a collector of one environment gives it: parts [1, T], the last one done.
+    def told(self, episode: int) -> str:
+        """An episode's place, for people."""
+        return f"{self.source}, episode {episode}"
 
-        An episode that does not end in a terminal state is truncated.
-        """
-        steps = self.frames[episode] - 1
-        for start in range(0, steps, _PART):
-            stop = min(start + _PART, steps)
-            excerpt = self.read(episode, start, stop)
-            last = torch.zeros(stop - start, 1, dtype=torch.bool)
-            last[-1] = stop == steps
-            first = torch.zeros_like(last)
-            first[0] = start == 0
-            reward = torch.zeros(stop - start) if excerpt.reward is None else excerpt.reward
-            part = TensorDict({IS_INIT: first, **excerpt.action}, batch_size=[stop - start])
-            for key, value in excerpt.observation.items():
-                part.set(key, value[:-1]).set(("next", *as_tuple(key)), value[1:])
-            ended = last & excerpt.terminated
-            flags = {DONE: last, TERMINATED: ended, TRUNCATED: last & (excerpt.truncated | ~ended)}
-            for key, value in {REWARD: reward.reshape(-1, 1), **flags}.items():
-                part["next", key] = value
-            yield part.unsqueeze(0)
+    def rows(self, index: Tensor) -> TensorDict:
+        flat = index.reshape(-1)
+        episode, step = self.places(flat)
+        breaks = ((episode[1:] != episode[:-1]) | (step[1:] != step[:-1] + 1)).nonzero().squeeze(-1) + 1
+        bounds = pairwise([0, *breaks.tolist(), len(flat)])
+        rows = torch.cat([self._stretch(int(episode[a]), int(step[a]), int(step[b - 1]) + 1) for a, b in bounds])
+        return rows.reshape(index.shape)  # type: ignore[no-any-return]
 
+    def _stretch(self, episode: int, start: int, stop: int) -> TensorDict:
+        """Rows `start` to `stop` (not included) of an episode."""
+        first = max(0, start - 1)
+        excerpt = self.read(episode, first, max(stop - 1, first + 1))
+        observed = slice(start - first, stop - first)
+        count = stop - start
+        rows = TensorDict({}, batch_size=[count])
+        for key, value in excerpt.observation.items():
+            rows[key] = _plain(value)[observed]
+        keys = tuple(excerpt.action)
+        for key, stored in zip(keys, previous_action_keys(keys), strict=True):
+            rows[stored] = _arrived(_plain(excerpt.action[key]), start, count)
+        reward = torch.zeros(count) if excerpt.reward is None else _arrived(_plain(excerpt.reward), start, count)
+        rows[REWARD] = reward.reshape(-1, 1)
+        self._check(rows, episode, start)
+        step = torch.arange(start, stop).unsqueeze(-1)
+        last = step == self.lengths[episode] - 1
+        rows[TERMINATED] = last & excerpt.terminated
+        rows[TRUNCATED] = last & (excerpt.truncated or not excerpt.terminated)
+        rows[IS_INIT] = step == 0
+        if self.several:
+            rows[TASK] = self.tasks[episode].expand(count)
+        return rows
 
-def fill(replay: Replay, arrivals: Arrivals, recording: Recording, episodes: Sequence[int]) -> str:
-    """Writes these episodes to replay, one after the other in one stream; a digest of their lengths and actions.
+    def _check(self, rows: TensorDict, episode: int, start: int) -> None:
+        for key, leaf in leaves_of(self.observation_spec).items():
+            if key == TASK:
+                continue
+            value = rows[key]
+            if value.shape[1:] != leaf.shape or value.dtype != leaf.dtype:
+                raise ValueError(
+                    f"{self.told(episode)}: {key!r} is {value.dtype} {list(value.shape[1:])}, but {leaf.dtype} "
+                    f"{list(leaf.shape)} is what the recording promises."
+                )
+        for key, value in rows.items(True, True):
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                wrong = int((~value.isfinite().reshape(len(value), -1).all(-1)).nonzero()[0, 0])
+                raise ValueError(f"{self.told(episode)}, row {start + wrong}: {key!r} is not finite.")
 
-    Raises ValueError if they do not all fit.
-    """
-    rows = sum(recording.frames[episode] for episode in episodes)
-    if rows > replay.capacity:
-        raise ValueError(
-            f"{recording.source}: {rows} rows do not fit a replay of {replay.capacity}: allow more (capacity, "
-            "replay_gb), or record fewer."
+    @property
+    def bytes(self) -> int:
+        leaves = [*leaves_of(self.observation_spec).values(), *leaves_of(self.action_spec).values()]
+        row = sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in leaves) + _BESIDE
+        return int(self.lengths.sum()) * row
+
+    def kept(self) -> StoredEpisodes:
+        total = int(self.lengths.sum())
+        block: dict[NestedKey, Tensor] = {}
+        for first in range(0, total, _TOGETHER):
+            stop = min(first + _TOGETHER, total)
+            part = self.rows(torch.arange(first, stop))
+            for key, value in part.items(True, True):
+                if key not in (IS_INIT, TASK):
+                    block.setdefault(key, value.new_empty((total, *value.shape[1:])))[first:stop] = value
+        return StoredEpisodes(
+            self.source,
+            [Part(self.source, block)],
+            starts=self.ends - self.lengths,
+            lengths=self.lengths,
+            tasks=self.tasks,
+            names=self.names,
+            observation_spec=self.observation_spec,
+            action_spec=self.action_spec,
+            files=self.files(),
         )
-    digest = hashlib.sha256()
-    stored = previous_action_keys(arrivals.action_keys)
-    for episode in episodes:
-        digest.update(f"{recording.frames[episode]}".encode())
-        for part in recording.transitions(episode):
-            arrived = arrivals(part)
-            for key in stored:
-                digest.update(arrived.rows[key].contiguous().numpy().tobytes())
-            replay.extend(arrived)
-    return digest.hexdigest()
+
+
+def _plain(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.float64 else value
+
+
+def _arrived(value: Tensor, start: int, count: int) -> Tensor:
+    """[count, …] what led to each row, from what stands between rows; nothing led to an episode's first one."""
+    if start == 0:
+        value = torch.cat([torch.zeros_like(value[:1]), value])
+    return value[:count]
+
+
+def seen_bounds(actions: np.ndarray) -> Bounded:
+    """The lowest and the highest value of each column of actions [N, A]; one less and one more where one never changes.
+
+    For data that does not say which bounds its environment had.
+    """
+    low, high = actions.min(0), actions.max(0)
+    still = low == high
+    bounds = (torch.from_numpy(np.where(still, bound + step, bound)) for bound, step in ((low, -1), (high, 1)))
+    return Bounded(*bounds, shape=low.shape, dtype=torch.float32)

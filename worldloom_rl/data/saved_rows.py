@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tensordict import NestedKey, TensorDict
 from torch import Tensor
 
@@ -125,6 +126,27 @@ class SavedRows:
         slots = serials % self._ring.capacity
         named = {leaf_name(key): leaves[key] for key in keys}
         return {_SERIAL: serials} | {name: leaf.index_select(0, slots.to(leaf.device)) for name, leaf in named.items()}
+
+
+def map_rows(directory: Path) -> list[tuple[Path, dict[tuple[str, ...], Tensor]]]:
+    """Files of the rows that a save in this directory holds, and their live rows [n, …] by key, mapped, in order.
+
+    Rows are as they were written: what was patched since (latents, ends of cut episodes) stands beside them.
+
+    Raises FileNotFoundError or ValueError, naming the file, if one is missing or damaged.
+    """
+    journal = Journal(directory)
+    manifest = journal.manifest()
+    found = []
+    for entry in manifest["files"]["rows"]:
+        file = journal.checked(entry)
+        rows = _rows(load_file(file))
+        if len(rows) != entry["stop"] - entry["first"]:
+            raise ValueError(f"{file} holds {len(rows)} rows, but the manifest beside it says otherwise.")
+        live = rows[max(0, manifest["oldest"] - entry["first"]) :]
+        if len(live):
+            found.append((file, {as_tuple(key): leaf for key, leaf in live.items(True, True)}))
+    return found
 
 
 def leaf_name(key: tuple[str, ...]) -> str:

@@ -47,6 +47,7 @@ class StoredEpisodes(Episodes):
     Args:
         starts: [E] where each episode's first row stands.
         order: [N] which row of the parts stands at each place, if not the one of that number.
+        files: that rows in memory were read from.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class StoredEpisodes(Episodes):
         tasks: Tensor | None = None,
         names: Sequence[str] = (),
         order: Tensor | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         self.source, self.parts = source, tuple(parts)
+        self._files = [part.file for part in parts if part.file] or list(files)
         self.lengths, self._starts, self._order = lengths, starts, order
         self.tasks, self.names = torch.zeros_like(lengths) if tasks is None else tasks, tuple(names)
         self.observation_spec, self.action_spec = observation_spec, action_spec
@@ -73,7 +76,7 @@ class StoredEpisodes(Episodes):
         actions = previous_action_keys(tuple(leaves_of(action_spec)))
         self._from_before = (*actions, REWARD)  # what led to a row, so that the first one has none
         self._mapped = MappedMemory([leaf for part in parts if part.file for leaf in part.leaves.values()])
-        if self.files() and self.bytes <= _READ_AT_ONCE:
+        if parts[0].file and self.bytes <= _READ_AT_ONCE:
             for first in range(0, int(lengths.sum()), _PIECE):
                 self.rows(torch.arange(first, min(first + _PIECE, int(lengths.sum()))))
 
@@ -136,4 +139,4 @@ class StoredEpisodes(Episodes):
         return sum(leaf.nbytes for part in self.parts for leaf in part.leaves.values())
 
     def files(self) -> Sequence[Path]:
-        return [part.file for part in self.parts if part.file]
+        return self._files

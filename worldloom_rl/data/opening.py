@@ -1,0 +1,95 @@
+"""Recorded data by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torchrl.data import Composite
+
+from worldloom_rl.data.episodes import Episodes
+from worldloom_rl.data.hdf5_recording import HDF5Recording
+from worldloom_rl.data.joined import join, short_name
+from worldloom_rl.data.lerobot_recording import LeRobotRecording
+from worldloom_rl.data.minari_recording import MinariRecording
+from worldloom_rl.data.newt_files import open_newt
+from worldloom_rl.data.run_episodes import is_run, open_run
+from worldloom_rl.data.tdmpc2_chunks import open_chunks
+from worldloom_rl.specs.observations import leaves_of
+
+KINDS = ("tdmpc2", "newt", "minari", "lerobot")  # the words before ":"
+
+
+def open_episodes(
+    source: str | Sequence[str],
+    tasks: Sequence[str] | None = None,
+    image_size: int | None = None,
+    action_specs: Mapping[str, Composite] | None = None,
+) -> Episodes:
+    """The recorded episodes that a name or a path stands for; of several, all as one set (see `join`).
+
+        tdmpc2:DIR    chunk files of TD-MPC2 (`open_chunks`)     newt:PATH     demonstrations of newt (`open_newt`)
+        minari:NAME   a local dataset (`MinariRecording`)        lerobot:DIR   a local dataset (`LeRobotRecording`)
+        RUN           a run's directory: its newest checkpoint's replay (`open_run`)
+        PATH          an HDF5 file or a directory of them (`HDF5Recording`)
+        NAME=…        one of these, all of the task NAME
+
+    Args:
+        tasks: names in the order that numbers them; episodes of other tasks are left out.
+        image_size: rows and columns that images are brought to by averaging areas; by default they stay as they are.
+        action_specs: of the environments, by the task's name: their bounds take the place of those that data without
+            declared ones shows.
+    Raises ImportError without the extra that a kind needs, FileNotFoundError if there is no such data, ValueError for
+    what it holds.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}.")
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise ValueError(f"No data is named: give a path, or one of {', '.join(f'{kind}:…' for kind in KINDS)}.")
+    parts = [part for each in sources for part in _named(each, tasks, image_size)]
+    for part in parts:
+        _bound(part, action_specs or {})
+    return join(parts, tasks)
+
+
+def _named(source: str, tasks: Sequence[str] | None, image_size: int | None) -> Sequence[Episodes]:
+    name, equals, rest = source.partition("=")
+    known = source.partition(":")[0] in KINDS or Path(source).exists()
+    if known or not equals:
+        return _opened(source, tasks, image_size)
+    parts = _opened(rest, (name,), image_size)
+    for part in parts:
+        if part.several:
+            raise ValueError(f"{rest} holds episodes of several tasks, {list(part.names)}; leave {name}= out.")
+        part.names = (name,)
+    return parts
+
+
+def _opened(source: str, tasks: Sequence[str] | None, image_size: int | None) -> Sequence[Episodes]:
+    kind, _, rest = source.partition(":")
+    if kind == "tdmpc2":
+        return [open_chunks(Path(rest), tasks)]
+    if kind == "newt":
+        return open_newt(Path(rest))
+    if kind == "minari":
+        return [MinariRecording(rest, image_size=image_size)]
+    if kind == "lerobot":
+        return [LeRobotRecording(Path(rest), image_size=image_size)]
+    if is_run(Path(source)):
+        return [open_run(Path(source))]
+    return [HDF5Recording(Path(source), image_size=image_size)]
+
+
+def _bound(part: Episodes, action_specs: Mapping[str, Composite]) -> None:
+    """Gives a part of one task the bounds of its environment."""
+    by_name = {short_name(name): spec for name, spec in action_specs.items()}
+    spec = None if part.several else by_name.get(short_name(part.names[0]) if part.names else "")
+    if spec is None and not part.names and len(by_name) == 1:
+        spec = next(iter(by_name.values()))
+    if spec is None:
+        return
+    ours, theirs = ({key: leaf.shape for key, leaf in leaves_of(each).items()} for each in (part.action_spec, spec))
+    if ours != theirs:
+        raise ValueError(f"{part.source} has the actions {ours}, the environment {theirs}.")
+    part.action_spec = spec

@@ -51,7 +51,7 @@ def sources() -> dict[str, InMemory]:
 def _open(sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch) -> None:
     """`--data NAME` is the recording of that name."""
 
-    def open_episodes(data: tuple[str, ...], tasks: tuple[str, ...]) -> Episodes:
+    def open_episodes(data: tuple[str, ...], tasks: tuple[str, ...], **_: object) -> Episodes:
         return join([sources[name] for name in data], tasks)
 
     monkeypatch.setattr(tdmpc2_offline, "open_episodes", open_episodes)
@@ -60,7 +60,7 @@ def _open(sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture(scope="module")
 def run(sources: dict[str, InMemory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDirectory]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tdmpc2_offline, "open_episodes", lambda data, tasks: join([sources[n] for n in data], tasks))
+        patch.setattr(tdmpc2_offline, "open_episodes", lambda data, tasks, **_: join([sources[n] for n in data], tasks))
         yield tdmpc2_offline.train(small(tmp_path_factory.mktemp("offline") / "run", data=TASKS))
 
 
@@ -124,7 +124,9 @@ def test_other_recordings_than_the_run_began_with_are_refused(
     run: RunDirectory, sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fewer = recorded(TASKS[0], episodes=3)
-    monkeypatch.setattr(tdmpc2_offline, "open_episodes", lambda data, tasks: join([fewer, sources[TASKS[1]]], tasks))
+    monkeypatch.setattr(
+        tdmpc2_offline, "open_episodes", lambda data, tasks, **_: join([fewer, sources[TASKS[1]]], tasks)
+    )
     config = loop.read_config(tdmpc2_offline.RECIPE, run)
     with pytest.raises(ValueError, match="holds other episodes than when the run began; put those back"):
         load_state(tdmpc2_offline.RECIPE, config, run.checkpoints.latest())

@@ -15,6 +15,7 @@ from worldloom_rl.training.options import RunConfig as RunConfig
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
 
+    from worldloom_rl.envs.tasks import Described
     from worldloom_rl.models.dreamerv3.config import DreamerV3Config
     from worldloom_rl.models.jepa.config import JEPAConfig
     from worldloom_rl.models.tdmpc2.config import TDMPC2Config
@@ -94,14 +95,18 @@ class TDMPC2RunConfig(CapturedRunConfig):
             return super().repeat
         return min(2 if environment_name(name).startswith("dmc:") else 1 for name in self.task_names)
 
+    def described(self) -> Described:
+        """What the environments of several tasks say of them."""
+        return _described(self.task_names, *self._task_options)
+
     def task_set(self) -> TaskSet:
-        """Names and sizes of several tasks."""
-        return _described(self.task_names, *self._task_options)[0]
+        """Names and sizes of the tasks, or of the one environment where that observes and takes one vector."""
+        return self.described().tasks
 
     @property
     def without_environment(self) -> tuple[str, ...]:
         """The tasks that can be learned from data only."""
-        return _described(self.task_names, *self._task_options)[1] if self.tasks else ()
+        return self.described().without if self.tasks else ()
 
     @property
     def played_tasks(self) -> tuple[str, ...]:
@@ -168,7 +173,7 @@ class TDMPC2RunConfig(CapturedRunConfig):
 @cache
 def _described(
     names: tuple[str, ...], action_repeat: int | None, time_limit: int | None, rescale_observations: bool
-) -> tuple[TaskSet, tuple[str, ...]]:
+) -> Described:
     from worldloom_rl.envs.tasks import describe_tasks
 
     return describe_tasks(

@@ -33,7 +33,7 @@ def make_state(config: Config) -> State:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = make_model(config).to(config.device).eval()
-    episodes = open_episodes(config.data, config.task_names)
+    episodes = _open(config, model)
     _check_terminations(config, episodes)
     source = RecordedWindows(_windows(model, episodes, config.seed), model.observation_spec, model.action_spec)
     return tdmpc2.state_of(config, model, source, updates_due=float(config.steps))
@@ -48,6 +48,12 @@ def make_model(config: Config) -> TDMPC2:
         return TDMPC2(config.model_config(episode_length(env)), *specs_of(env))
     finally:
         env.close()
+
+
+def _open(config: Config, model: TDMPC2) -> Episodes:
+    """The recorded episodes; actions whose bounds nobody recorded have those of the environments."""
+    specs = config.described().action_specs if config.tasks else {config.env: model.action_spec}
+    return open_episodes(config.data, config.task_names, action_specs=specs)
 
 
 def _windows(model: TDMPC2, episodes: Episodes, seed: int) -> Windows:
@@ -93,7 +99,7 @@ class OfflineTDMPC2Recipe(TDMPC2Recipe):
         """As online; the losses of recorded windows where no task has an environment."""
         if not config.tasks or config.played_tasks:
             return super().evaluate(config, model, episodes, seed, check)
-        recorded = _windows(model, open_episodes(config.data, config.task_names), seed)
+        recorded = _windows(model, _open(config, model), seed)
         source = RecordedWindows(recorded, model.observation_spec, model.action_spec)
         with torch.no_grad():
             losses, _ = model.compute_loss(source.sample().to(config.device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from tensordict import TensorDict
@@ -34,7 +35,7 @@ class InMemory(Episodes):
     def bytes(self) -> int:
         return self._rows.bytes()
 
-    def files(self) -> Sequence[str]:
+    def files(self) -> Sequence[Path]:
         return ()
 
 

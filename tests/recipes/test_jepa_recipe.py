@@ -225,7 +225,7 @@ def test_one_hot_actions_are_not_normalised(tmp_path: Path) -> None:
 
 def test_recorded_episodes_are_split_and_none_is_lost(tmp_path: Path) -> None:
     config = make("recorded", tmp_path, held_out=0.4)
-    recording = jepa.open_recording(config.data)
+    recording = jepa.open_episodes(config.data)
     learned, held_out = jepa.split(recording, config.held_out, config.seed)
     assert len(held_out) == 2
     assert sorted(learned + held_out) == [0, 1, 2, 3, 4]

@@ -9,9 +9,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from worldloom_rl.data import Arrivals, Recording, Replay
+from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.data.laws import EpisodeLaw
-from worldloom_rl.data.recording import Excerpt
+from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.envs import make_env
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.specs.environment import specs_of
@@ -34,14 +34,15 @@ class Kept(Recording):
 
     def __init__(self, episodes: int = 3, steps: int = 15, mark: float = MARK) -> None:
         env = make_env("Pendulum-v1", time_limit=steps, seed=0)
-        self.source = "kept"
-        self.observation_spec, self.action_spec = specs_of(env)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self._episodes = [env.rollout(steps) for _ in range(episodes)]
+        super().__init__("kept", *specs_of(env), [steps + 1] * episodes)
         env.close()
-        self.frames = [len(episode) + 1 for episode in self._episodes]
         self._mark = mark
+
+    def files(self) -> list[Path]:
+        return []
 
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
         part = self._episodes[episode][start:stop]
@@ -72,7 +73,7 @@ class Demonstrated(tdmpc2.TDMPC2Recipe):
             capacity=100, window=numbers.horizon + 1, batch_size=numbers.batch_size, by=EpisodeLaw,
             generator=torch.Generator().manual_seed(config.seed + 1),
         )  # fmt: skip
-        recorded = Recorded(replay, arrivals, self.recording, range(len(self.recording.frames)))
+        recorded = Recorded(replay, arrivals, self.recording, range(len(self.recording.lengths)))
         state.source = Mixed(recorded, collected, share=self.share, batch_size=numbers.batch_size)
         return state
 

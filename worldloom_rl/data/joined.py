@@ -85,9 +85,10 @@ class JoinedEpisodes(Episodes):
             found.append(self._brought(part, self.parts[part].rows(number[place])))
             places.append(place)
         rows = found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
+        rows = rows.exclude(TASK)  # which a part numbers in its own way
         if self.several:
             rows[TASK] = self.tasks[episode]
-        return rows.reshape(index.shape)
+        return rows.reshape(index.shape)  # type: ignore[no-any-return]
 
     def _brought(self, part: int, rows: TensorDict) -> TensorDict:
         """Rows [N] of a part in the form of the set."""
@@ -130,10 +131,9 @@ def _same(names: Sequence[str], others: Sequence[str]) -> bool:
 
 def _names(parts: Sequence[Episodes]) -> tuple[str, ...]:
     """All names of the parts in their order; none if no part has one."""
-    names = {short_name(name): name for part in parts for name in reversed(part.names)}
     ordered: dict[str, str] = {}
-    for part in parts:
-        ordered |= {short_name(name): names[short_name(name)] for name in part.names}
+    for name in (name for part in parts for name in part.names):
+        ordered.setdefault(short_name(name), name)
     unnamed = [part.source for part in parts if not part.names]
     if unnamed and ordered:
         raise ValueError(f"Nobody says which task {unnamed[0]} is of: give it as NAME={unnamed[0]}.")

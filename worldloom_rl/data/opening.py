@@ -15,7 +15,7 @@ from worldloom_rl.data.minari_recording import MinariRecording
 from worldloom_rl.data.newt_files import open_newt
 from worldloom_rl.data.run_episodes import is_run, open_run
 from worldloom_rl.data.tdmpc2_chunks import open_chunks
-from worldloom_rl.specs.observations import leaves_of
+from worldloom_rl.specs.observations import is_byte_image, leaves_of
 
 KINDS = ("tdmpc2", "newt", "minari", "lerobot")  # the words before ":"
 
@@ -77,8 +77,19 @@ def _opened(source: str, tasks: Sequence[str] | None, image_size: int | None) ->
     if kind == "lerobot":
         return [LeRobotRecording(Path(rest), image_size=image_size)]
     if is_run(Path(source)):
-        return [open_run(Path(source))]
+        return [_of_size(open_run(Path(source)), image_size)]
     return [HDF5Recording(Path(source), image_size=image_size)]
+
+
+def _of_size(episodes: Episodes, image_size: int | None) -> Episodes:
+    """The episodes, whose images are as the run saw them. Raises ValueError if that is another size."""
+    for key, leaf in leaves_of(episodes.observation_spec).items():
+        if image_size is not None and is_byte_image(leaf) and tuple(leaf.shape[1:]) != (image_size, image_size):
+            raise ValueError(
+                f"{episodes.source} holds {key!r} as images {list(leaf.shape[1:])}, not {image_size} by {image_size}: "
+                "give the image_size of that run."
+            )
+    return episodes
 
 
 def _bound(part: Episodes, action_specs: Mapping[str, Composite]) -> None:

@@ -87,7 +87,7 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
 
 def _check_leaf(name: str, tensor: object, leaf: Leaf, batch: torch.Size) -> None:
     if type(tensor) is not Tensor or tensor.layout is not torch.strided:
-        raise ValueError(f"{name} is {type(tensor).__name__}, expected a plain tensor.")
+        raise ValueError(f"{name} is not a plain tensor; no other object is read.")
     if tensor.dtype not in leaf.dtypes:
         allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in leaf.dtypes)
         raise ValueError(f"{name} is of {str(tensor.dtype).removeprefix('torch.')}, expected {allowed}.")

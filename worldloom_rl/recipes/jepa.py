@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchrl.collectors import Collector
 from torchrl.data import Composite
 
-from worldloom_rl.data import Arrivals, Recording, Replay, open_recording
+from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
+from worldloom_rl.data.episodes import TASK
 from worldloom_rl.data.laws import WithinLaw
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
@@ -158,8 +159,10 @@ def _collected_state(config: Config) -> State:
 
 
 def _recorded_state(config: Config) -> State:
-    recording = open_recording(config.data, config.image_size)
-    observation_spec, action_spec = recording.observation_spec, recording.action_spec
+    recording = open_episodes(config.data, image_size=config.image_size)
+    observation_spec, action_spec = recording.observation_spec.clone(), recording.action_spec
+    if recording.several:
+        del observation_spec[TASK]  # one model of all tasks, which is not told which one it sees
     if config.env:
         env = config.make_collection_env(1, config.seed)
         observation_spec, action_spec = specs_of(env)
@@ -167,7 +170,7 @@ def _recorded_state(config: Config) -> State:
         _check_alike(config, recording, observation_spec, action_spec)
     model = _make_model(config, observation_spec, action_spec)
     learned, held_out = split(recording, config.held_out, config.seed)
-    rows = sum(recording.frames[episode] for episode in learned)
+    rows = int(recording.lengths[learned].sum())
     told = f"{len(learned)} episodes with {rows} frames, {len(held_out)} held out"
     arrivals = Arrivals(model.frame_keys, model.action_keys)
     learning = make_learning(model, config.steps)
@@ -201,7 +204,7 @@ def _make_replay(
     )
 
 
-def _check_alike(config: Config, recording: Recording, observation_spec: Composite, action_spec: Composite) -> None:
+def _check_alike(config: Config, recording: Episodes, observation_spec: Composite, action_spec: Composite) -> None:
     """Raises ValueError if what was recorded is not what the environment gives and takes."""
     roles = ("observation", "action")
     recordeds = (recording.observation_spec, recording.action_spec)
@@ -215,9 +218,9 @@ def _check_alike(config: Config, recording: Recording, observation_spec: Composi
 
 
 def _forms(spec: Composite) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]]:
-    """Shape and dtype of every leaf that is no goal."""
+    """Shape and dtype of every leaf that is no goal and no task."""
     leaves = {as_tuple(key): leaf for key, leaf in spec.items(True, True)}
-    return {key: (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in leaves.items() if key[0] != GOAL}
+    return {key: (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in leaves.items() if key[0] not in (GOAL, TASK)}
 
 
 def _blocks(config: Config, model: JEPA, rows: TensorDictBase) -> TensorDict:
@@ -287,8 +290,10 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
         A held-out one of recorded episodes (any, if none is held out), or a new one of the policy that collects.
         """
         frames = config.frame_skip * (most - 1) + 1
-        new = _held_out_rows if config.data else _played_rows
-        rows = new(config, Arrivals(model.frame_keys, model.action_keys), seed, frames)
+        if config.data:
+            rows = _held_out_rows(config, seed, frames)
+        else:
+            rows = _played_rows(config, Arrivals(model.frame_keys, model.action_keys), seed, frames)
         whole = min(len(rows) - 1, frames - 1) // config.frame_skip * config.frame_skip + 1
         blocks = _blocks(config, model, rows[:whole])
         for key in model.frame_keys:
@@ -303,17 +308,12 @@ def _gives_goals(config: Config, seed: int) -> bool:
     return goals
 
 
-def _held_out_rows(config: Config, arrivals: Arrivals, seed: int, frames: int) -> TensorDictBase:
-    recording = open_recording(config.data, config.image_size)
+def _held_out_rows(config: Config, seed: int, frames: int) -> TensorDictBase:
+    recording = open_episodes(config.data, image_size=config.image_size)
     learned, held_out = split(recording, config.held_out, config.seed)
     episode = (held_out or learned)[seed % len(held_out or learned)]
-    parts, count = [], 0
-    for part in recording.transitions(episode):
-        parts.append(arrivals(part).rows)
-        count += len(parts[-1])
-        if count >= frames:
-            break
-    return torch.cat(parts)  # type: ignore[no-any-return]
+    length = int(recording.lengths[episode])
+    return recording.rows(recording.ends[episode] - length + torch.arange(min(length, frames)))
 
 
 def _played_rows(config: Config, arrivals: Arrivals, seed: int, frames: int) -> TensorDictBase:

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import torch
 from tensordict import TensorDictBase
+from torchrl.data import Composite
 
-from worldloom_rl.data import Arrivals, Recording, Replay
-from worldloom_rl.data.recording import fill
+from worldloom_rl.data import Arrivals, Episodes, Replay
+from worldloom_rl.data.filling import fill
 from worldloom_rl.training.collection import load_generators, save_generators
 from worldloom_rl.training.source import ReplaySource, Saved
 
 
-def split(recording: Recording, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+def split(episodes: Episodes, held_out: float, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of the episodes that are learned from, and of those held out; none of a single one.
 
     Args:
         held_out: share of the episodes, at least one unless it is 0.
     """
-    total = len(recording.frames)
+    total = len(episodes.lengths)
     count = min(total - 1, max(1, round(held_out * total))) if held_out else 0
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[count:]), sorted(order[:count])
@@ -31,21 +32,28 @@ class Recorded(ReplaySource):
 
     Args:
         replay: empty.
-        episodes: numbers of those to learn from.
+        numbers: of the episodes to learn from.
         told: what is learned from, for people.
+        latent_spec: of the model's latents, where arrivals have them.
     Raises ValueError if they do not all fit.
     """
 
     collects = False
 
     def __init__(
-        self, replay: Replay, arrivals: Arrivals, recording: Recording, episodes: Sequence[int], told: str = ""
+        self,
+        replay: Replay,
+        arrivals: Arrivals,
+        episodes: Episodes,
+        numbers: Sequence[int],
+        told: str = "",
+        latent_spec: Composite | None = None,
     ) -> None:
         super().__init__(replay)
-        self._told = told or f"{len(episodes)} episodes of {recording.source}"
-        self._name = recording.source
+        self._told = told or f"{len(numbers)} episodes of {episodes.source}"
+        self._name = episodes.source
         try:
-            self.digest = fill(replay, arrivals, recording, episodes)
+            self.digest = fill(replay, arrivals, episodes, numbers, latent_spec)
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,197 @@
+"""Files of TD-MPC2 and newt: what is wrong in one is named before anything of it is read, and nothing of it runs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from worldloom_rl.data import open_episodes
+from worldloom_rl.data.stored_episodes import StoredEpisodes
+
+torch.set_num_threads(1)
+
+
+class Foreign:
+    """What a pickle would build by calling; the test fails if it ever is."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return pytest.fail, ("a foreign object was built",)
+
+
+def chunk(episodes: int = 3, rows: int = 5, **leaves: Tensor) -> TensorDict:
+    """A file's content: numbers that tell their place, tasks 0, 1, 0, …, the first rows' rewards and actions NaN."""
+    place = torch.arange(episodes * rows, dtype=torch.float32).reshape(episodes, rows)
+    action = torch.stack([place / 100, -place / 100], -1)
+    reward = place.clone()
+    action[:, 0], reward[:, 0] = torch.nan, torch.inf
+    task = (torch.arange(episodes, dtype=torch.int32) % 2).unsqueeze(-1).repeat(1, rows)
+    content = {"obs": torch.stack([place] * 3, -1).clone(), "action": action, "reward": reward, "task": task}
+    return TensorDict({**content, **leaves}, [episodes, rows])
+
+
+def write(folder: Path, content: object, name: str = "chunk_0.pt") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def opened(folder: Path, tasks: tuple[str, ...] = ("a", "b")) -> StoredEpisodes:
+    found = open_episodes(f"tdmpc2:{folder}", tasks)
+    assert isinstance(found, StoredEpisodes)
+    return found
+
+
+def test_files_are_joined_in_the_order_of_their_names_as_text(tmp_path: Path) -> None:
+    for name, rows in (("chunk_10.pt", 4), ("chunk_2.pt", 5), ("chunk_0.pt", 6)):
+        write(tmp_path, chunk(rows=rows), name)
+    found = opened(tmp_path)
+    assert found.lengths.tolist() == [6] * 3 + [4] * 3 + [5] * 3
+    assert [file.name for file in found.files()] == ["chunk_0.pt", "chunk_10.pt", "chunk_2.pt"]
+    rows = found.rows(torch.tensor([[0, 1], [18, 19], [34, 44]]))  # in each file
+    assert rows["observation"][..., 0].tolist() == [[0.0, 1.0], [0.0, 1.0], [4.0, 14.0]]
+    assert rows["reward"].squeeze(-1).tolist() == [[0.0, 1.0], [0.0, 1.0], [4.0, 14.0]]
+    assert rows["is_init"].squeeze(-1).tolist() == [[True, False], [True, False], [False, False]]
+    assert rows["truncated"].squeeze(-1).tolist() == [[False, False], [False, False], [True, True]]
+    assert rows["task"].tolist() == [[0, 0], [0, 0], [0, 0]]
+
+
+def test_tasks_are_named_by_the_run_or_beside_the_files_and_others_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, chunk())
+    with pytest.raises(ValueError, match=r"has episodes of task 1, so at least 2 tasks.*--tasks.*tasks\.json"):
+        open_episodes(f"tdmpc2:{tmp_path}")
+    (tmp_path / "tasks.json").write_text(json.dumps(["walk", "run"]))
+    assert open_episodes(f"tdmpc2:{tmp_path}").names == ("walk", "run")
+    turned = open_episodes(f"tdmpc2:{tmp_path}", ["dmc:run", "dmc:walk"])
+    assert turned.tasks.tolist() == [1, 0, 1]
+    assert turned.rows(turned.ends - 1)["task"].tolist() == [1, 0, 1]
+    one = open_episodes(f"tdmpc2:{tmp_path}", ["run"])
+    assert one.lengths.tolist() == [5]
+    assert one.rows(torch.arange(5))["observation"][:, 0].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
+    assert "task" not in one.rows(torch.arange(5))
+    with pytest.raises(ValueError, match=r"no episode of the task 'rum'.*Did you mean 'run'"):
+        open_episodes(f"tdmpc2:{tmp_path}", ["rum"])
+
+
+def with_value(name: str, value: float) -> TensorDict:
+    content = chunk()
+    content[name][1, 2] = value
+    return content
+
+
+SHARED = torch.zeros(3, 5)
+MISTAKES = {
+    "nan": (with_value("obs", torch.nan), "episode 1, row 2: 'observation' is not finite"),
+    "infinite reward": (with_value("reward", torch.inf), "episode 1, row 2: 'reward' is not finite"),
+    "nan action": (with_value("action", torch.nan), "episode 1, row 2: 'previous_action' is not finite"),
+    "task changes": (with_value("task", 0), "episode 1: 'task' is negative, or differs"),
+    "dtype": (chunk(obs=torch.zeros(3, 5, 3, dtype=torch.float64)), "'obs' is of float64, expected float32"),
+    "task dtype": (chunk(task=torch.zeros(3, 5)), "'task' is of float32, expected int32 or int64"),
+    "shape": (chunk(reward=torch.zeros(3, 5, 1)), r"'reward' has the shape \[3, 5, 1\], expected \[3, 5\]"),
+    "flat observation": (chunk(obs=torch.zeros(3, 5)), r"'obs' has the shape \[3, 5\], expected \[3, 5, width\]"),
+    "empty": (chunk(obs=torch.zeros(3, 5, 0)), r"'obs' has the shape \[3, 5, 0\]"),
+    "shared": (chunk(reward=SHARED, terminated=SHARED), "share memory"),
+    "part of a storage": (chunk(reward=torch.zeros(4, 5)[1:]), "does not lie whole and alone"),
+    "stride 0": (chunk(obs=torch.zeros(1, 1, 3).expand(3, 5, 3)), "does not lie whole and alone"),
+    "more": (chunk(pixels=torch.zeros(3, 5)), r"has the unknown \['pixels'\]"),
+    "less": (chunk().exclude("reward"), r"lacks \['reward'\]"),
+    "nested": (chunk(obs=TensorDict({"x": torch.zeros(3, 5)}, [3, 5])), "'obs' is not a plain tensor"),
+    "flat": (chunk().reshape(-1), "its batch is"),
+    "named": (TensorDict(chunk().to_dict(), [3, 5], names=["episode", "time"]), "dimensions have names"),
+    "dictionary": (chunk().to_dict(), "holds no TensorDict, but dict"),
+    "tensor": (torch.zeros(3), "holds no TensorDict, but Tensor"),
+    "foreign": ({"obs": Foreign()}, "pickled object '_pytest.outcomes"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_file_is_named(mistake: str, tmp_path: Path) -> None:
+    content, message = MISTAKES[mistake]
+    write(tmp_path, content, "chunk_7.pt")
+    with pytest.raises(ValueError, match=message) as raised:
+        opened(tmp_path)
+    assert "chunk_7.pt" in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def rewritten(file: Path, change: Callable[[str, bytes], bytes], kind: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(file) as archive:
+        records = [(record.filename, archive.read(record)) for record in archive.infolist()]
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, content in records:
+            archive.writestr(name, change(name, content))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a record cut off", "compressed", "another file", "empty"])
+def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    file = write(tmp_path, chunk())
+    if damage == "cut off":
+        file.write_bytes(file.read_bytes()[:-200])
+    elif damage == "a record cut off":
+        rewritten(file, lambda name, content: content[:-4] if name.endswith("data/0") else content)
+    elif damage == "compressed":
+        rewritten(file, lambda name, content: content, zipfile.ZIP_DEFLATED)
+    else:
+        file.write_bytes(b"half of a file" if damage == "another file" else b"")
+    with pytest.raises(ValueError, match=r"chunk_0\.pt"):
+        opened(tmp_path)
+
+
+def test_a_large_file_is_looked_through_as_rows_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("worldloom_rl.data.stored_episodes._READ_AT_ONCE", 100)
+    write(tmp_path, with_value("obs", torch.nan))
+    found = opened(tmp_path)
+    found.rows(torch.arange(5))
+    with pytest.raises(ValueError, match=r"chunk_0\.pt, episode 1, row 2"):
+        found.rows(torch.arange(4, 9))
+    with pytest.raises(IndexError, match="rows 0 … 14, asked for 3 … 15"):
+        found.rows(torch.tensor([3, 15]))
+
+
+def test_the_digest_tells_other_files(tmp_path: Path) -> None:
+    file = write(tmp_path, chunk())
+    before = opened(tmp_path).digest()
+    assert json.loads(json.dumps(before)) == before == opened(tmp_path).digest()
+    write(tmp_path, chunk(episodes=4))
+    assert opened(tmp_path).digest() != before
+    write(tmp_path, chunk())
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    assert opened(tmp_path).digest() != before
+
+
+def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    for kind in ("tdmpc2", "newt"):
+        with pytest.raises(FileNotFoundError, match=r"holds no files"):
+            open_episodes(f"{kind}:{tmp_path}")
+
+
+def flat(numbers: list[int]) -> TensorDict:
+    """A file of newt: rows of episodes with these numbers."""
+    rows = chunk(1, len(numbers)).squeeze(0).exclude("task")
+    ends = torch.tensor([number != after for number, after in zip(numbers, [*numbers[1:], None], strict=True)])
+    rows["terminated"], rows["episode"] = ends, torch.tensor(numbers)
+    for first in [0, *(ends.nonzero().squeeze(-1)[:-1] + 1).tolist()]:
+        rows["action"][first] = torch.nan
+    return rows
+
+
+def test_newts_episodes_have_their_own_lengths_and_a_task_by_the_files_name(tmp_path: Path) -> None:
+    write(tmp_path, flat([4, 4, 4, 7, 7, 5, 5, 5, 5]), "cup-catch.pt")
+    write(tmp_path, flat([0, 0]), "walker-walk.pt")
+    found = open_episodes(f"newt:{tmp_path}")
+    assert found.names == ("cup-catch", "walker-walk")
+    assert found.lengths.tolist() == [3, 2, 4, 2]
+    assert found.tasks.tolist() == [0, 0, 0, 1]
+    rows = found.rows(torch.arange(11))
+    assert rows["terminated"].squeeze(-1).nonzero().squeeze(-1).tolist() == [2, 4, 8, 10]
+    assert not rows["truncated"].any()
+    write(tmp_path, flat([0, 0, 1, 1, 0]), "walker-walk.pt")
+    with pytest.raises(ValueError, match=r"walker-walk\.pt: the rows of episode 0 do not stand together"):
+        open_episodes(f"newt:{tmp_path}")

@@ -140,7 +140,7 @@ def test_evaluation_returns_are_the_official_ones_bit_for_bit(golden: OfflineGol
     TorchRL's seed spends a reset, so that our first episode is the official second.
     """
     pytest.importorskip("dm_control")
-    tasks, without = describe_tasks([f"dmc:{name}" for name in golden.tasks])
+    tasks, without, _ = describe_tasks([f"dmc:{name}" for name in golden.tasks])
     assert not without
     assert tasks.observation_widths == tuple(golden.observation_widths)
     assert tasks.action_widths == tuple(golden.action_widths)

@@ -14,11 +14,13 @@ _TRIED = ("dreamerv3", "tdmpc2", "tokens")  # recipes that learn from an environ
 
 @in_range
 def check(
-    env: Annotated[str, tyro.conf.Positional],
+    env: Annotated[str, tyro.conf.Positional] = "",
     action_repeat: Annotated[int, Limits(1, 1000)] | None = None,
     pixels: bool = False,
     time_limit: Steps | None = None,
     steps: Steps = 3000,
+    tasks: tuple[str, ...] = (),
+    data: tuple[str, ...] = (),
 ) -> None:
     """Try an environment before training: what models read, memory, time, and problems with their remedies.
 
@@ -30,7 +32,14 @@ def check(
         pixels: observe rendered images.
         time_limit: simulator steps of an episode; by default the environment's own.
         steps: agent steps to project the time for.
+        tasks: environments that one agent learns from recorded data; see data.
+        data: what is recorded of the environment or the tasks; it alone is looked at, as train tdmpc2 would read it.
     """
+    if data or tasks:
+        from worldloom_rl.commands.check_data import check_data
+
+        print(check_data(env, tasks, data, action_repeat=action_repeat, time_limit=time_limit))
+        return
     from worldloom_rl.commands.recipes import find_recipe
     from worldloom_rl.report.environment_check import check_environment
 

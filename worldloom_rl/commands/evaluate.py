@@ -13,11 +13,15 @@ from worldloom_rl.commands.ranges import Episodes, Seed, in_range
 
 if TYPE_CHECKING:
     from worldloom_rl.training.evaluate import Evaluation
+    from worldloom_rl.training.options import RunConfig
 
 
 @in_range
 def evaluate(
-    run: Annotated[Path, tyro.conf.Positional], episodes: Episodes = 20, seeds: tuple[Seed, ...] = (0,)
+    run: Annotated[Path, tyro.conf.Positional],
+    episodes: Episodes = 20,
+    seeds: tuple[Seed, ...] = (0,),
+    tasks: tuple[str, ...] = (),
 ) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
@@ -25,8 +29,9 @@ def evaluate(
 
     Args:
         run: the run directory, where evaluation-seed<seed>.json is written for each seed.
-        episodes: how many for each seed, planned for side by side.
+        episodes: how many for each seed (and task), planned for side by side.
         seeds: of environments and planner.
+        tasks: those to play of a run that knows several; by default all that have an environment.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
@@ -41,20 +46,52 @@ def evaluate(
     from worldloom_rl.training.run_directory import provenance
 
     trained = newest(run)
+    config = _of_tasks(trained.config, tasks)
     evaluations = []
     for seed in seeds:
         torch.manual_seed(seed)
-        evaluation = loop.assess(trained.recipe, trained.config, trained.model, episodes, trained.agent_steps, seed)
+        evaluation = loop.assess(trained.recipe, config, trained.model, episodes, trained.agent_steps, seed)
         file = run / f"evaluation-seed{seed}.json"
         mean = {"mean_return": evaluation.mean_return} if evaluation.returns else {}
         write_json(file, {**dataclasses.asdict(evaluation), **mean, **provenance()})
         evaluations.append(evaluation)
         told = f"mean return {score_text(evaluation.mean_return)}" if evaluation.returns else str(evaluation)
         say(f"seed {seed}: {told}. Written to {file}")
-    if all(evaluation.returns for evaluation in evaluations):
+    if any(evaluation.tasks for evaluation in evaluations):
+        say(f"{trained.config.task} after {trained.experience}:\n{_table(evaluations)}")
+    elif all(evaluation.returns for evaluation in evaluations):
         say(f"{trained.config.env} after {trained.experience}, {_summary(evaluations)}")
     else:
         say(f"No episode was played: {trained.config.task} gives no goals to plan to.")
+
+
+def _of_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
+    """The configuration of a run whose evaluations play these tasks, all if none is named."""
+    import dataclasses
+
+    if not tasks:
+        return config
+    if not getattr(config, "tasks", ()):
+        raise ValueError(f"--tasks {' '.join(tasks)} are some of several tasks, but the run knows one: {config.task}.")
+    return dataclasses.replace(config, eval_tasks=tasks)
+
+
+def _table(evaluations: Sequence[Evaluation]) -> str:
+    """A line a task, and the mean of the normalised scores where tasks have one."""
+    import dataclasses
+
+    from worldloom_rl.training.evaluate import normalised
+
+    lines, scores = [], []
+    by_task = [evaluation.returns_by_task for evaluation in evaluations]
+    width = max(map(len, by_task[0]))
+    for task in by_task[0]:
+        parts = [dataclasses.replace(evaluations[0], returns=each[task], successes=[]) for each in by_task]
+        score = normalised(task, sum(part.mean_return for part in parts) / len(parts))
+        scores += [score] if score is not None else []
+        lines.append(f"  {task:<{width}}  {_summary(parts)}, normalised {'–' if score is None else f'{score:.1f}'}")
+    lines += [f"  normalised score {sum(scores) / len(scores):.1f}, the mean of {len(scores)} tasks"] if scores else []
+    return "\n".join(lines)
 
 
 def _summary(evaluations: Sequence[Evaluation]) -> str:

@@ -12,6 +12,7 @@ RECIPES = {
     "dreamerv3": "worldloom_rl.recipes.dreamerv3",
     "jepa": "worldloom_rl.recipes.jepa",
     "tdmpc2": "worldloom_rl.recipes.tdmpc2",
+    "tdmpc2-offline": "worldloom_rl.recipes.tdmpc2_offline",
     "tokens": "worldloom_rl.recipes.tokens",
 }
 

@@ -57,7 +57,7 @@ def report(
     )
     facts["unit"] = "100 % of the variance is the mean squared error of always foreseeing the average"
     file = write_report(
-        run / "report", f"{recipe.title} on {trained.config.env}: model report", facts, evidence, findings
+        run / "report", f"{recipe.title} on {trained.config.task}: model report", facts, evidence, findings
     )
     for finding in findings:
         say(f"{finding.part}: {finding.verdict}. {finding.text}")
@@ -74,7 +74,7 @@ def _facts(
     starts = int((played.rows[names.is_init].squeeze(-1) & played.valid).sum())
     made = f"{trained.recipe.title} {trained.config.preset} after {trained.agent_steps} agent steps"
     return {
-        "model": f"{made} on {trained.config.env}",
+        "model": f"{made} on {trained.config.task}",
         "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} "
         f"observations in all (seed {seed}): in {count} environments {value_head.own} played; in {count} "
         f"{value_head.other} played on after up to {RANDOM_STEPS} random actions; in {count} all actions were random",

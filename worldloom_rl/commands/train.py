@@ -51,11 +51,11 @@ def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA]) -> None:
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2]) -> None:
-    """Train TD-MPC2 on an environment, into a new run directory."""
+    """Train TD-MPC2 on one environment or several tasks, or on recorded data of them, into a new run directory."""
     config = checked(TDMPC2RunConfig, config)
-    from worldloom_rl.recipes import tdmpc2
+    from worldloom_rl.recipes import tdmpc2, tdmpc2_offline
 
-    _finish(tdmpc2.train(config))
+    _finish((tdmpc2_offline if config.data else tdmpc2).train(config))
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens]) -> None:

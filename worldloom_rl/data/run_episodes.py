@@ -17,6 +17,7 @@ from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
 from worldloom_rl.keys import IS_INIT, REWARD, STREAM, TERMINATED, TRUNCATED, as_tuple, previous_action_keys
 from worldloom_rl.specs.observations import leaves_of
 from worldloom_rl.specs.saved import spec_from_json
+from worldloom_rl.tasks import named_tasks
 
 _CONFIG, _CHECKPOINTS, _REPLAY, _MODEL = "config.json", "checkpoints", "replay", "model"
 
@@ -56,7 +57,7 @@ def open_run(path: Path) -> StoredEpisodes:
         observation_spec=observation_spec,
         action_spec=action_spec,
         tasks=tasks,
-        names=tuple(config["tasks"]) if several else (environment,) if environment else (),
+        names=named_tasks(config["tasks"]) if several else (environment,) if environment else (),
         order=order,
     )
 

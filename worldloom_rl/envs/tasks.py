@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
+from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase, GymWrapper, SerialEnv
 
 from worldloom_rl.envs.agent_steps import AgentSteps
-from worldloom_rl.envs.real import _agent_steps, _RealEnv
+from worldloom_rl.envs.real import _RealEnv, make_env, simulators
 from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.tasks import TaskSet, environment_name, published_task
 
@@ -59,14 +61,27 @@ class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {OBSERVATION: padded, TASK: self.task}
 
 
+class Described(NamedTuple):
+    """What the environments of tasks say of them.
+
+    Attributes:
+        without: names of the tasks that have none.
+        action_specs: by the names of the others, with each one's own bounds.
+    """
+
+    tasks: TaskSet
+    without: tuple[str, ...]
+    action_specs: dict[str, Composite]
+
+
 def describe_tasks(
     names: Sequence[str],
     *,
     action_repeat: int | None = None,
     time_limit: int | None = None,
     rescale_observations: bool = False,
-) -> tuple[TaskSet, tuple[str, ...]]:
-    """Widths and lengths of tasks by their environments, and the names of those that have none.
+) -> Described:
+    """Widths and lengths of tasks by their environments.
 
     Only tasks of the published lists are known without one. What an environment shows of its observations and actions
     must be one vector each.
@@ -76,7 +91,7 @@ def describe_tasks(
         action_repeat, time_limit, rescale_observations: as for `make_env`, of every task; an action is by default held
             for two simulator steps of DeepMind Control, for one of any other.
     """
-    sizes, without = [], []
+    sizes, without, action_specs = [], [], {}
     for name in names:
         published = published_task(name)
         try:
@@ -87,10 +102,13 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            sizes.append((env.observation_space.shape[0], env.action_space.shape[0], env.episode_length))
+            space = env.action_space
+            assert isinstance(space, spaces.Box)
+            sizes.append((env.observation_space.shape[0], space.shape[0], env.episode_length))
+            action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
             env.close()
     columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]
-    return TaskSet(tuple(names), *columns), tuple(without)
+    return Described(TaskSet(tuple(names), *columns), tuple(without), action_specs)
 
 
 def make_task_env(
@@ -115,7 +133,7 @@ def make_task_env(
         seed: of the first environment; the others get distinct ones derived from it.
 
     Example:
-        >>> tasks, _ = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"])
+        >>> tasks = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"]).tasks
         >>> env = make_task_env(tasks, num_envs=2)
         >>> env.reset()["observation"].shape, env.reset()["task"].tolist()
         (torch.Size([4, 3]), [0, 0, 1, 1])
@@ -143,7 +161,9 @@ def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, re
     """The task's agent steps. Raises ValueError if it observes or takes anything but one vector of numbers."""
     known = environment_name(name)
     repeat = action_repeat or (2 if known.startswith("dmc:") else 1)
-    steps = _agent_steps(known, repeat, 1, False, 1, 64, time_limit, rescale_observations)
+    env = make_env(known, action_repeat=repeat, time_limit=time_limit, rescale_observations=rescale_observations)
+    (steps,) = simulators(env)
+    assert isinstance(steps, AgentSteps)
     for role, space in (("observes", steps.observation_space), ("takes", steps.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype == np.uint8:
             steps.close()

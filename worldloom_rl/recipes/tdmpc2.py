@@ -26,11 +26,12 @@ from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.cuda_graphs import capture
+from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
 from worldloom_rl.training.finite import check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Collected, Saved, closed_on_error, make_collector
+from worldloom_rl.training.source import Collected, Saved, Source, closed_on_error, make_collector
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -155,30 +156,45 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
-        length = episode_length(env)
+    with closed_on_error(config.make_collection_env(config.seed)) as env:
+        length, count = episode_length(env), env.batch_size.numel()
         numbers = config.model_config(length)
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
-        default = max(numbers.min_seed_steps, 5 * length * config.num_envs)
+        default = max(numbers.min_seed_steps, 5 * length * count)
         seed_steps = default if config.seed_steps is None else config.seed_steps
-        world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
-        optimizers = make_optimizers(model, capturable=config.cuda_graphs)
-        learning = model, world_model_loss, policy_loss, optimizers
         collector = make_collector(config, env, model.make_policy(), init_random_frames=seed_steps)
         arrivals = Arrivals(model.observation_keys, model.action_keys)
         window, batch_size = numbers.horizon + 1, numbers.batch_size
         replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=EpisodeLaw)
-        return State(
-            config=config,
-            model=model,
-            world_model_loss=world_model_loss,
-            policy_loss=policy_loss,
-            optimizers=optimizers,
-            update=capture_update(*learning) if config.cuda_graphs else partial(update, *learning),
-            source=Collected(replay, arrivals, collector, config.num_envs),
-            learning_starts=seed_steps,
-            updates_per_step=numbers.updates_per_step,
-        )
+        source = Collected(replay, arrivals, collector, count)
+        return state_of(config, model, source, learning_starts=seed_steps, updates_per_step=numbers.updates_per_step)
+
+
+def state_of(
+    config: Config,
+    model: TDMPC2,
+    source: Source,
+    *,
+    learning_starts: int = 0,
+    updates_per_step: float = 0.0,
+    updates_due: float = 0.0,
+) -> State:
+    """A fresh state of a run, with the losses and optimisers of its model; the counts are those of `RunState`."""
+    world_model_loss, policy_loss = WorldModelLoss(model, model.loss_weights), PolicyLoss(model)
+    optimizers = make_optimizers(model, capturable=config.cuda_graphs)
+    learning = model, world_model_loss, policy_loss, optimizers
+    return State(
+        config=config,
+        model=model,
+        world_model_loss=world_model_loss,
+        policy_loss=policy_loss,
+        optimizers=optimizers,
+        update=capture_update(*learning) if config.cuda_graphs else partial(update, *learning),
+        source=source,
+        learning_starts=learning_starts,
+        updates_per_step=updates_per_step,
+        updates_due=updates_due,
+    )
 
 
 class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
@@ -198,9 +214,9 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
 
     def check(self, state: State, transitions: TensorDictBase) -> None:
         if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
+            remedy = "Train it by itself (--env), with --episodic." if state.config.tasks else "Train with --episodic."
             raise ValueError(
-                f"{state.config.env} ended in a terminal state, but the model learns no termination. "
-                "Train with --episodic."
+                f"{state.config.task} ended in a terminal state, but the model learns no termination. {remedy}"
             )
 
     def save(self, state: State) -> Saved:
@@ -222,6 +238,16 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
         state.policy_loss.scale.load_state_dict(saved["policy_scale"])
         if state.model.task_embedding is not None:
             state.model.task_embedding.weight.grad = saved["task_gradient"]
+
+    def evaluate(
+        self, config: Config, model: TDMPC2, episodes: int, seed: int, check: Callable[[], None]
+    ) -> Evaluation:
+        """Episodes of its policy; of several tasks as many of each, all of them planned for side by side."""
+        if not config.tasks:
+            return super().evaluate(config, model, episodes, seed, check)
+        env = config.make_evaluation_env(episodes, seed)
+        found = play_in(env, config.device, model, self.make_policy(model), seed, check)
+        return by_task(found, config.played_tasks)
 
     def describe(self, state: State) -> str:
         return f"{state.model.config.updates_per_step:g} updates a step"

@@ -35,9 +35,10 @@ def _critic(model: WorldModel) -> ValueHead:
 
 def _q_ensemble(model: WorldModel) -> ValueHead:
     """The Qs learn from actions of the policy prior, which neither a wrong reward nor wrong dynamics lead astray."""
+    discount = model.config.discount
     return ValueHead(
         model.terminal_value,
-        model.config.discount,
+        discount[0] if isinstance(discount, tuple) else discount,  # of several tasks that of the first, which is played
         "the planner",
         "the policy prior",
         lambda: TensorDictSequential(model.encode, model.make_actor()),
@@ -47,6 +48,7 @@ def _q_ensemble(model: WorldModel) -> ValueHead:
 VALUE_HEADS: Mapping[str, Callable[[WorldModel], ValueHead]] = {
     "dreamerv3": _critic,
     "tdmpc2": _q_ensemble,
+    "tdmpc2-offline": _q_ensemble,
     "tokens": _critic,
 }
 

@@ -106,7 +106,7 @@ def save_checkpoint(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, chec
     """
     check_weights(state.model)
     scored = [evaluation for evaluation in state.evaluations[-1:] if evaluation.returns]
-    score = scored[0].mean_return if scored else None
+    score = scored[0].score if scored else None
     folder = checkpoints.save(state.agent_steps, state.updates, partial(save_state, recipe, state), score)
     state.source.moved(folder)
 

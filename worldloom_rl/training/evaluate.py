@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +15,14 @@ from torchrl.modules import RandomPolicy
 
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import simulators
+from worldloom_rl.envs.tasks import InTask
 from worldloom_rl.noise import GeneratorNoise
+from worldloom_rl.tasks import environment_name
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
+
+RETURN = "return/"  # before a task's name, in statistics
+NORMALISED_SCORE = "normalised_score"  # in statistics
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Evaluation:
         successes: whether each succeeded, where the environment's `info` tells; else empty.
         updates: gradient updates made before.
         statistics: numbers by name, for people and logs; the only ones where no episode was played.
+        tasks: of each episode, where the agent knows several.
     """
 
     agent_steps: int
@@ -35,11 +42,25 @@ class Evaluation:
     successes: list[bool] = field(default_factory=list)
     updates: int = 0
     statistics: dict[str, float] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
 
     @property
     def mean_return(self) -> float:
         """Mean over the episodes."""
         return sum(self.returns) / len(self.returns)
+
+    @property
+    def score(self) -> float:
+        """What tells a better checkpoint: the normalised score where tasks have one, else the mean return."""
+        return self.statistics.get(NORMALISED_SCORE, self.mean_return)
+
+    @property
+    def returns_by_task(self) -> dict[str, list[float]]:
+        """Of several tasks, in the order of their numbers."""
+        by_task: dict[str, list[float]] = {}
+        for task, value in zip(self.tasks, self.returns, strict=bool(self.tasks)):
+            by_task.setdefault(task, []).append(value)
+        return by_task
 
     @property
     def success_rate(self) -> float:
@@ -49,8 +70,10 @@ class Evaluation:
     def __str__(self) -> str:
         parts = [f"return {self.mean_return:.1f}"] if self.returns else []
         parts += [f"success rate {self.success_rate:.2f}"] if self.successes else []
-        parts += [f"{name} {value:.3g}" for name, value in self.statistics.items()]
-        return ", ".join(parts) + (f", {len(self.returns)} episodes" if self.returns else "")
+        parts += [f"{name} {value:.3g}" for name, value in self.statistics.items() if name[: len(RETURN)] != RETURN]
+        parts += [f"{len(self.returns)} episodes"] if self.returns else []
+        by_task = [f"{task} {sum(values) / len(values):.1f}" for task, values in self.returns_by_task.items()]
+        return ", ".join(parts) + (f" ({', '.join(by_task)})" if by_task else "")
 
 
 def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
@@ -74,14 +97,49 @@ def play(
     Args:
         check: called at every step; what it raises ends the evaluation.
     """
-    env = with_primers(config.make_env(episodes, seed), policy)
-    kept, model.noise = model.noise, GeneratorNoise(torch.Generator(config.device).manual_seed(seed))
+    return play_in(config.make_env(episodes, seed), config.device, model, policy, seed, check)
+
+
+def play_in(
+    env: EnvBase,
+    device: str,
+    model: WorldModel,
+    policy: TensorDictModuleBase,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """As `play`, in these environments, which are closed after it."""
+    env = with_primers(env, policy)
+    kept, model.noise = model.noise, GeneratorNoise(torch.Generator(device).manual_seed(seed))
     try:
         with torch.random.fork_rng():  # seeding an environment seeds torch too
             return evaluate(env, policy, 0, seed, check)
     finally:
         model.noise = kept
         env.close()
+
+
+def by_task(evaluation: Evaluation, played: Sequence[str]) -> Evaluation:
+    """An evaluation of these tasks with what each came to: names, mean returns and the normalised score.
+
+    Args:
+        played: as many episodes of each, next to each other.
+    """
+    each = len(evaluation.returns) // len(played)
+    tasks = [task for task in played for _ in range(each)]
+    told = dataclasses.replace(evaluation, tasks=tasks)
+    means = {task: sum(values) / len(values) for task, values in told.returns_by_task.items()}
+    scores = [score for task, mean in means.items() if (score := normalised(task, mean)) is not None]
+    statistics = {NORMALISED_SCORE: sum(scores) / len(scores)} if scores else {}
+    return dataclasses.replace(told, statistics={**statistics, **{f"{RETURN}{task}": means[task] for task in means}})
+
+
+def normalised(task: str, mean_return: float) -> float | None:
+    """From 0 to 100, what a mean return is worth: a tenth of it in DeepMind Control; None of other environments.
+
+    Reference: tdmpc2 evaluate.py.
+    """
+    return mean_return / 10 if environment_name(task).startswith("dmc:") else None
 
 
 @torch.no_grad()
@@ -129,5 +187,6 @@ def _players(env: EnvBase) -> list[AgentSteps]:
         found = list(simulators(env))
     except TypeError:
         return []
+    found = [player.env if isinstance(player, InTask) else player for player in found]
     players = [player for player in found if isinstance(player, AgentSteps)]
     return players if len(players) == len(found) else []

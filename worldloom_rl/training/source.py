@@ -214,7 +214,7 @@ def make_collector(
     return Collector(
         env,
         CapturedPolicy(policy) if captured else policy,
-        frames_per_batch=config.num_envs,
+        frames_per_batch=env.batch_size.numel(),
         total_frames=-1,
         init_random_frames=init_random_frames,
         auto_register_policy_transforms=True,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worldloom_rl.config import Limits, WorldModelConfig, added_field, ranged
+from worldloom_rl.config import Json, Limits, WorldModelConfig, added_field, ranged
+from worldloom_rl.tasks import TaskSet
 
 if TYPE_CHECKING:
     from worldloom_rl.nn.mlp import Activation
@@ -39,6 +40,11 @@ class TDMPC2Config(WorldModelConfig):
     # multi-task: valid action dimensions of each task; empty is one task
     action_dims: tuple[int, ...] = ranged((), 1, 2**16, lengths=(0, 2**10))
     task_dim: int = ranged(96, 1, 2**14)  # multi-task: width of the task embedding
+    # multi-task, of each task, where they are known: its name, the numbers it observes, and the agent steps of its
+    # longest episode
+    task_names: tuple[str, ...] = added_field((), before=())
+    observation_dims: tuple[int, ...] = added_field((), before=(), limits=Limits(1, 2**20, (0, 2**10)))
+    episode_lengths: tuple[int, ...] = added_field((), before=(), limits=Limits(1, 2**31, (0, 2**10)))
 
     # Learning
     # γ, one number or one a task; see `discount_for`
@@ -91,6 +97,12 @@ class TDMPC2Config(WorldModelConfig):
             )
         if isinstance(self.discount, tuple) and len(self.discount) != len(self.action_dims):
             raise ValueError(f"{len(self.discount)} discounts were given for {len(self.action_dims)} tasks.")
+        known = {"observation_dims": self.observation_dims, "episode_lengths": self.episode_lengths}
+        for name, values in {"action_dims": self.action_dims, **known}.items():
+            if (self.task_names or (name in known and values)) and len(values) != len(self.task_names):
+                raise ValueError(
+                    f"{name} are {len(values)} numbers, but task_names names {len(self.task_names)} tasks."
+                )
         if self.episodic and self.action_dims:
             raise ValueError("TD-MPC2 learns either a termination head or several tasks, not both; set episodic=False.")
 
@@ -107,6 +119,24 @@ class TDMPC2Config(WorldModelConfig):
     def num_tasks(self) -> int:
         """Number of tasks; 0 means one task without an embedding."""
         return len(self.action_dims)
+
+    @property
+    def tasks(self) -> TaskSet | None:
+        """The tasks, where their names and sizes are known."""
+        if not self.task_names:
+            return None
+        return TaskSet(self.task_names, self.observation_dims, self.action_dims, self.episode_lengths)
+
+
+def fields_of_tasks(tasks: TaskSet) -> dict[str, Json]:
+    """What a configuration says of these tasks; each one's γ is that of its episodes' length."""
+    return {
+        "task_names": tasks.names,
+        "observation_dims": tasks.observation_widths,
+        "action_dims": tasks.action_widths,
+        "episode_lengths": tasks.episode_lengths,
+        "discount": tuple(discount_for(length) for length in tasks.episode_lengths),
+    }
 
 
 def discount_for(episode_length: int, denominator: float = 5.0, low: float = 0.95, high: float = 0.995) -> float:

@@ -5,6 +5,7 @@ Reference: Hansen et al. 2024 (arXiv:2310.16828) and nicklashansen/tdmpc2, commo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
-from worldloom_rl.models.tdmpc2.config import TDMPC2Config
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
 from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.models.tdmpc2.policy import PolicyPrior, make_policy
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
+from worldloom_rl.tasks import TaskSet
 from worldloom_rl.world_model import Latent, LatentPolicy, Observation, Prediction, WorldModel, repeat_latent
 
 
@@ -135,6 +137,25 @@ class TDMPC2(WorldModel):
             Composite(observation=Unbounded((39,), device="cpu")),
             Composite(action=Bounded(-1.0, 1.0, shape=(6,), dtype=torch.float32, device="cpu")),
         )
+
+    @classmethod
+    def for_tasks(cls, config: TDMPC2Config, tasks: TaskSet) -> TDMPC2:
+        """A model of these tasks, for the environments of `envs.tasks.make_task_env`.
+
+        Args:
+            config: of any tasks; its discounts are kept if there is one for each of these, else they are those of the
+                tasks' lengths.
+        """
+        fields = fields_of_tasks(tasks)
+        if isinstance(config.discount, tuple) and len(config.discount) == len(tasks):
+            fields["discount"] = config.discount
+        return cls(dataclasses.replace(config, **fields), *specs_of_tasks(tasks))
+
+    @property
+    def tasks(self) -> TaskSet | None:
+        """The tasks that it knows, by number; None of a model of one task, or of tasks without names."""
+        tasks: TaskSet | None = self.config.tasks
+        return tasks
 
     # ------------------------------------------------------------------ the tensor core
 
@@ -298,6 +319,17 @@ class TDMPC2(WorldModel):
 
     def _two_hot(self, x: Tensor) -> Tensor:
         return two_hot(x, self.config.vmin, self.config.vmax, self.config.num_bins)
+
+
+def specs_of_tasks(tasks: TaskSet) -> tuple[Composite, Composite]:
+    """What an agent of these tasks observes, padded and with the task's number, and its actions in [-1, 1]."""
+    return (
+        Composite(
+            observation=Unbounded((tasks.observation_width,)),
+            task=Categorical(len(tasks), shape=(), dtype=torch.int64),
+        ),
+        Composite(action=Bounded(-1.0, 1.0, shape=(tasks.action_width,), dtype=torch.float32)),
+    )
 
 
 def _time_first(x: Tensor) -> Tensor:

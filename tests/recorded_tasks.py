@@ -1,0 +1,52 @@
+"""Recorded episodes in memory, of small tasks with environments, for tests of what learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import Bounded, Composite, Unbounded
+
+from worldloom_rl.data import Arrivals, Episodes
+from worldloom_rl.envs import make_env
+
+TASKS = ("Pendulum-v1", "MountainCarContinuous-v0")
+TIME_LIMIT = 12
+
+
+class InMemory(Episodes):
+    """Rows [N] of one environment, as arrivals bring them."""
+
+    def __init__(self, name: str, kept: TensorDict, observation_spec: Composite, action_spec: Composite) -> None:
+        self.source, self.names = f"recorded {name}", (name,)
+        self.observation_spec, self.action_spec = observation_spec, action_spec
+        self._rows = kept
+        firsts = kept["is_init"].squeeze(-1).nonzero().squeeze(-1)
+        self.lengths = torch.diff(firsts, append=torch.tensor([len(kept)]))
+        self.tasks = torch.zeros_like(self.lengths)
+
+    def rows(self, index: Tensor) -> TensorDict:
+        return self._rows[index]
+
+    @property
+    def bytes(self) -> int:
+        return self._rows.bytes()
+
+    def files(self) -> Sequence[Path]:
+        return ()
+
+
+def recorded(name: str, episodes: int = 6, seed: int = 0) -> InMemory:
+    """Random play."""
+    with torch.random.fork_rng():
+        env = make_env(name, time_limit=TIME_LIMIT, seed=seed)
+        played = env.rollout(episodes * TIME_LIMIT, break_when_any_done=False)
+        env.close()
+    observation_spec = Composite(observation=Unbounded(env.observation_spec["observation"].shape))
+    space = env.action_spec.space
+    action_spec = Composite(action=Bounded(space.low, space.high, dtype=torch.float32))
+    kept = Arrivals(["observation"])(played).rows.exclude("replay")
+    return InMemory(name, kept, observation_spec, action_spec)

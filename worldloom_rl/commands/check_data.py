@@ -1,0 +1,32 @@
+"""`worldloom check --data`: what recorded data is to an agent, before it learns from it."""
+
+from __future__ import annotations
+
+
+def check_data(
+    env: str, tasks: tuple[str, ...], data: tuple[str, ...], *, action_repeat: int | None, time_limit: int | None
+) -> str:
+    """Widths, padding, lengths, γ, episodes and returns by task, and gigabytes, as text for a terminal.
+
+    Raises ValueError, FileNotFoundError or ImportError where `worldloom train tdmpc2` would.
+    """
+    if not data:
+        raise ValueError(
+            "Several tasks are looked at with what is recorded of them (--data). Without it check one environment at a "
+            "time: worldloom check NAME."
+        )
+    from worldloom_rl.recipes import tdmpc2_offline
+    from worldloom_rl.recipes.options import TDMPC2RunConfig
+    from worldloom_rl.report.recorded_data import describe_recorded
+
+    config = TDMPC2RunConfig(
+        env=env, tasks=tasks, data=data, action_repeat=action_repeat, time_limit=time_limit, episodic=not tasks
+    )
+    state = tdmpc2_offline.make_state(config)
+    try:
+        told = describe_recorded(
+            state.source, config.task_set(), state.model.discounts.tolist(), config.without_environment
+        )
+    finally:
+        state.close()
+    return told.text()

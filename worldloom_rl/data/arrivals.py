@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -87,7 +87,8 @@ class Arrivals:
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: a reward is NaN, or the number of streams changed.
+            ValueError: a reward or an observation is NaN or infinite, or the number of streams changed. −∞ is taken in
+                an observation, where a family may take it for a missing entry.
         """
         data = transitions.reshape(-1, transitions.shape[-1])
         done = self._read(data, ("next", DONE)).reshape(data.shape)
@@ -105,7 +106,8 @@ class Arrivals:
 
         rows = TensorDict({}, batch_size=[place.numel() + first[0].numel()], device=starts.device)
         for key in self.observation_keys:
-            rows[key] = interleave(self._read(data, ("next", *as_tuple(key))), self._read(data, key))
+            arriving, initial = self._observation(data, ("next", *as_tuple(key))), self._observation(data, key)
+            rows[key] = interleave(arriving, initial)
         for key, stored in zip(self.action_keys, previous_action_keys(self.action_keys), strict=True):
             rows[stored] = interleave(self._read(data, key))
         rows[REWARD] = interleave(self._reward(data))
@@ -141,14 +143,17 @@ class Arrivals:
 
     def _reward(self, data: TensorDictBase) -> Tensor:
         reward = self._read(data, ("next", REWARD))
-        bad = reward.isnan().flatten(2).any(-1).nonzero()
-        if len(bad):
-            stream, time = bad[0].tolist()
-            raise ValueError(
-                f"{len(bad)} of {data.numel()} rewards are NaN, the first in stream {stream} at time {time}: "
-                "mend the environment's reward before it enters replay."
-            )
+        if not bool(reward.isfinite().all()):
+            _refuse("rewards", ~reward.isfinite())
         return reward
+
+    def _observation(self, data: TensorDictBase, key: NestedKey) -> Tensor:
+        value = self._read(data, key)
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            wrong = value.isnan() | value.isposinf()
+            if wrong.any():
+                _refuse(f"observations {key!r}", wrong)
+        return value
 
     def _starts(self, is_init: Tensor, done: Tensor) -> Tensor:
         """[E, T] where an init row stands before the arrival."""
@@ -177,3 +182,13 @@ class Arrivals:
         for key in self.latent_keys:
             late[key] = self._read(data, key)[known, 0]
         return late
+
+
+def _refuse(what: str, wrong: Tensor) -> NoReturn:
+    """Raise ValueError for numbers [E, T, ...] of which some are wrong."""
+    bad = wrong.reshape(*wrong.shape[:2], -1).any(-1).nonzero()
+    stream, time = bad[0].tolist()
+    raise ValueError(
+        f"{len(bad)} of {wrong.shape[0] * wrong.shape[1]} {what} are NaN or infinite, the first in stream {stream} at "
+        f"time {time}: mend the environment or the data before they enter replay."
+    )

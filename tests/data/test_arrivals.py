@@ -136,6 +136,19 @@ def test_a_nan_reward_is_refused_and_located_and_leaves_the_streams_as_they_were
     assert len(arrivals(data).rows) == 3
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("key", ["observation", ("next", "observation")])
+def test_an_observation_that_is_not_finite_is_refused_and_located_and_a_missing_entry_is_taken(key, wrong):
+    arrivals, data = Arrivals(["observation"]), transitions([[0, 1]], [[1, 2]], [[0, 0]], inits=[[1, 0]])
+    bad = data.clone()
+    bad[key] = bad[key].float()
+    bad[key][0, 1] = wrong
+    with pytest.raises(ValueError, match=r"1 of 2 observations .* are NaN or infinite.* in stream 0 at time 1"):
+        arrivals(bad)
+    bad[key][0, 1] = -torch.inf
+    assert len(arrivals(bad).rows) == 3
+
+
 def test_another_number_of_streams_is_refused():
     arrivals = Arrivals(["observation"])
     arrivals(transitions([[0]], [[1]], [[0]], inits=[[1]]))

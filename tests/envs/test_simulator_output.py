@@ -50,6 +50,22 @@ def make(given: Any = Given, pixels: bool = False, **kwargs: Any) -> Any:
     return make_env("Given-v0", pixels=pixels)
 
 
+@pytest.mark.parametrize(("wrong", "said"), [(np.nan, "nan"), (np.inf, "inf")])
+def test_an_observation_that_is_not_finite_is_named_with_its_place_and_step(wrong: float, said: str) -> None:
+    steps = iter(range(10))
+    nested = spaces.Dict({"arm": spaces.Dict({"angles": spaces.Box(-1.0, 1.0, (2,), np.float32)})})
+    env = make(space=nested, see=lambda: {"arm": {"angles": np.array([0.0, wrong if next(steps) == 3 else 0.5])}})
+    with pytest.raises(ValueError, match=rf"Given-v0: .*arm.angles\[1\] was {said} at simulator step \d of its"):
+        env.rollout(5)
+    assert make(see=lambda: np.array([-np.inf, 0.0])).rollout(2)["observation"].isneginf().any()
+
+
+def test_an_action_that_is_not_finite_is_the_policys_fault_not_the_environments() -> None:
+    env = make_env("Pendulum-v1")
+    with pytest.raises(FloatingPointError, match=r"Pendulum-v1 was given the action \[nan\]: the policy's numbers"):
+        env.step(env.reset().set("action", torch.tensor([torch.nan])))
+
+
 @pytest.mark.parametrize(
     "reward",
     [

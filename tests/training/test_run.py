@@ -176,7 +176,12 @@ class Ending(tdmpc2.TDMPC2Recipe):
     [
         ("signal", KeyboardInterrupt, None),
         ("error", OSError, "gone"),
-        ("weights", FloatingPointError, "is not finite.*Go on: worldloom resume .*run"),
+        (
+            "weights",
+            FloatingPointError,
+            r"^After \d+ steps and 43 updates: .* is not finite.*"
+            r"Go on from the last checkpoint: worldloom resume \S*run, or from an earlier one: .* --from \d+$",
+        ),
     ],
 )
 def test_however_a_run_ends_it_closes_environments_and_removes_scratch_files(

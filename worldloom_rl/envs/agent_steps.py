@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import Any
 
@@ -12,6 +11,7 @@ from gymnasium import spaces
 
 from worldloom_rl import keys
 from worldloom_rl.envs.action_mask import allowed_action, read_mask
+from worldloom_rl.envs.finite_numbers import check_action, check_observed, check_reward
 from worldloom_rl.envs.rendering import render_frame
 from worldloom_rl.envs.simulator_output import (
     Info,
@@ -80,6 +80,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Step[object]:
         total = 0.0
+        check_action(self.name, action)
         block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
         for action in [part for part in block for _ in range(self.action_repeat)]:
             if self.action_block > 1 and isinstance(self.env.action_space, spaces.Discrete):
@@ -89,11 +90,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.mask = read_mask(self.name, self.env.action_space, observation, info)
             self.steps_done += 1
             total += reward
-            if not math.isfinite(total):
-                raise ValueError(
-                    f"{self.name} gave the reward {reward} at simulator step {self.steps_done} of its episode "
-                    f"(action {action}); rewards must be finite: mend the environment."
-                )
+            check_reward(self.name, reward, total, self.steps_done, action)
             for name in _SUCCESS:
                 if info.get(name) is not None:
                     self.succeeded = read_flag(self.name, f"info[{name!r}]", info[name]) or bool(self.succeeded)
@@ -115,6 +112,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _seen(self, observation: object) -> dict[str, Any]:
         read = self._read(observation)
+        check_observed(self.name, read, self.steps_done)
         return read if isinstance(read, dict) else {_ALONE: read}
 
 

@@ -23,7 +23,7 @@ from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.cuda_graphs import capture
-from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.finite import GRADIENT, check_finite, gradient_norm
 from worldloom_rl.training.laprop import LaProp
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
@@ -104,20 +104,22 @@ def update(
 ) -> tuple[dict[str, Tensor], TensorDictBase]:
     """One update of everything from [B, context + T] rows: metrics, and the posterior latents to write back [B, T].
 
-    Raises FloatingPointError, with the weights as they were, if a loss is not finite.
+    Raises FloatingPointError, with the weights as they were, if a loss or a gradient is not finite.
     """
+    model = losses.world_model.model
     if losses.captured is None:
         found = differentiate(losses, batch, noise, bfloat16=bfloat16)
     else:
         found = losses.captured(batch)
     metrics = found["metrics"].to_dict()
     try:
-        check_finite({name: value for name, value in metrics.items() if name.startswith("loss_")}, batch)
+        terms = {name: value for name, value in metrics.items() if name.startswith("loss_")}
+        check_finite({**terms, GRADIENT: gradient_norm(model.parameters())}, batch, model)
         optimizer.step()
     finally:
         if losses.captured is None:  # a graph's gradients stay where it writes them
             optimizer.zero_grad()
-    losses.world_model.model.behavior.update_slow()
+    model.behavior.update_slow()
     return metrics, found["posterior"]
 
 

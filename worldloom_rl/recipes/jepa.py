@@ -33,7 +33,7 @@ from worldloom_rl.training import loop
 from worldloom_rl.training.clock import UPDATES
 from worldloom_rl.training.collection_policy import collection_policy
 from worldloom_rl.training.evaluate import Evaluation
-from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.finite import GRADIENT, check_finite
 from worldloom_rl.training.foresight import Z_STD, foresight
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.recorded import Recorded, split
@@ -80,7 +80,7 @@ def update(
 ) -> dict[str, Tensor]:
     """One update from rows [B, H + 1]. Returns metrics as tensors: the losses, their sum, "z_std" and "grad_norm".
 
-    Raises FloatingPointError, with the weights as they were, if a loss is not finite.
+    Raises FloatingPointError, with the weights as they were, if a loss or a gradient is not finite.
     """
     model = learning.loss.model
     model.train()
@@ -89,11 +89,13 @@ def update(
         losses, posterior = learning.loss(batch, noise)
     terms = losses.to_dict()
     total = torch.stack(list(terms.values())).sum()
-    check_finite(terms, batch)
     total.backward()
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), model.config.grad_clip_norm)
-    learning.optimizer.step()
-    learning.optimizer.zero_grad()
+    try:
+        check_finite({**terms, GRADIENT: grad_norm}, batch, model)
+        learning.optimizer.step()
+    finally:
+        learning.optimizer.zero_grad()
     learning.schedule.step()
     model.eval()
     regularizer = total - terms["loss_prediction"]

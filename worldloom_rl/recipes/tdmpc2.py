@@ -27,7 +27,7 @@ from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
-from worldloom_rl.training.finite import check_finite, not_finite
+from worldloom_rl.training.finite import GRADIENT, check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
@@ -123,7 +123,8 @@ def capture_update(
 def _settled(model: TDMPC2, metrics: dict[str, Tensor], batch: TensorDictBase) -> dict[str, Tensor]:
     """The metrics of `learn`, once its losses are known to be finite and the targets have moved."""
     losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
-    check_finite(losses | {name: value for name, value in metrics.items() if name.endswith("grad_norm")}, batch)
+    norms = {name: value for name, value in metrics.items() if name.endswith(GRADIENT)}
+    check_finite(losses | norms, batch, model)
     model.behavior.update_target()
     return metrics
 

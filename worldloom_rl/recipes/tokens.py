@@ -21,7 +21,7 @@ from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
 from worldloom_rl.recipes.options import TokensRunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
-from worldloom_rl.training.finite import check_finite
+from worldloom_rl.training.finite import GRADIENT, check_finite
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
@@ -84,7 +84,8 @@ def update(
 
     Args:
         updates: how many came before.
-    Raises FloatingPointError, with the weights as they were (codes of running means apart), if a loss is not finite.
+    Raises FloatingPointError, with the weights as they were (codes of running means apart), if a loss or a
+    gradient is not finite.
     """
     model, config = losses.world_model.model, losses.world_model.model.config
     alone = updates < config.tokenizer_updates
@@ -100,15 +101,19 @@ def update(
         imagined = losses.actor_critic(posterior[:, -config.imagination_starts :].detach(), noise)
         values.update(imagined.exclude("lambda_return").to_dict())
     terms = {name: value for name, value in values.items() if name.startswith("loss_")}
-    check_finite(terms, batch)
+    finite = dict(terms)  # also of those that this update does not learn from
     if config.tokenizer_updates:
         terms = {name: value for name, value in terms.items() if (name in _TOKENIZER_TERMS) == alone}
     total = torch.stack(list(terms.values())).sum()
     total.backward()
-    for part in (model.tokenizer, model.dynamics, model.behavior):
-        nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)
-    optimizer.step()
-    optimizer.zero_grad()
+    parts = {"tokenizer": model.tokenizer, "dynamics": model.dynamics, "behavior": model.behavior}
+    for name, part in parts.items():
+        finite[f"{name}_{GRADIENT}"] = nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)
+    try:
+        check_finite(finite, batch, model)
+        optimizer.step()
+    finally:
+        optimizer.zero_grad()
     if "loss_critic" in terms:
         model.behavior.update_slow()
     model.eval()

@@ -16,7 +16,7 @@ from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_leaves import action_leaves, is_real, observation_leaves, observed_spaces
 from worldloom_rl.report.environment_report import EnvironmentReport, Play, Problem
 from worldloom_rl.report.family_trial import Recipe, family_report, is_episodic
-from worldloom_rl.report.random_play import find_problems, not_finite, play_randomly, summary
+from worldloom_rl.report.random_play import find_problems, play_randomly, summary
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.options import RunConfig
 
@@ -76,10 +76,7 @@ def check_environment(
         play = summary(transitions, seconds)
         real = [key for key in keys if is_real(observed.get(as_tuple(key)))]
         problems = (*find_problems(transitions, play, keys, real), *_terminations(play, recipes), *_forbidden(env))
-        refusal = not_finite(name, transitions, keys)
-        report = dataclasses.replace(report, play=play, problems=problems, refusal=refusal)
-        if refusal is not None:
-            return report
+        report = dataclasses.replace(report, play=play, problems=problems)
         families = (family_report(recipe, config, play) for recipe, config in zip(recipes, configs, strict=True))
         return dataclasses.replace(report, families=tuple(families))
 

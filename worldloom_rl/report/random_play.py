@@ -68,22 +68,6 @@ def _entry(transitions: TensorDictBase, key: NestedKey, place: int) -> str:
     return f"{dotted(key)}{[int(index) for index in np.unravel_index(place, shape)]}"
 
 
-def not_finite(name: str, transitions: TensorDictBase, keys: Sequence[NestedKey]) -> str | None:
-    """Why the observations cannot be learned from; None if they are numbers."""
-    for when, observed in (("after", transitions["next"]), ("before", transitions)):
-        for key in keys:
-            values = observed[key].float().flatten(1)
-            wrong = values.isnan() | values.isposinf()  # a family may take −∞ for a missing entry
-            if wrong.any():
-                step, place = wrong.nonzero()[0].tolist()
-                return (
-                    f"{name}: the observation {_entry(transitions, key, place)} was {values[step, place].item()} "
-                    f"{when} random step {step + 1}; {int(wrong.any(-1).sum())} of {len(values)} observations under "
-                    "that key hold NaN or infinity, and models learn from finite numbers: mend the environment."
-                )
-    return None
-
-
 def _constant_observations(transitions: TensorDictBase, keys: Sequence[NestedKey]) -> Iterator[Problem]:
     constant = {key: (_values(transitions, key) == _values(transitions, key)[:1]).all(0) for key in keys}
     steps = f"in {len(transitions)} steps of random actions"

@@ -1,30 +1,67 @@
-"""Stops a run whose numbers went wrong, before they reach the weights."""
+"""Stops a run whose numbers went wrong, before they reach the weights, and says whose numbers these are.
+
+What environments and policies give is looked at where it enters (`envs.agent_steps`, `data.arrivals`), before replay.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
+from worldloom_rl.keys import LATENT, as_tuple
 
-def check_finite(losses: Mapping[str, Tensor], batch: TensorDictBase) -> None:
-    """Raise FloatingPointError naming the first loss that is not finite and the batch entries that are not."""
+GRADIENT = "grad_norm"  # how the names of gradients' norms end, among losses
+_OF_THE_MODEL = "it is the model that went wrong: --overrides learning_rate=… lowers its rate in a new run."
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """[] the norm of all gradients together, which is not finite unless each of them is."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def check_finite(losses: Mapping[str, Tensor], batch: TensorDictBase, model: nn.Module) -> None:
+    """Raise FloatingPointError naming the first loss, or gradient, that is not finite, and what made it so.
+
+    Args:
+        losses: and norms of gradients, whose names end on "grad_norm".
+        batch: learned from; model: that learns.
+    """
     if bool(torch.stack([loss.isfinite().all() for loss in losses.values()]).all()):  # the one wait for the device
         return
     wrong = [name for name, loss in losses.items() if not bool(loss.isfinite().all())]
-    keys = [
-        key
-        for key, value in batch.items(include_nested=True, leaves_only=True)
-        if value.is_floating_point() and not bool(value.isfinite().all())
+    what = f"{wrong[0]!r} is not finite ({len(wrong)} of {len(losses)} are not)"
+    if wrong[0].endswith(GRADIENT):
+        named = _wrong({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        what = f"{f'The gradient of {named[0]!r}' if named else repr(wrong[0])} is not finite, though all losses are"
+    raise FloatingPointError(f"{what}; {_cause(batch, model)} No update was made from it.")
+
+
+def _cause(batch: TensorDictBase, model: nn.Module) -> str:
+    """Whose numbers are at fault, and what to do about it, to end a sentence."""
+    # Without the latents, which the model wrote. A family may take −∞ for a missing entry: that comes last.
+    given = {key: value for key, value in batch.items(True, True) if as_tuple(key)[0] != LATENT}
+    weights = _wrong({**dict(model.named_parameters()), **model.state_dict()})
+    if wrong := _wrong(given, missing=True):
+        return f"the batch holds others under {wrong}: mend the environment or the data."
+    if weights:
+        return f"nor are the weights {weights[0]!r}: {_OF_THE_MODEL}"
+    if wrong := _wrong(given):
+        return f"the batch holds −∞ under {wrong}: mend the environment or the data."
+    return f"all observations, actions and rewards of the batch are finite: {_OF_THE_MODEL}"
+
+
+def _wrong(tensors: Mapping[NestedKey, Tensor], *, missing: bool = False) -> list[NestedKey]:
+    """The names of those that hold NaN or infinity; with `missing`, −∞ does not count."""
+    real = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    return [
+        name
+        for name, value in real.items()
+        if not bool((value.isfinite() | (value.isneginf() if missing else False)).all())
     ]
-    source = f"the batch holds others under {keys}" if keys else "all entries of the batch are finite"
-    raise FloatingPointError(
-        f"{wrong[0]!r} is not finite ({len(wrong)} of {len(losses)} losses are not); {source}. No update was made from "
-        "it, and the last checkpoint stays. Mend the environment, or lower the learning rate, and resume."
-    )
 
 
 def not_finite(*losses: Tensor) -> Tensor:
@@ -37,10 +74,10 @@ def check_weights(model: nn.Module) -> None:
     tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     if bool(torch.stack([value.isfinite().all() for value in tensors.values()]).all()):  # the one wait for the device
         return
-    wrong = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    wrong = _wrong(tensors)
     raise FloatingPointError(
-        f"{wrong[0]!r} is not finite ({len(wrong)} of {len(tensors)} tensors of the model are not). No checkpoint was "
-        "made of it, and the last one stays. Lower the learning rate, and resume."
+        f"{wrong[0]!r} is not finite ({len(wrong)} of {len(tensors)} tensors of the model are not): "
+        f"{_OF_THE_MODEL} No checkpoint was made of it."
     )
 
 
@@ -51,7 +88,4 @@ def check_read(metrics: Mapping[str, float]) -> None:
     """
     wrong = [name for name, value in metrics.items() if name.startswith("loss") and not math.isfinite(value)]
     if wrong:
-        raise FloatingPointError(
-            f"{wrong[0]!r} is not finite, and the update was made. The last checkpoint stays. Lower the learning rate, "
-            "and resume."
-        )
+        raise FloatingPointError(f"{wrong[0]!r} is not finite, and the update was made: {_OF_THE_MODEL}")

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Generic
 
 from worldloom_rl.atomic import write_json
-from worldloom_rl.training.checkpoint import save_checkpoint
-from worldloom_rl.training.clock import AGENT_STEPS
+from worldloom_rl.training.checkpoint import agent_steps_of, save_checkpoint, updates_of
+from worldloom_rl.training.clock import AGENT_STEPS, Counts
 from worldloom_rl.training.compilation import Built, built, compile_model
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_read
@@ -210,11 +210,16 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.line.say(f"Stopped and saved after {done}. Go on: {self.directory.resume_command}")
 
     def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
-        """The error with the command that goes on, if there is a checkpoint."""
-        directory = self.directory
-        if not directory.checkpoints.all():
-            return FloatingPointError(f"{error} There is no checkpoint yet: remove {directory.path} and start again.")
-        return FloatingPointError(f"{error} Go on: {directory.resume_command}")
+        """The error with where the run stood, and with the command that goes on if there is a checkpoint."""
+        directory, clock = self.directory, self.recipe.clock
+        where = f"After {self.state.agent_steps} steps and {self.state.updates} updates: {error}"
+        made = directory.checkpoints.all()
+        if not made:
+            return FloatingPointError(f"{where} There is no checkpoint yet: remove {directory.path} and start again.")
+        earlier = made[-2:][0]
+        count = clock.count(Counts(agent_steps_of(earlier), updates_of(earlier)))
+        again = f", or from an earlier one: {directory.resume_command} --from {count}" if len(made) > 1 else ""
+        return FloatingPointError(f"{where} Go on from the last checkpoint: {directory.resume_command}{again}")
 
     # ------------------------------------------------------------------ for people
 

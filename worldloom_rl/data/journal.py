@@ -18,6 +18,10 @@ Entry = dict[str, Json]  # what the manifest says of a file: "file", "sha256" an
 _MANIFEST = "manifest.json"
 
 
+class DamagedFile(ValueError):
+    """A file that is not what was written."""
+
+
 class Journal:
     """Files are written whole under the name of their content and never changed; the manifest is renamed into place.
 
@@ -54,11 +58,11 @@ class Journal:
             ValueError: it is not what was written.
         """
         path = self.directory / entry["file"]
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but {_MANIFEST} lists it: copy the whole directory.")
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{path} is damaged ({len(content)} bytes do not have the hash in {_MANIFEST}).")
+            raise DamagedFile(f"{path} is damaged ({len(content)} bytes do not have the hash in {_MANIFEST}).")
         return load(content)
 
     def commit(self, manifest: Manifest) -> None:
@@ -71,12 +75,12 @@ class Journal:
     def manifest(self) -> Manifest:
         """What was last committed."""
         path = self.directory / _MANIFEST
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: nothing was saved in this directory.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no file: nothing was saved in this directory.")
         try:
             manifest: Manifest = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise DamagedFile(f"{path} is damaged: {error}") from error
         return manifest
 
     @staticmethod

@@ -141,7 +141,7 @@ def test_what_files_memory_and_devices_refuse_is_no_fault_of_the_program(
     status, told = ended(["list"], capsys)
     assert (status, told.count("\n")) == (2, 1)
     assert "Traceback" not in told
-    assert ("make room" in told) == (getattr(error, "errno", None) == errno.ENOSPC)
+    assert ("Make room" in told) == (getattr(error, "errno", None) == errno.ENOSPC)
 
 
 def test_a_long_message_is_cut_in_the_middle_and_stays_below_a_thousand_characters(

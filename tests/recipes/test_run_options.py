@@ -18,7 +18,7 @@ from worldloom_rl import cli
 from worldloom_rl.commands.finish import finish_run
 from worldloom_rl.recipes import dreamerv3, tdmpc2
 from worldloom_rl.training import loop
-from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.run_logs import RunLogs
 
 # ------------------------------------------------------------------ memory
 
@@ -141,15 +141,15 @@ def test_weights_and_biases_is_asked_for_by_name() -> None:
 
 
 def test_logs_beyond_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
+    run = RunLogs(tmp_path)
     for steps in (10, 20, 30):
         run.log({"update/loss": steps / 10, "collection/return": 1.0}, steps)
     run.close()
     file = tmp_path / "logs" / "csv" / "scalars" / "update" / "loss.csv"
-    again = RunDirectory(tmp_path)
+    again = RunLogs(tmp_path)
     with open(file, "a") as cut_off:
         cut_off.write("40")
-    again.cut_logs(20)
+    again.cut(20, [])
     again.log({"update/loss": 9.0}, 30)
     again.close()
     assert file.read_text().split() == ["10,1.0", "20,2.0", "30,9.0"]

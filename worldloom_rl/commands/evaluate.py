@@ -22,6 +22,7 @@ def evaluate(
     episodes: Episodes = 20,
     seeds: tuple[Seed, ...] = (0,),
     tasks: tuple[str, ...] = (),
+    best: bool = False,
 ) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
@@ -32,6 +33,7 @@ def evaluate(
         episodes: how many for each seed (and task), planned for side by side.
         seeds: of environments and planner.
         tasks: those to play of a run that knows several; by default all that have an environment.
+        best: play with the checkpoint that was evaluated best, of those that are kept, in place of the newest.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
@@ -45,7 +47,7 @@ def evaluate(
     from worldloom_rl.training import loop
     from worldloom_rl.training.run_directory import provenance
 
-    trained = newest(run)
+    trained = newest(run, best=best)
     config = _of_tasks(trained.config, tasks)
     evaluations = []
     for seed in seeds:

@@ -51,8 +51,7 @@ def fault_of(error: BaseException) -> Fault:
     """Whose fault it is, by the error and by where it comes from."""
     caller, beneath = _where(error)
     if caller is not None and not beneath and caller.raised and not isinstance(error, AssertionError):
-        of_another = error.__cause__ is not None and _is_given(*_where(error.__cause__))
-        return Fault(_message(error), expected=isinstance(error, _SENTENCES) and not of_another)
+        return Fault(_message(error), expected=isinstance(error, _SENTENCES) and not _tells_more(error.__cause__))
     if _is_given(caller, beneath):
         return Fault(f"the environment raised {_last_line(error)}{_told(beneath)}.")
     if _meets_environment(caller, beneath):
@@ -108,6 +107,11 @@ def _is_given(caller: _Place | None, beneath: list[_Place]) -> bool:
     if caller.ours.startswith(_CALL_WHAT_IS_GIVEN):
         return True
     return _is_library(beneath[0]) and not all(map(_is_library, beneath))
+
+
+def _tells_more(cause: BaseException | None) -> bool:
+    """Whether the error that a sentence was made of has a traceback that is worth keeping."""
+    return cause is not None and (not isinstance(cause, _SENTENCES) or _is_given(*_where(cause)))
 
 
 def _meets_environment(caller: _Place | None, beneath: list[_Place]) -> bool:

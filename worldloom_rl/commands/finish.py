@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from worldloom_rl.atomic import write_text
 from worldloom_rl.commands.console import say, typed
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.trained import open_run
@@ -25,7 +26,7 @@ def finish_run(path: Path) -> None:
     result = json.loads((path / RESULT_FILE).read_text())
     played = result if result["final_returns"] else None
     card = model_card(str(path), json.loads((model / "config.json").read_text()), result["parameters"], played)
-    (path / "README.md").write_text(card)
+    write_text(path / "README.md", card)
     nexts = [
         (typed("eval", path), "play more episodes, with an interval" if played else "measure its predictions again"),
         (typed("imagine", path), "draw what it foresees in another episode (--seed 1)"),

@@ -1,4 +1,4 @@
-"""`worldloom resume`: a run goes on from its newest checkpoint."""
+"""`worldloom resume`: a run goes on from its newest checkpoint, or an earlier one, and further than it was to go."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from typing import Annotated
 import tyro
 
 
-def resume(run: Annotated[Path, tyro.conf.Positional]) -> None:
+def resume(
+    run: Annotated[Path, tyro.conf.Positional],
+    steps: int | None = None,
+    start: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+) -> None:
     """Go on from the newest checkpoint of a run.
 
     Args:
         run: the run directory.
+        steps: of the whole run now, if it shall go further than it was told at first; it ends as if told so then.
+        start: go back to the checkpoint of that many steps; what the run did after it is removed.
     """
+    for name, value, least in (("steps", steps, 1), ("from", start, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
     from worldloom_rl.commands.finish import finish_run
     from worldloom_rl.commands.trained import open_run
     from worldloom_rl.training import loop
 
-    finish_run(loop.resume(*open_run(run)).path)
+    finish_run(loop.resume(*open_run(run), steps=steps, start=start).path)

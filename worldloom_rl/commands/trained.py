@@ -10,8 +10,8 @@ import torch
 from worldloom_rl.auto import AutoWorldModel
 from worldloom_rl.commands.recipes import RECIPES, find_recipe
 from worldloom_rl.training import loop
-from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
-from worldloom_rl.training.clock import Counts
+from worldloom_rl.training.checkpoint import agent_steps_of, counts_of
+from worldloom_rl.training.manifest import DamagedCheckpoint, check_files, require_manifest
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recipe import AnyRecipe
 from worldloom_rl.training.run_directory import RunDirectory
@@ -44,14 +44,24 @@ def open_run(path: Path) -> tuple[AnyRecipe, RunDirectory]:
     return find_recipe(name), run
 
 
-def newest(path: Path) -> TrainedRun:
-    """The run at a path with the model of its newest checkpoint, ready to act on the run's device."""
+def newest(path: Path, *, best: bool = False) -> TrainedRun:
+    """The run at a path with the model of its newest checkpoint, ready to act on the run's device.
+
+    Args:
+        best: take the one whose evaluation had the highest mean return instead.
+    Raises DamagedCheckpoint, with the way back to one that is whole, if its files are not what was written.
+    """
     recipe, run = open_run(path)
     config = loop.read_config(recipe, run)
-    folder = run.checkpoints.latest()
+    folder = run.checkpoints.best() if best else run.checkpoints.latest()
+    try:
+        require_manifest(folder)
+        check_files(folder, "model/")
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{error} {run.way_back(folder, recipe.clock)}") from error
     torch.set_num_threads(config.threads)
     model = AutoWorldModel.from_pretrained(folder / "model")
     model.to(config.device).eval()
     agent_steps = agent_steps_of(folder)
-    experience = f"{recipe.clock.count(Counts(agent_steps, updates_of(folder)))} {recipe.clock.words}"
+    experience = f"{recipe.clock.count(counts_of(folder))} {recipe.clock.words}"
     return TrainedRun(recipe, run, config, model, agent_steps, experience)

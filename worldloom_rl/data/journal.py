@@ -19,6 +19,10 @@ _MANIFEST = "manifest.json"
 _PIECE = 2**24  # bytes that are read together
 
 
+class DamagedFile(ValueError):
+    """A file that is not what was written."""
+
+
 class Journal:
     """Files are written whole under the name of their content and never changed; the manifest is renamed into place.
 
@@ -73,7 +77,7 @@ class Journal:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{self.directory / _MANIFEST} lists {name!r}, which is no file beside it.")
         path = self.directory / name
-        if not path.exists():
+        if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but {_MANIFEST} lists it: copy the whole directory.")
         return path
 
@@ -81,7 +85,7 @@ class Journal:
     def _check(path: Path, digest: hashlib._Hash, entry: Entry) -> None:
         if digest.hexdigest() != entry["sha256"]:
             size = path.stat().st_size
-            raise ValueError(f"{path} is damaged ({size} bytes do not have the hash in {_MANIFEST}).")
+            raise DamagedFile(f"{path} is damaged ({size} bytes do not have the hash in {_MANIFEST}).")
 
     def commit(self, manifest: Manifest) -> None:
         """Makes this the directory's state; files that only the state before listed are removed."""
@@ -93,12 +97,12 @@ class Journal:
     def manifest(self) -> Manifest:
         """What was last committed."""
         path = self.directory / _MANIFEST
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: nothing was saved in this directory.")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no file: nothing was saved in this directory.")
         try:
             manifest: Manifest = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+            raise DamagedFile(f"{path} is damaged: {error}") from error
         return manifest
 
     @staticmethod

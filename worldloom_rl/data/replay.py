@@ -198,7 +198,8 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         """Restores what `save` wrote (also called `load`) into a replay of the same settings; its own rows are dropped.
 
         Ring, links, generations and the order of draws are as they were: with the same generator state `sample` gives
-        the same batches, and streams go on.
+        the same batches, and streams go on. Another capacity is taken as long as no row has been recycled, and the
+        rows fit: all is then as if they had been written into it.
 
         Raises:
             FileNotFoundError: there is no manifest, or a file it lists is missing.
@@ -301,8 +302,9 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         return {"format_version": _FORMAT, "by": self._ring.law.name, "frame_stack": stack, **ring}
 
     def _check_settings(self, state: Manifest, journal: Journal) -> None:
+        recycled = state["oldest"] > 0 or state["serial"] > self.capacity
         for name, expected in self._settings().items():
-            if state.get(name) != expected:
+            if state.get(name) != expected and (name != "capacity" or recycled):
                 raise ValueError(
                     f"{journal.directory} was saved with {name}={state.get(name)!r}, this replay has {expected!r}: "
                     "build it with the settings it was saved with."

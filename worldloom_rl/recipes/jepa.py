@@ -236,6 +236,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
     title = "JEPA"
     config_class = Config
     clock = UPDATES
+    length_counts = "its learning rate falls over all of them"
     shown: ClassVar[Mapping[str, str]] = {
         "prediction": "loss_prediction",
         "regularizer": "loss_regularizer",

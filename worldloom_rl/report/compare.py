@@ -22,7 +22,7 @@ from worldloom_rl.training.published_curves import PublishedCurve
 def comparison_table(groups: Sequence[RunGroup]) -> Group:
     """A row for each group: runs, steps, mean and interquartile mean of the final episodes, the official score."""
     officials = [group.official for group in groups]
-    table = Table(title=groups[0].runs[0].task, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(groups[0].runs[0].task), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", min_width=10)
     headings = ["runs,\nseeds", "steps of agent,\nenvironment", "mean", "IQM,\n95 % interval"]
     for heading in headings + ["official,\n[seeds' range]"] * any(officials):

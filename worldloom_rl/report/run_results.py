@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom_rl.config import Json
+from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_FILE
 
@@ -103,7 +103,7 @@ def read_result(path: Path) -> RunResult:
     if path.is_dir() and not file.is_file() and (path / CONFIG_FILE).is_file():
         raise ValueError(
             f"{path} holds no {RESULT_FILE}: the run has not finished its last evaluation. "
-            f"Go on with it: worldloom resume {shlex.quote(str(path))}"
+            f"Go on with it: {typed('resume', path)}"
         )
     if not file.is_file():
         raise FileNotFoundError(f"{path} is neither a run directory nor a result's JSON file.")

@@ -1,27 +1,40 @@
 """Checkpoints of a run: what a state comes to on the disk, and back; the newest few are kept, and the best.
 
-A checkpoint is a whole directory that appears by renaming: weights, what learning goes on from, the source, counters.
+A checkpoint is a whole directory that appears by renaming: weights, what learning goes on from, the source, counters,
+and a manifest with the checksum of each file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from worldloom_rl.atomic import new_directory
+from worldloom_rl.atomic import new_directory, remove_directory
+from worldloom_rl.data.journal import DamagedFile
+from worldloom_rl.envs.snapshot import CannotKeep
+from worldloom_rl.training.clock import Clock, Counts
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_weights
-from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
+from worldloom_rl.training.manifest import (
+    DamagedCheckpoint,
+    check_files,
+    read_score,
+    read_tensors,
+    require_manifest,
+    set_score,
+    write_manifest,
+    writer_of,
+)
+from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 
 _PREFIX = "step_"
-_SCORE_FILE = "score.json"
 _COUNTERS = ("agent_steps", "updates", "updates_due", "training_seconds")
 
 
@@ -39,7 +52,8 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Finished checkpoints, the oldest first."""
-        return sorted(self.directory.glob(f"{_PREFIX}*"))
+        named = self.directory.glob(f"{_PREFIX}*")
+        return sorted(folder for folder in named if re.fullmatch(rf"{_PREFIX}\d+_\d+", folder.name))
 
     def latest(self) -> Path:
         """The newest checkpoint. Raises FileNotFoundError if there is none."""
@@ -55,27 +69,64 @@ class Checkpoints:
             raise FileNotFoundError(f"{self.directory} holds no checkpoint that was evaluated.")
         return scored[-1]
 
+    def at(self, count: int, clock: Clock) -> Path:
+        """The newest checkpoint of that count. Raises ValueError, with the counts that there are, if there is none."""
+        counts = {folder: clock.count(counts_of(folder)) for folder in self.all()}
+        found = [folder for folder, its in counts.items() if its == count]
+        if not found:
+            raise ValueError(
+                f"{self.directory} holds no checkpoint of {count} {clock.words}; there are those of "
+                f"{sorted(set(counts.values()))}."
+            )
+        return found[-1]
+
+    def whole_before(self, checkpoint: Path) -> Path | None:
+        """The newest one before that whose files are what was written."""
+        for folder in reversed([folder for folder in self.all() if folder.name < checkpoint.name]):
+            try:
+                require_manifest(folder)
+                check_files(folder)
+            except DamagedCheckpoint:
+                continue
+            return folder
+        return None
+
+    def drop_after(self, checkpoint: Path) -> None:
+        """Removes those that were written after it."""
+        for folder in self.all():
+            if folder.name > checkpoint.name:
+                remove_directory(folder)
+
     def save(self, agent_steps: int, updates: int, write: Callable[[Path], None], score: float | None = None) -> Path:
         """Let `write` fill a temporary directory, then name it, then drop what is too old.
 
         Args:
-            score: of the last evaluation before it; None if there was none.
+            score: of the last evaluation, if it was one of this state; a checkpoint that is there already gets it, too.
         """
-        target = self.directory / f"{_PREFIX}{agent_steps:09d}_{updates:09d}"
-        if not target.exists():
+        target = self._named(agent_steps, updates)
+        if target.exists():
+            self.score(agent_steps, updates, score)
+        else:
             with new_directory(target) as folder:
                 write(folder)
-                (folder / _SCORE_FILE).write_text(json.dumps({"score": score}))
+                write_manifest(folder, score)
         kept = {*self.all()[-self.keep :], *self._scored()[-1:]}
         for folder in set(self.all()).difference(kept):
-            dropped = folder.with_name(f".{folder.name}-dropped")  # a half-removed one must not look like a whole one
-            os.replace(folder, dropped)
-            shutil.rmtree(dropped)
+            remove_directory(folder)
         return target
+
+    def score(self, agent_steps: int, updates: int, score: float | None) -> None:
+        """The score of a checkpoint that was written before its evaluation, if there are both."""
+        target = self._named(agent_steps, updates)
+        if score is not None and target.exists():
+            set_score(target, score)
+
+    def _named(self, agent_steps: int, updates: int) -> Path:
+        return self.directory / f"{_PREFIX}{agent_steps:09d}_{updates:09d}"
 
     def _scored(self) -> list[Path]:
         """The checkpoints that have a score, the best last, of equal ones the newest."""
-        scored = [(score, folder) for folder in self.all() if (score := _score(folder)) is not None]
+        scored = [(score, folder) for folder in self.all() if (score := read_score(folder)) is not None]
         return [folder for _, folder in sorted(scored)]
 
     def clean(self) -> None:
@@ -94,21 +145,27 @@ def updates_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("_")[2])
 
 
-def _score(checkpoint: Path) -> float | None:
-    score: float | None = json.loads((checkpoint / _SCORE_FILE).read_text())["score"]
-    return score
+def counts_of(checkpoint: Path) -> Counts:
+    """Both."""
+    return Counts(agent_steps_of(checkpoint), updates_of(checkpoint))
 
 
 def save_checkpoint(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, checkpoints: Checkpoints) -> None:
-    """A new checkpoint of the state, scored by its last evaluation.
+    """A new checkpoint of the state, scored by its evaluation, if it was evaluated.
 
     Raises FloatingPointError, with the checkpoints as they were, if a weight is not finite.
     """
     check_weights(state.model)
-    scored = [evaluation for evaluation in state.evaluations[-1:] if evaluation.returns]
-    score = scored[0].score if scored else None
-    folder = checkpoints.save(state.agent_steps, state.updates, partial(save_state, recipe, state), score)
+    folder = checkpoints.save(state.agent_steps, state.updates, partial(save_state, recipe, state), score_of(state))
     state.source.moved(folder)
+
+
+def score_of(state: RunState[ConfigT, ModelT]) -> float | None:
+    """What the last evaluation came to, if it was one of these very weights."""
+    made = state.evaluations[-1:]
+    counts = (state.agent_steps, state.updates)
+    own = [each for each in made if each.returns and (each.agent_steps, each.updates) == counts]
+    return own[0].score if own else None
 
 
 def save_state(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: Path) -> None:
@@ -123,31 +180,66 @@ def save_state(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory
     torch.save(learning, directory / "learning.pt")
 
 
-def load_state(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT, directory: Path) -> StateT:
+def load_state(
+    recipe: Recipe[ConfigT, ModelT, StateT],
+    config: ConfigT,
+    directory: Path,
+    check: Callable[[StateT], object] = lambda state: None,
+) -> StateT:
     """The state that `save_state` wrote.
 
     What follows is bit for bit what would have followed there: on a CPU, with the same libraries and number of threads,
     if the environments' state could be kept (see `envs.snapshot`); else their episodes begin anew.
+
+    Args:
+        check: is given the fresh state, before anything is put into it; what it raises ends the loading.
+    Raises DamagedCheckpoint, naming the file, if a file is not what was written.
     """
-    learning = torch.load(directory / "learning.pt", map_location="cpu", weights_only=True)
+    check_files(directory)
+    learning = read_tensors(directory / "learning.pt")
     state = recipe.make_state(config)
     try:
-        saved = type(state.model).from_pretrained(directory / "model")
-        if saved.config != state.model.config:
-            ours, theirs = state.model.config.to_json(), saved.config.to_json()
-            differ = {name: (theirs[name], ours[name]) for name in ours if theirs[name] != ours[name]}
-            raise ValueError(
-                f"{directory} holds a model of other numbers than the run's configuration ({differ}, the model's "
-                "first); restore config.json."
-            )
-        state.model.load_state_dict(saved.state_dict())
-        recipe.load(state, learning)
-        for name in _COUNTERS:
-            setattr(state, name, learning["counters"][name])
-        state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
-        told = state.source.load(directory, learning, config.seed + state.agent_steps)
+        check(state)
+        with _reading(directory):
+            _load_weights(state, directory)
+            recipe.load(state, learning)
+            for name in _COUNTERS:
+                setattr(state, name, learning["counters"][name])
+            state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
+            told = state.source.load(directory, learning, config.seed + state.agent_steps)
     except BaseException:
         state.close()
         raise
     state.resumed = f"Goes on after {state.agent_steps} steps and {state.updates} updates{told}"
     return state
+
+
+def _load_weights(state: RunState[ConfigT, ModelT], directory: Path) -> None:
+    saved = type(state.model).from_pretrained(directory / "model")
+    if saved.config != state.model.config:
+        ours, theirs = state.model.config.to_json(), saved.config.to_json()
+        differ = {name: (theirs[name], ours[name]) for name in ours if theirs[name] != ours[name]}
+        raise ValueError(
+            f"{directory} holds a model of other numbers than the run's configuration ({differ}, the model's "
+            "first); restore config.json."
+        )
+    state.model.load_state_dict(saved.state_dict())
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Turns what its contents make fail into DamagedCheckpoint, and what the environment does into ValueError."""
+    try:
+        yield
+    except (FileNotFoundError, DamagedFile) as error:
+        raise DamagedCheckpoint(str(error)) from error
+    except CannotKeep as error:
+        raise ValueError(
+            f"The environment is built otherwise than when {directory} was written: {error} Put it back as it was, or "
+            "train a new run."
+        ) from error
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {str(error)[:300]}"
+        raise DamagedCheckpoint(
+            f"{directory} does not hold what this run goes on from ({told}){writer_of(directory)}."
+        ) from error

@@ -15,6 +15,7 @@ from torchrl.collectors import Collector
 from worldloom_rl.config import Json
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs.snapshot import CannotKeep, environment_state, restore_environment
+from worldloom_rl.training.manifest import read_json, read_tensors
 
 _TENSORS_FILE = "collection.pt"
 _SIMULATORS_FILE = "simulators.json"
@@ -27,7 +28,7 @@ def save_generators(directory: Path) -> None:
 
 def load_generators(directory: Path) -> None:
     """Puts the generators back where `save_generators` or `save_collection` found them."""
-    _restore_random_state(torch.load(directory / _TENSORS_FILE, weights_only=True)["random"])
+    _restore_random_state(read_tensors(directory / _TENSORS_FILE)["random"])
 
 
 def save_collection(collector: Collector, arrivals: Arrivals, directory: Path) -> None:
@@ -56,8 +57,8 @@ def load_collection(collector: Collector, arrivals: Arrivals, directory: Path, s
 
     Returns why new episodes begin, None if the old ones go on.
     """
-    tensors = torch.load(directory / _TENSORS_FILE, weights_only=True)
-    simulators = json.loads((directory / _SIMULATORS_FILE).read_text())
+    tensors = read_tensors(directory / _TENSORS_FILE)
+    simulators = read_json(directory / _SIMULATORS_FILE)
     reason: str | None = simulators.get("reason")
     collector.load_state_dict(tensors["counts"], strict=False)
     if simulators["state"] is None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from worldloom_rl.config import older_values
-from worldloom_rl.training.checkpoint import load_state
+from worldloom_rl.training import surroundings
+from worldloom_rl.training.checkpoint import counts_of, load_state
 from worldloom_rl.training.device import check_device
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
 from worldloom_rl.training.interruption import Interrupted
+from worldloom_rl.training.manifest import DamagedCheckpoint, require_manifest
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 from worldloom_rl.training.run import Run
 from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
@@ -51,26 +54,100 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
     check_device(config.device)
     name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
-    with directory.unless_the_start_fails():
-        state = recipe.make_state(dataclasses.replace(config, run_directory=str(directory.path)))
+    with directory.owned():
+        with directory.unless_the_start_fails():
+            state = recipe.make_state(dataclasses.replace(config, run_directory=str(directory.path)))
+            try:
+                recipe.clock.check(config.steps, state.learning_starts, collects=state.source.collects)
+                surroundings.keep(directory.path, state)
+            except BaseException:
+                state.close()
+                raise
+        return _run(recipe, state, directory)
+
+
+def resume(
+    recipe: Recipe[ConfigT, ModelT, StateT],
+    directory: RunDirectory,
+    *,
+    steps: int | None = None,
+    start: int | None = None,
+) -> RunDirectory:
+    """Go on from the newest checkpoint of a run.
+
+    Args:
+        steps: of the whole run, in place of what it was told; it then ends as if it had been told this at first.
+        start: go back to the checkpoint of that count; what came after it is removed.
+    Raises ValueError, with nothing changed, for steps that cannot be, or for an environment that is another one now;
+    DamagedCheckpoint for a checkpoint that is not what was written, with the way back to one that is.
+    """
+    before = read_config(recipe, directory)
+    config = dataclasses.replace(before, run_directory=str(directory.path), steps=steps or before.steps)
+    with directory.owned():
+        directory.checkpoints.clean()
+        folder = directory.checkpoints.latest() if start is None else directory.checkpoints.at(start, recipe.clock)
+        _check_length(recipe, directory, before, config, recipe.clock.count(counts_of(folder)))
+        told: list[str] = []
+
+        def check(fresh: StateT) -> None:
+            recipe.clock.check(config.steps, fresh.learning_starts, collects=fresh.source.collects)
+            told.append(surroundings.compare(directory.path, fresh))
+
         try:
-            recipe.clock.check(config.steps, state.learning_starts, collects=state.source.collects)
-        except ValueError:
+            require_manifest(folder)
+            state = load_state(recipe, config, folder, check)
+        except DamagedCheckpoint as error:
+            raise DamagedCheckpoint(f"{error} {directory.way_back(folder, recipe.clock)}") from error
+        try:
+            state.resumed = " ".join(filter(None, [state.resumed, *told]))
+            state.source.moved(folder)
+            _go_back(recipe, state, directory, before, folder)
+        except BaseException:
             state.close()
             raise
-    return _run(recipe, state, directory)
+        return _run(recipe, state, directory)
 
 
-def resume(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory) -> RunDirectory:
-    """Go on from the newest checkpoint of a run."""
-    directory.checkpoints.clean()
-    folder = directory.checkpoints.latest()
-    config = dataclasses.replace(read_config(recipe, directory), run_directory=str(directory.path))
-    state = load_state(recipe, config, folder)
-    state.source.moved(folder)
-    directory.clock = recipe.clock.name
-    directory.cut_logs(recipe.clock.count(state))
-    return _run(recipe, state, directory)
+def _check_length(
+    recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory, before: ConfigT, config: ConfigT, count: int
+) -> None:
+    """Raise ValueError if the run cannot become as long as it shall now."""
+    if config.steps == before.steps:
+        return
+    if recipe.length_counts:
+        raise ValueError(
+            f"{directory.path} was trained for {before.steps} {recipe.clock.unit}, and {recipe.length_counts}: more of "
+            f"them would not be those of a longer run. Train a new one with --steps {config.steps}."
+        )
+    if config.steps <= count:
+        raise ValueError(
+            f"{directory.path} has gone {count} {recipe.clock.unit} already: --steps tells those of the whole run, and "
+            f"{config.steps} are no more."
+        )
+
+
+def _go_back(
+    recipe: Recipe[ConfigT, ModelT, StateT],
+    state: StateT,
+    directory: RunDirectory,
+    before: ConfigT,
+    folder: Path,
+) -> None:
+    """Makes the directory what it was at the checkpoint, of a run as long as this one shall be."""
+    clock, config = recipe.clock, state.config
+    result = directory.result_of(counts_of(folder), before.steps)
+    if result:
+        state.evaluations = [Evaluation(**values) for values in result["evaluations"]]  # the last one, too
+    elif folder != directory.checkpoints.latest():
+        directory.remove_result()
+    if config.steps != before.steps:
+        # A longer run would not have made its last evaluation there.
+        state.evaluations = [made for made in state.evaluations if clock.count(made) < before.steps]
+        directory.change_config(steps=config.steps)
+    directory.checkpoints.drop_after(folder)
+    surroundings.keep(directory.path, state)
+    directory.logs.clock = clock.name
+    directory.logs.cut(clock.count(state), map(clock.count, state.evaluations))
 
 
 def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> RunDirectory:

@@ -37,7 +37,7 @@ class Mixed(Source):
                 f"Recorded windows have {recorded.replay.window} rows, collected ones {collected.replay.window}; "
                 "give both replays the same window."
             )
-        self.recorded, self.collected = recorded, collected
+        self.recorded, self.collected, self.environment = recorded, collected, collected.environment
         self._recorded_windows, self._collected_windows = count, batch_size - count
 
     @property

@@ -27,11 +27,11 @@ class LiveLine:
         self._start = start
         self._shown = 0.0
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TextColumn("{task.completed}/{task.total} steps"),
             TextColumn("{task.fields[rate]:.1f}/s, left"),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", markup=False),
         )
         self._bar = Progress(*columns, console=self.console, transient=True) if self.console.is_terminal else None
         self._task = (
@@ -71,4 +71,4 @@ class LiveLine:
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        self.console.print(message, highlight=False)
+        self.console.print(message, highlight=False, markup=False, emoji=False)

@@ -65,6 +65,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         config_class: what a run of it can be told.
         clock: what its steps are.
         pretrains: the updates that the steps before learning are due are made at once when learning begins.
+        length_counts: why a run of it cannot become longer than it was told at first, as half a sentence; "" if it can.
         shown: metrics that the live line shows, by the name that it gives them.
     """
 
@@ -73,6 +74,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     config_class: type[ConfigT]
     clock: ClassVar[Clock] = AGENT_STEPS
     pretrains: ClassVar[bool] = False
+    length_counts: ClassVar[str] = ""
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
 
     @abstractmethod

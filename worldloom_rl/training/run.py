@@ -9,14 +9,17 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Generic
 
+from safetensors import SafetensorError
+
 from worldloom_rl.atomic import write_json
-from worldloom_rl.training.checkpoint import agent_steps_of, save_checkpoint, updates_of
+from worldloom_rl.training.checkpoint import counts_of, save_checkpoint, score_of
 from worldloom_rl.training.clock import AGENT_STEPS, Counts
 from worldloom_rl.training.compilation import Built, built, compile_model
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_read
 from worldloom_rl.training.interruption import Interruption
 from worldloom_rl.training.learning_curve import draw_evaluations
+from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
 from worldloom_rl.training.published_curves import PublishedCurve, published_curve
@@ -43,7 +46,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def __enter__(self) -> Run[ConfigT, ModelT, StateT]:
         with ExitStack() as opened:
             opened.callback(self.state.close)
-            opened.callback(self.directory.close)
+            opened.callback(self.directory.logs.close)
             self.interruption = opened.enter_context(Interruption())
             self.line = opened.enter_context(LiveLine(self.config.steps, self.count))
             self._begin()
@@ -53,11 +56,15 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        try:
+            self._open.__exit__(kind, error, trace)
+        except OSError:  # a full disk is told once, by what failed first
+            if error is None:
+                raise
 
     def _begin(self) -> None:
         recipe, state, config = self.recipe, self.state, self.config
-        self.directory.wandb, self.directory.clock = config.logger == "wandb", recipe.clock.name
+        self.directory.logs.wandb, self.directory.logs.clock = config.logger == "wandb", recipe.clock.name
         every, self._first = config.checkpoint_every, self.count
         self._next_checkpoint = (self._first // every + 1) * every
         if config.compile:
@@ -71,7 +78,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}: "
             f"{plan}{recipe.describe(state)}. Run directory: {self.directory.path}"
         )
-        if state.resumed:
+        if state.resumed and self.goes_on():
             self.line.say(state.resumed)
         if config.compile:
             self.line.say(compile_model(state.model, config.device))
@@ -92,7 +99,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         state = self.state
         if self.line.due():
             self._show(phase)
-            self.directory.log(self._logged(), self.count)
+            self.directory.logs.log(self._logged(), self.count)
             self._warn()
         state.training_seconds = time.monotonic() - self._began
         if self.count >= self._next_checkpoint and self.recipe.clock.is_whole(state.updates_due):
@@ -101,8 +108,14 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.interruption.check()
 
     def save(self) -> None:
-        """A checkpoint of where the run stands."""
-        save_checkpoint(self.recipe, self.state, self.directory.checkpoints)
+        """A checkpoint of where the run stands. Raises OSError, with the older ones as they were, if it has no room."""
+        try:
+            save_checkpoint(self.recipe, self.state, self.directory.checkpoints)
+        except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer
+            raise OSError(
+                f"The checkpoint of {self.count} {self.recipe.clock.unit} could not be written to "
+                f"{self.directory.checkpoints.directory}: {str(error)[:200]}. {self._what_is_saved()}"
+            ) from error
 
     # ------------------------------------------------------------------ evaluations
 
@@ -110,6 +123,9 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """Whether the first one is still to be made, or the run passed a multiple of `eval_every` since the last."""
         if self.count >= self.config.steps:  # the last evaluation, with more episodes, follows
             return False
+        learning = self.state.agent_steps >= self.state.learning_starts
+        if learning and not self.recipe.clock.is_whole(self.state.updates_due):
+            return False  # so that a checkpoint of this count is one of the same weights
         if not self.state.evaluations and not self.count:
             return self.config.first_evaluation and not self._begun
         every, made = self.config.eval_every, self.state.evaluations
@@ -122,6 +138,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, self.interruption.check)
         else:
             self._evaluate_fresh()
+        self.directory.checkpoints.score(self.state.agent_steps, self.state.updates, score_of(self.state))
         seconds = time.monotonic() - begin
         self._began += seconds
         self.line.leave_out(seconds)
@@ -162,7 +179,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         state.evaluations.append(evaluation)
         returns = {"evaluation/return": evaluation.mean_return} if evaluation.returns else {}
         statistics = {f"evaluation/{name}": value for name, value in evaluation.statistics.items()}
-        self.directory.log({**returns, **statistics}, done)
+        self.directory.logs.log({**returns, **statistics}, done)
         self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
         title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
         file = self.directory.path / CURVE_FILE
@@ -186,11 +203,15 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     # ------------------------------------------------------------------ ends
 
     def finish(self) -> None:
-        """The last evaluation, checkpoint and result of a run that came to its end."""
+        """The last evaluation, checkpoint and result of a run that came to its end, unless they are there."""
         state, config = self.state, self.config
+        final = self._last_evaluation()
+        if final is not None and self.directory.result_of(Counts(state.agent_steps, state.updates), config.steps):
+            self.line.say(f"The run has come to its end before. Last evaluation: {final}.{self._way_further()}")
+            return
         self._warn()
         spent = state.profile.seconds()
-        final = self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check)
+        final = final or self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check)
         self.save()
         self.directory.write_result(_result(self.recipe, state, final))
         if spent and (steps := self.count - self._first):
@@ -203,6 +224,19 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             )
         self.line.say(f"Trained for {state.training_seconds:.0f} s. Last evaluation: {final}.")
 
+    def _last_evaluation(self) -> Evaluation | None:
+        """The one that the run's end was told with, if it was made: no other follows the last step or the target."""
+        made, clock = self.state.evaluations, self.recipe.clock
+        counts = [clock.count(evaluation) for evaluation in made[-2:]]
+        if not made or counts[-1] != self.count:
+            return None
+        return made[-1] if self.count >= self.config.steps or counts == [self.count] * 2 else None
+
+    def _way_further(self) -> str:
+        if self.recipe.length_counts or self._target_reached():
+            return ""
+        return f" Take it further: {typed('resume', self.directory.path, '--steps', 2 * self.config.steps)}"
+
     def save_interrupted(self) -> None:
         """A checkpoint of a run that was asked to stop, and how to go on."""
         self.save()
@@ -211,15 +245,17 @@ class Run(Generic[ConfigT, ModelT, StateT]):
 
     def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
         """The error with where the run stood, and with the command that goes on if there is a checkpoint."""
-        directory, clock = self.directory, self.recipe.clock
         where = f"After {self.state.agent_steps} steps and {self.state.updates} updates: {error}"
-        made = directory.checkpoints.all()
+        return FloatingPointError(f"{where} {self._what_is_saved()}")
+
+    def _what_is_saved(self) -> str:
+        """What a person whose run ended by an error goes on from."""
+        directory, clock = self.directory, self.recipe.clock
+        made = [clock.count(counts_of(folder)) for folder in directory.checkpoints.all()]
         if not made:
-            return FloatingPointError(f"{where} There is no checkpoint yet: remove {directory.path} and start again.")
-        earlier = made[-2:][0]
-        count = clock.count(Counts(agent_steps_of(earlier), updates_of(earlier)))
-        again = f", or from an earlier one: {directory.resume_command} --from {count}" if len(made) > 1 else ""
-        return FloatingPointError(f"{where} Go on from the last checkpoint: {directory.resume_command}{again}")
+            return f"There is no checkpoint yet: remove {directory.path} and start again."
+        earlier = f", from an earlier checkpoint with --from {made[-2]}" if len(set(made)) > 1 else ""
+        return f"Go on: {directory.resume_command}{earlier}"
 
     # ------------------------------------------------------------------ for people
 

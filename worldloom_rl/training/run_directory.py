@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import time
@@ -17,20 +14,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torchrl.record import CSVLogger, TensorboardLogger, WandbLogger
-from torchrl.record.loggers.common import Logger
 
-from worldloom_rl.atomic import write_json, write_text
+from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
-from worldloom_rl.training.checkpoint import Checkpoints
+from worldloom_rl.training.checkpoint import Checkpoints, counts_of
+from worldloom_rl.training.clock import Clock, Counts
+from worldloom_rl.training.manifest import read_json
+from worldloom_rl.training.next_command import typed
+from worldloom_rl.training.owner import Owner
+from worldloom_rl.training.run_logs import RunLogs
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
 IMAGINATION_FILE = "imagination.png"
-METRICS_FILE = "metrics.csv"
 PROFILE_FILE = "profile.json"
-_LOGS = "logs"
+_LONGEST_NAME = 100  # characters of a name that was not chosen; file systems take 255 bytes
 
 
 class RunDirectory:
@@ -39,34 +38,65 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
-        self.clock = "agent_steps"  # what `log` counts in
-        self.wandb = False  # whether to log to Weights & Biases too
-        self._loggers: list[Logger] = []
+        self.logs = RunLogs(self.path)
+        self._owner: Owner | None = None
         self._made: list[Path] = []  # directories that `create` made, the run's own first
 
     @property
     def resume_command(self) -> str:
         """What a person types to go on, as a shell takes it."""
-        return f"worldloom resume {shlex.quote(str(self.path))}"
+        return typed("resume", self.path)
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
-        """A new run directory with its configuration. Raises FileExistsError if the path holds a run already."""
-        chosen = Path(path) if path else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if path and (chosen / CONFIG_FILE).exists():
-            raise FileExistsError(
-                f"{chosen} holds a run already. Continue it with {cls(chosen).resume_command}, or choose another."
-            )
+        """A new run directory with its configuration, owned by this process until `owned` ends.
+
+        Raises FileExistsError if the path holds a run already, BlockingIOError if another process works on it.
+        """
+        chosen = Path(path) if path else Path("runs") / f"{name[:_LONGEST_NAME]}-{time.strftime('%Y%m%d-%H%M%S')}"
         made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
-        if path:
-            chosen.mkdir(parents=True, exist_ok=True)
-        else:
-            chosen = _make_unused(chosen)
-            made = [chosen, *(folder for folder in made if folder in chosen.parents)]
-        write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
+        try:
+            chosen = _make(chosen) if path else _make_unused(chosen)
+        except OSError as error:
+            raise type(error)(
+                f"The run directory {chosen} cannot be made ({error.strerror}); choose another (--run-directory)."
+            ) from error
         run = cls(chosen)
-        run._made = made
+        run._made = made if path else [chosen, *(folder for folder in made if folder in chosen.parents)]
+        try:
+            run._owner = Owner(chosen)
+            if (chosen / CONFIG_FILE).exists():
+                raise FileExistsError(run._holds_a_run())
+            write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
+        except BaseException:
+            run._let_go()
+            for folder in run._made:
+                with suppress(OSError):  # another run is in it
+                    folder.rmdir()
+            raise
         return run
+
+    def _holds_a_run(self) -> str:
+        if self.checkpoints.all():
+            return f"{self.path} holds a run already. Continue it with {self.resume_command}, or choose another."
+        return (
+            f"{self.path} holds a run that ended before its first checkpoint, so that worldloom resume has nothing to "
+            "go on from. Remove it, or choose another."
+        )
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does."""
+        self._owner = self._owner or Owner(self.path)
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._owner is not None:
+            self._owner.release()
+            self._owner = None
 
     @contextmanager
     def unless_the_start_fails(self) -> Iterator[None]:
@@ -76,7 +106,8 @@ class RunDirectory:
         except BaseException:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self.path in self._made:
-                shutil.rmtree(self.path)
+                shutil.rmtree(self.path)  # while it is owned: nobody else has begun in it
+            self._let_go()
             for folder in self._made[1:]:
                 with suppress(OSError):  # another run began in it
                     folder.rmdir()
@@ -92,7 +123,7 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} holds no {CONFIG_FILE}; it is not a run directory of worldloom.")
         try:
             data = json.loads(file.read_text("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: no text, no JSON, a number of too many digits
             raise ValueError(
                 f"{file} is no JSON ({error}); {self.path} is not a run directory of worldloom."
             ) from error
@@ -106,49 +137,33 @@ class RunDirectory:
             )
         return data["recipe"], data["config"]
 
-    def log(self, metrics: Mapping[str, float], count: int) -> None:
-        """Scalars to CSV and TensorBoard, at that number of agent steps, or of what `clock` names."""
-        logs = str(self.path / _LOGS)
-        if not self._loggers:
-            self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
-        # Not while `cut_logs` writes anew what an earlier process logged there already.
-        if self.wandb and not any(isinstance(logger, WandbLogger) for logger in self._loggers):
-            self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
-        for logger in self._loggers:
-            for name, value in metrics.items():
-                logger.log_scalar(name, value, step=count)
+    def change_config(self, **changes: Json) -> None:
+        """Other numbers in place of some of the configuration's."""
+        recipe, config = self.read_config()
+        write_json(self.path / CONFIG_FILE, {"recipe": recipe, "config": {**config, **changes}})
 
-    def close(self) -> None:
-        """Write out what is logged, also as one table metrics.csv; a later `log` opens the files again."""
-        for logger in self._loggers:
-            if isinstance(logger, TensorboardLogger):
-                logger.experiment.close()
-            if isinstance(logger, CSVLogger):
-                for file in logger.experiment.files.values():
-                    file.close()
-        self._loggers = []
-        scalars = self.path / _LOGS / "csv" / "scalars"
-        table: dict[int, dict[str, Json]] = {}
-        for file in sorted(scalars.rglob("*.csv")):
-            for step, value in _logged(file):
-                table.setdefault(step, {self.clock: step})[_name(file, scalars)] = value
-        if table:
-            names = {name for row in table.values() for name in row} - {self.clock}
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, [self.clock, *sorted(names)])
-            writer.writeheader()
-            writer.writerows(table[step] for step in sorted(table))
-            write_text(self.path / METRICS_FILE, text.getvalue())
+    def way_back(self, checkpoint: Path, clock: Clock) -> str:
+        """How to go on if that checkpoint is damaged, as a sentence."""
+        whole = self.checkpoints.whole_before(checkpoint)
+        if whole is None:
+            return "No checkpoint before it is whole: train anew, or put back a copy."
+        count = clock.count(counts_of(whole))
+        command = typed("resume", self.path, "--from", count)
+        return f"The checkpoint before it, of {count} {clock.words}, is whole; go back to it: {command}"
 
-    def cut_logs(self, count: int) -> None:
-        """Take back what a run logged beyond this count before it was stopped."""
-        scalars = self.path / _LOGS / "csv" / "scalars"
-        shutil.rmtree(self.path / _LOGS / "tensorboard", ignore_errors=True)  # written anew from the CSV files
-        for file in sorted(scalars.rglob("*.csv")):
-            kept = [(step, value) for step, value in _logged(file) if step <= count]
-            file.unlink()
-            for step, value in kept:
-                self.log({_name(file, scalars): value}, step)
+    def result_of(self, counts: Counts, steps: int) -> dict[str, Json]:
+        """result.json of a run of so many steps that ended with these counts; empty where there is none."""
+        file = self.path / RESULT_FILE
+        try:
+            result = read_json(file) if file.is_file() else {}
+            ends = result["agent_steps"], result["updates"], result["config"]["steps"]
+        except (ValueError, LookupError, TypeError):
+            return {}
+        return dict(result) if ends == (*counts, steps) else {}
+
+    def remove_result(self) -> None:
+        """What a run ended with that is gone back behind its end."""
+        (self.path / RESULT_FILE).unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Json]) -> Path:
         """result.json with where and with what it was made added."""
@@ -157,16 +172,9 @@ class RunDirectory:
         return file
 
 
-def _logged(file: Path) -> Iterator[tuple[int, float]]:
-    """Steps and values of a scalar's CSV file, without a last line that was cut off."""
-    for line in file.read_text().splitlines():
-        step, comma, value = line.partition(",")
-        if comma and value:
-            yield int(step), float(value)
-
-
-def _name(file: Path, scalars: Path) -> str:
-    return str(file.relative_to(scalars).with_suffix(""))
+def _make(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 def _make_unused(directory: Path) -> Path:

@@ -35,10 +35,12 @@ class Source(ABC):
 
     Attributes:
         collects: whether `collect` brings rows.
+        environment: where they are collected; None where they are not.
         episode_returns: of the training episodes that ended, exploration included.
     """
 
     collects: bool
+    environment: EnvBase | None = None
     episode_returns: Sequence[float] = ()
 
     @abstractmethod
@@ -142,7 +144,7 @@ class Collected(ReplaySource):
     ) -> None:
         super().__init__(replay)
         self.arrivals = arrivals
-        self.collector = collector
+        self.collector, self.environment = collector, collector.env
         self.running_returns = torch.zeros(num_envs)
         self.episode_returns: list[float] = []
         self._told = told

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from worldloom_rl.config import Json
+
+_STALE = 86_400.0  # seconds; no save takes so long, also not one on another machine that shares the disk
 
 
 def write_json(file: Path, data: Json) -> None:
@@ -49,7 +53,9 @@ def new_directory(target: Path, replaces: Callable[[Path], bool] = lambda folder
     """
     target = Path(os.path.abspath(target))
     require_replaceable(target, replaces)
+    made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(target)
     temporary = _beside(target)
     temporary.mkdir()
     try:
@@ -64,6 +70,8 @@ def new_directory(target: Path, replaces: Callable[[Path], bool] = lambda folder
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    for folder in made:
+        _flush(folder.parent)
 
 
 def _exchange(new: Path, target: Path) -> None:
@@ -75,7 +83,7 @@ def _exchange(new: Path, target: Path) -> None:
     except BaseException:
         os.replace(old, target)
         raise
-    _flush(target.parent)  # before the old one goes
+    _flush(target.parent)  # or a power cut could leave the old one removed and the new one without its name
     if old.is_symlink():
         old.unlink()
     else:
@@ -103,13 +111,23 @@ def require_replaceable(target: Path, replaces: Callable[[Path], bool] = lambda 
                 f"{target} holds other files, which would be lost; choose a directory that is new or empty, or one "
                 "that an earlier save of the same kind wrote."
             )
+        if os.path.samefile(target, "."):
+            raise FileExistsError(f"{target} is the current directory, which would be lost; choose a name inside it.")
     elif target.exists() or target.is_symlink():
         raise FileExistsError(f"{target} is a file, and a directory is to be written; choose another name.")
 
 
 def _beside(target: Path) -> Path:
     """A hidden name in the same directory that nothing has."""
-    return target.with_name(f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    return target.with_name(f".{target.name[:80]}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _remove_stale(target: Path) -> None:
+    """Removes what killed processes left beside a directory that is whole."""
+    scratch = re.compile(re.escape(f".{target.name[:80]}-") + r"\d+-[0-9a-f]{8}")
+    for path in target.parent.iterdir() if target.exists() else ():
+        if scratch.fullmatch(path.name) and path.is_dir() and time.time() - path.stat().st_mtime > _STALE:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -300,10 +300,10 @@ def test_something_else_than_a_dict_is_refused(content: object, tmp_path: Path) 
     refuse(path, tmp_path / "model", "a dict of named tensors is expected")
 
 
-def test_what_stands_beside_the_model_is_refused(tmp_path: Path) -> None:
+def test_two_models_in_one_file_are_refused_by_their_names(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    torch.save({"model": state_dict_of(some("single")), "optimizer": {}}, path)
-    refuse(path, tmp_path / "model", "optimizer")
+    torch.save({"model": state_dict_of(some("single")), "average": state_dict_of(some("single"))}, path)
+    refuse(path, tmp_path / "model", "holds weights in 'model' and 'average'; save those that you mean")
 
 
 def test_file_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_from_pretrained_of_another_family_is_a_type_error(saved):
 # ---------------------------------------------------------------------- whole or not there
 
 
-def broken(*args: object) -> None:
+def broken(*args: object, **options: object) -> None:
     raise OSError("disk full")
 
 
@@ -271,7 +271,6 @@ def test_a_failed_save_keeps_the_old_directory(saved, monkeypatch):
 
 
 def test_a_save_replaces_the_old_directory_as_a_whole(saved):
-    (saved / "old.txt").write_text("stale")
     model = TDMPC2(TINY, *specs())
     model.save_pretrained(saved)
     assert sorted(file.name for file in saved.iterdir()) == ["config.json", "model.safetensors"]
@@ -302,8 +301,54 @@ def test_nothing_but_a_saved_model_is_replaced(tmp_path, mine):
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_a_saved_model_with_folders_beside_it_is_not_replaced(saved):
-    (saved / "figures").mkdir()
+@pytest.mark.parametrize("mine", ["figures/", "notes.txt", ".git/", "agent.pt", "../learning.pt"])
+def test_a_saved_model_with_other_things_beside_it_or_of_a_run_is_not_replaced(saved, mine):
+    (saved / mine).mkdir() if mine.endswith("/") else (saved / mine).write_text("mine")
     with pytest.raises(FileExistsError, match="holds other files"):
         TDMPC2(TINY, *specs()).save_pretrained(saved)
+    assert (saved / mine).exists()
     load_world_model(saved)
+
+
+def test_the_current_directory_is_not_replaced(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    for directory in (".", saved, saved.parent / "model" / ".."):
+        with pytest.raises(FileExistsError, match=r"is the current directory|holds other files"):
+            TDMPC2(TINY, *specs()).save_pretrained(directory)
+    load_world_model(".")
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    model = build()
+    with torch.no_grad():
+        model.reward_head[0].weight[3, 4] = torch.inf
+    with pytest.raises(ValueError, match=rf"Nothing was written to .*'{NAME}' with values that are not finite"):
+        model.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------- damaged, and in other precisions
+
+
+def test_a_flipped_bit_of_the_weights_is_found(saved):
+    file = saved / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its numbers are not those that were saved; take an earlier"):
+        load_world_model(saved)
+
+
+def test_weights_without_a_checksum_load_as_those_of_0_6(saved):
+    weights = load_file(saved / "model.safetensors")
+    save_file(weights, saved / "model.safetensors")
+    loaded = load_world_model(saved).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_saved_in_another_precision_comes_back_in_single(tmp_path, dtype):
+    build().to(dtype).save_pretrained(tmp_path / "model")
+    loaded = load_world_model(tmp_path / "model")
+    for name, value in build().to(dtype).state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.float()), name

@@ -16,35 +16,43 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldloom_rl.pretrained.pickles import read_tensor_file
+from worldloom_rl.pretrained.pickles import StateTaker
+from worldloom_rl.pretrained.tensor_files import read_tensor_file
 
 
-class _Attributes:
+class _Attributes(StateTaker):
     """Where a TensorDict stood: its attributes, as the file has them."""
 
-    attributes: object = None
-
-    def __setstate__(self, attributes: object) -> None:
+    def __init__(self, attributes: object = None) -> None:
         self.attributes = attributes
 
-
-class _Class:
-    """Where a class stood, which is only an argument."""
-
-
-def _attributes_of(_: type, attributes: object) -> _Attributes:
-    made = _Attributes()
-    made.attributes = attributes
-    return made
+    def set_state(self, state: object) -> None:
+        self.attributes = state
 
 
-_STAND_INS: Mapping[str, object] = MappingProxyType(
+def _without_attributes() -> _Attributes:
+    return _Attributes()
+
+
+def _with_attributes(_: object, attributes: object) -> _Attributes:
+    return _Attributes(attributes)
+
+
+def _dictionary() -> dict[object, object]:
+    return {}
+
+
+def _members(members: object = ()) -> object:
+    return members
+
+
+_KNOWN: Mapping[str, object] = MappingProxyType(
     {
-        "tensordict.tensordict.TensorDict": _Attributes,
-        "tensordict.utils._StringOnlyDict": dict,
-        "tensordict._td.TensorDict": _Class,
-        "tensordict._reductions._make_td": _attributes_of,
-        "__builtin__.set": set,
+        "tensordict.tensordict.TensorDict": _without_attributes,
+        "tensordict.utils._StringOnlyDict": _dictionary,
+        "tensordict._td.TensorDict": "TensorDict",
+        "tensordict._reductions._make_td": _with_attributes,
+        "__builtin__.set": _members,
     }
 )
 
@@ -66,7 +74,7 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
     Raises FileNotFoundError; ValueError, naming the file and what is wrong, before any of the tensors is read: another
     object, layout, name, dtype or shape; tensors that share memory or reach beyond what the file holds of them.
     """
-    content = read_tensor_file(path, "TensorDict", _STAND_INS)
+    content = read_tensor_file(path, "TensorDict", _KNOWN, summed=False)
     attributes = content.attributes if isinstance(content, _Attributes) else None
     if not isinstance(attributes, dict) or not isinstance(attributes.get("_tensordict"), dict):
         raise ValueError(f"{path} holds no TensorDict, but {type(content).__name__}: take a file of tdmpc2 or newt.")

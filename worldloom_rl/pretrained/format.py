@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 
 from worldloom_rl.atomic import new_directory, write_json
 from worldloom_rl.config import Json
+from worldloom_rl.pretrained.foreign import check_finite
 from worldloom_rl.pretrained.registry import SavableModel, find_family
-from worldloom_rl.pretrained.tensors import TensorKind, check_tensors
+from worldloom_rl.pretrained.tensor_files import LARGEST_HEADER
+from worldloom_rl.pretrained.tensors import TensorKind, check_tensors, in_one_precision
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
 
 LIBRARY = "worldloom-rl"
@@ -26,7 +30,8 @@ FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-_LARGEST_CONFIG = _LARGEST_HEADER = 2**22  # bytes
+_LARGEST_CONFIG = 2**22  # bytes
+_DIGEST = "sha256"  # in the weights' metadata: of all names, types, shapes and numbers
 _REMEDY = "Load the two files of one save; if they were copied or edited, copy them again or save the model anew."
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
 
@@ -34,8 +39,11 @@ _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map
 def save_world_model(model: SavableModel, directory: str | Path) -> None:
     """Write config.json and model.safetensors of a WorldModel; the directory appears whole or not at all.
 
-    Raises FileExistsError if something else stands there; an older model is replaced.
+    Raises FileExistsError if anything else stands there; an older model is replaced. Raises ValueError, with nothing
+    written, for weights that are not finite, which would not be loaded again.
     """
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    check_finite(weights, f"Nothing was written to {directory}: the model")
     config = {
         "model_type": model.model_type,
         "format_version": FORMAT_VERSION,
@@ -47,12 +55,22 @@ def save_world_model(model: SavableModel, directory: str | Path) -> None:
     }
     with new_directory(Path(directory), replaces=holds_a_model) as folder:
         write_json(folder / CONFIG_FILE, config)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS_FILE)
+        save_file(weights, folder / WEIGHTS_FILE, metadata={_DIGEST: _digest(weights)})
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """A checksum of tensors, whatever order and place a file has them in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def holds_a_model(folder: Path) -> bool:
-    """Whether a directory is a saved model of ours, without folders beside it; such a one may be replaced."""
-    return {"model_type", "format_version", "library_version"} <= set(_described_by(folder))
+    """Whether a directory is a saved model of ours with nothing beside it, of no run; such a one may be replaced."""
+    of_a_run = (folder.parent / "learning.pt").exists()
+    return {"model_type", "format_version", "library_version"} <= set(_described_by(folder)) and not of_a_run
 
 
 def holds_an_encoder(folder: Path) -> bool:
@@ -61,9 +79,10 @@ def holds_an_encoder(folder: Path) -> bool:
 
 
 def _described_by(folder: Path) -> dict[str, Json]:
-    """The contents of a directory's config.json; empty if there is none, or if the directory has folders, too."""
+    """The contents of a directory's config.json; empty if there is none, or if the directory has anything else."""
     file = folder / CONFIG_FILE
-    if not file.is_file() or any(entry.is_dir() for entry in folder.iterdir()):
+    ours = re.compile(r"config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+    if not file.is_file() or not all(ours.fullmatch(entry.name) and entry.is_file() for entry in folder.iterdir()):
         return {}
     try:
         config = read_json(file)
@@ -73,7 +92,7 @@ def _described_by(folder: Path) -> dict[str, Json]:
 
 
 def load_world_model(directory: str | Path, encoder: nn.Module | None = None) -> SavableModel:
-    """The WorldModel that `save_world_model` wrote.
+    """The WorldModel that `save_world_model` wrote, in the precision in which its family computes.
 
     Args:
         encoder: a module that the model was built with and that no file can describe, passed again; it gets the saved
@@ -101,11 +120,16 @@ def load_world_model(directory: str | Path, encoder: nn.Module | None = None) ->
         )
         with torch.device("meta"):
             expected = model_class(*arguments, **parts).state_dict()
-    _check_weights(weights_file, expected)
-    model = model_class(*arguments, **parts)
+    kept = _check_weights(weights_file, expected)
     weights = load_file(weights_file)
+    if kept is not None and kept != _digest(weights):
+        raise ValueError(
+            f"{weights_file} is damaged: its numbers are not those that were saved; take an earlier checkpoint or "
+            "another copy."
+        )
+    model = model_class(*arguments, **parts)
     model.load_state_dict(weights, strict=True)
-    for name, value in weights.items():
+    for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(
                 f"{weights_file}: tensor {name!r} holds values that are not finite. Training had diverged "
@@ -182,15 +206,17 @@ def read_config(path: Path) -> dict[str, Json]:
     return config
 
 
-def _check_weights(path: Path, expected: Mapping[str, Tensor]) -> None:
+def _check_weights(path: Path, expected: Mapping[str, Tensor]) -> str | None:
+    """The checksum that a file of these weights tells, None if it tells none, as those of 0.6. Raises ValueError."""
     with open(path, "rb") as file:
         start = file.read(8)
     try:
-        if int.from_bytes(start, "little") > _LARGEST_HEADER:  # parsing it would take many times as much memory
-            raise SafetensorError(f"its header would have more than {_LARGEST_HEADER} bytes")
+        if int.from_bytes(start, "little") > LARGEST_HEADER:  # parsing it would take many times as much memory
+            raise SafetensorError(f"its header would have more than {LARGEST_HEADER} bytes")
         with safe_open(path, framework="pt") as weights:
             found = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (not a mapping)
             described = {name: TensorKind(tuple(piece.get_shape()), piece.get_dtype()) for name, piece in found.items()}
+            kept: str | None = (weights.metadata() or {}).get(_DIGEST)
     except SafetensorError as error:
         pickled = start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05"))
         remedy = (
@@ -201,6 +227,7 @@ def _check_weights(path: Path, expected: Mapping[str, Tensor]) -> None:
         )
         raise ValueError(f"{path} is not a readable safetensors file: {error}. {remedy}") from error
     try:
-        check_tensors(described, expected, str(path))
+        check_tensors(in_one_precision(described, expected), expected, str(path))
     except ValueError as error:
         raise ValueError(f"{error} {_REMEDY}") from error
+    return kept

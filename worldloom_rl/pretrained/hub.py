@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,6 +27,10 @@ from worldloom_rl.pretrained.registry import SavableModel
 
 # A request without any answer. The client changed its HTTP library more than once; this is that library's base class.
 _NoAnswer = cast("type[Exception]", HfHubHTTPError.__mro__[1])
+
+_PATIENCE = 45.0  # seconds without an answer, or without a byte of a download
+
+T = TypeVar("T")
 
 
 def is_hub_id(name: str) -> bool:
@@ -44,16 +50,24 @@ def download(
     A revision is a branch, a tag or a full commit hash. When the hub can't be reached, what the cache has is taken.
     Raises FileNotFoundError, PermissionError or ConnectionError, saying what to do.
     """
+    fetch = partial(
+        snapshot_download,
+        repo_id,
+        revision=revision,
+        cache_dir=cache_dir,
+        allow_patterns=list(files),
+        library_name=LIBRARY,
+        library_version=version(LIBRARY),
+    )
+    cached = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
     try:
-        folder = snapshot_download(
-            repo_id,
-            revision=revision,
-            local_files_only=local_files_only,
-            cache_dir=cache_dir,
-            allow_patterns=list(files),
-            library_name=LIBRARY,
-            library_version=version(LIBRARY),
-        )
+        if local_files_only:
+            folder = fetch(local_files_only=True)
+        else:
+            try:
+                folder = _answer_of(fetch, lambda: _bytes_below(cached))
+            except TimeoutError:
+                folder = fetch(local_files_only=True)
     except LocalEntryNotFoundError as error:
         why = "local_files_only=True was given" if local_files_only else "the hub gave no usable answer"
         raise FileNotFoundError(
@@ -88,9 +102,9 @@ def upload(
         )
     hub = HfApi(token=token, library_name=LIBRARY, library_version=version(LIBRARY))
     try:
-        hub.create_repo(repo_id, private=private, exist_ok=True)
+        _answer_of(partial(hub.create_repo, repo_id, private=private, exist_ok=True))
         if revision is not None:
-            hub.create_branch(repo_id, branch=revision, exist_ok=True)
+            _answer_of(partial(hub.create_branch, repo_id, branch=revision, exist_ok=True))
         commit = hub.upload_folder(
             repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
         )
@@ -102,6 +116,42 @@ def upload(
             "save_pretrained keeps the model until then."
         ) from error
     return str(commit.oid)
+
+
+def _answer_of(ask: Callable[[], T], progress: Callable[[], object] = lambda: None) -> T:
+    """What `ask` returns or raises. Its requests have no time limit of their own.
+
+    Args:
+        progress: what changes while an answer comes in.
+    Raises TimeoutError if nothing comes for `_PATIENCE` seconds.
+    """
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            returned.append(ask())
+        except BaseException as error:  # noqa: BLE001 (raised again where it was asked)
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # a program may end while it still waits
+    thread.start()
+    before = progress()
+    while True:
+        thread.join(_PATIENCE)
+        if raised:
+            raise raised[0]
+        if returned:
+            return returned[0]
+        now = progress()
+        if now == before:
+            raise TimeoutError(f"no answer within {_PATIENCE:.0f} seconds")
+        before = now
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of the files in a directory, of those that are still coming in, too."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
 def _explained(error: HfHubHTTPError, repo_id: str, revision: str | None) -> OSError:

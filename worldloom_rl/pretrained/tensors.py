@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,11 @@ _DTYPES = {  # as safetensors names them
     torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+
+
+_PRECISIONS = {"F32", "F64", "F16", "BF16"}
+_LONGEST_NAME = 80  # in a message
+_LONGEST_LIST = 200  # of what is wrong, in a message
 
 
 class TensorKind(NamedTuple):
@@ -32,13 +37,14 @@ class Mismatch(NamedTuple):
 
     def told(self, noun: str = "tensor") -> str:
         """What is wrong with a file, such as "lacks 'head.weight' of shape (2, 3)"."""
+        name = shown(self.name)
         if self.found is None:
-            return f"lacks {self.name!r} of shape {self.needed.shape if self.needed else ()}"
+            return f"lacks {name} of shape {self.needed.shape if self.needed else ()}"
         if self.needed is None:
-            return f"has the extra {noun} {self.name!r} of shape {self.found.shape}"
+            return f"has the extra {noun} {name} of shape {self.found.shape}"
         if self.found.shape != self.needed.shape:
-            return f"has {self.name!r} of shape {self.found.shape} where {self.needed.shape} is needed"
-        return f"has {self.name!r} of type {self.found.dtype} where {self.needed.dtype} is needed"
+            return f"has {name} of shape {self.found.shape} where {self.needed.shape} is needed"
+        return f"has {name} of type {self.found.dtype} where {self.needed.dtype} is needed"
 
 
 def mismatches(found: Mapping[str, TensorKind], needed: Mapping[str, TensorKind]) -> list[Mismatch]:
@@ -51,6 +57,40 @@ def mismatches(found: Mapping[str, TensorKind], needed: Mapping[str, TensorKind]
 
 def _meets(found: TensorKind | None, needed: TensorKind) -> bool:
     return found is not None and found.shape == needed.shape and needed.dtype in (None, found.dtype)
+
+
+def refuse_mismatches(wrong: Sequence[Mismatch], what: str, noun: str = "tensor") -> None:
+    """Raise ValueError, naming the first of them, if there are any.
+
+    Args:
+        what: the message's begin, such as "This is no checkpoint: it".
+    """
+    if wrong:
+        told = wrong[0].told(noun)
+        count = 1
+        while count < len(wrong) and len(told) + len(wrong[count].told(noun)) < _LONGEST_LIST:
+            told += f"; it {wrong[count].told(noun)}"
+            count += 1
+        more = f"; and {len(wrong) - count} more" if count < len(wrong) else ""
+        raise ValueError(f"{what} {told}{more}.")
+
+
+def shown(name: str) -> str:
+    """A name as messages show it."""
+    return repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
+
+
+def in_one_precision(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor]) -> Mapping[str, TensorKind]:
+    """What a file's tensors are once they are read: where all have one precision, they get that of the model.
+
+    Args:
+        found: dtypes as safetensors names them.
+    """
+    theirs = {kind.dtype for kind in found.values()} & _PRECISIONS
+    ours = {_DTYPES[value.dtype] for value in expected.values()} & _PRECISIONS
+    if len(theirs) != 1 or len(ours) != 1:
+        return found
+    return {name: kind._replace(dtype=min(ours)) if kind.dtype in theirs else kind for name, kind in found.items()}
 
 
 def check_tensors(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor], source: str) -> None:

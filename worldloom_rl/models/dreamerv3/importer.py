@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldloom_rl.atomic import require_replaceable
 from worldloom_rl.config import Json
 from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.models.dreamerv3.official.arrays import read_checkpoint
@@ -19,7 +20,9 @@ from worldloom_rl.models.dreamerv3.official.names import counterparts, load_offi
 from worldloom_rl.models.dreamerv3.official.numbers import read_config
 from worldloom_rl.models.dreamerv3.official.settings import ImportSettings as ImportSettings
 from worldloom_rl.models.dreamerv3.official.sizes import Sizes, describe
-from worldloom_rl.pretrained.tensors import TensorKind, mismatches
+from worldloom_rl.pretrained.foreign import check_finite
+from worldloom_rl.pretrained.format import holds_a_model
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches
 
 
 def import_checkpoint(source: str | Path, output: str | Path, settings: ImportSettings | None = None) -> DreamerV3:
@@ -29,6 +32,7 @@ def import_checkpoint(source: str | Path, output: str | Path, settings: ImportSe
         source: the log directory of a run, which holds ckpt/ and config.yaml, or an agent.pkl.
     Raises FileNotFoundError, or ValueError naming what is wrong; nothing is written then.
     """
+    require_replaceable(Path(output), holds_a_model)
     agent, config_file = _locate(Path(source))
     numbers = {} if config_file is None else read_config(config_file)
     model = model_from_arrays(read_checkpoint(agent), settings, numbers)
@@ -61,8 +65,8 @@ def _latest(folder: Path) -> str:
     """The newest checkpoint's name in a folder of them; empty if it is no such folder."""
     file = folder / "latest"
     name = file.read_text().strip() if file.is_file() else ""
-    if name and Path(name).name != name:
-        raise ValueError(f"{file} should hold the name of a folder beside it, got {name!r}.")
+    if name and (Path(name).name != name or name == ".."):
+        raise ValueError(f"{file} should hold the name of a folder beside it, got {name!r:.100}.")
     return name
 
 
@@ -83,19 +87,19 @@ def model_from_arrays(
     ours = meta.state_dict()
     expected = {part.official: tuple(part.save(ours[part.ours]).shape) for part in counterparts(meta)}
     learned = {name: shape for name, shape in expected.items() if not name.startswith(("slowval/", "retnorm/"))}
-    for number in (1, 2):
-        expected |= {f"opt/state/{number}/1/{name}": shape for name, shape in learned.items()}
-    counters = ("slowval_count/value", "opt/step/value", "opt/state/1/0", "opt/state/2/0", "opt/state/3/count")
+    counters = ["slowval_count/value"]
+    if any(name.startswith("opt/") for name in arrays):  # what the optimiser learned with may be left out as a whole
+        for number in (1, 2):
+            expected |= {f"opt/state/{number}/1/{name}": shape for name, shape in learned.items()}
+        counters += ["opt/step/value", "opt/state/1/0", "opt/state/2/0", "opt/state/3/count"]
     expected |= dict.fromkeys(counters, ())
 
     found = {name: TensorKind(array.shape, str(array.dtype)) for name, array in arrays.items()}
     kinds = dict.fromkeys(counters, "int32")
     needed = {name: TensorKind(shape, kinds.get(name, "float32")) for name, shape in expected.items()}
-    wrong = [each.told("array") for each in mismatches(found, needed)]
-    if wrong:
-        raise ValueError(f"This is no official DreamerV3 checkpoint: it {'; it '.join(wrong)}.")
+    refuse_mismatches(mismatches(found, needed), "This is no official DreamerV3 checkpoint: it", "array")
     model = DreamerV3(config, observation_spec, action_spec)
-    load_official(
-        model, {part.official: torch.from_numpy(arrays[part.official].copy()) for part in counterparts(model)}
-    )
+    tensors = {part.official: torch.from_numpy(arrays[part.official].copy()) for part in counterparts(model)}
+    check_finite(tensors, "The checkpoint")
+    load_official(model, tensors)
     return model

@@ -6,18 +6,27 @@ strict, and a file can bring nothing but tensors: an object in it is refused by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from worldloom_rl.atomic import require_replaceable
 from worldloom_rl.models.tdmpc2.model import TDMPC2
 from worldloom_rl.models.tdmpc2.official.names import ENSEMBLES, official_name
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as ImportSettings
 from worldloom_rl.models.tdmpc2.official.sizes import Source, describe
-from worldloom_rl.pretrained.pickles import read_tensor_file
-from worldloom_rl.pretrained.tensors import TensorKind, mismatches
+from worldloom_rl.pretrained.foreign import (
+    check_finite,
+    check_own_numbers,
+    find_state_dict,
+    in_single_precision,
+    without_wrappers,
+)
+from worldloom_rl.pretrained.format import holds_a_model
+from worldloom_rl.pretrained.tensor_files import read_tensor_file
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches, shown
 
 
 def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: ImportSettings | None = None) -> TDMPC2:
@@ -25,6 +34,7 @@ def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: Impo
 
     Raises FileNotFoundError, or ValueError naming the first thing that is wrong; nothing is written then.
     """
+    require_replaceable(Path(output), holds_a_model)
     model = model_from_state_dict(read_checkpoint(checkpoint), settings)
     model.save_pretrained(output)
     return model
@@ -33,18 +43,14 @@ def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: Impo
 def read_checkpoint(checkpoint: str | Path) -> dict[str, object]:
     """The state dict of a file that the official `agent.save` wrote; tensors stay on disk until they are read.
 
-    Raises ValueError if the file is something else, or holds any object but tensors, sizes and devices.
+    It may stand beside other things, such as an optimiser's, and under the names of wrappers. Raises ValueError if the
+    file is something else, has several, or holds any object but tensors, sizes, devices and plain values.
     """
-    path = Path(checkpoint)
-    content = read_tensor_file(path, "TD-MPC2")
-    if isinstance(content, dict) and "model" in content:
-        others = sorted(str(name) for name in content if name != "model")
-        if others:
-            raise ValueError(f"{path} holds {others} beside 'model'; the official agent saves 'model' alone.")
-        content = content["model"]
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, but a dict of named tensors is expected.")
-    return content
+    return find_state_dict(read_tensor_file(checkpoint, "TD-MPC2"), _is_official, str(checkpoint))
+
+
+def _is_official(names: Set[str]) -> bool:
+    return not names.isdisjoint({"_dynamics.0.weight", "_reward.0.weight", "_pi.0.weight"})
 
 
 def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSettings | None = None) -> TDMPC2:
@@ -53,7 +59,7 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
     Raises ValueError naming every missing, extra or mis-shaped tensor and every entry that is no tensor.
     """
     settings = settings or ImportSettings()
-    source = Source(_tensors(state_dict))
+    source = Source(_tensors(without_wrappers(state_dict, _is_official)))
     config, observation_spec, action_spec = describe(source, settings)
     with torch.device("meta"):
         ours = TDMPC2(config, observation_spec, action_spec).state_dict()
@@ -66,13 +72,14 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
         if config.num_tasks:
             expected["_action_masks"] = (config.num_tasks, ours["behavior.policy.2.bias"].shape[0] // 2)
     _check(source, expected)
+    check_finite({source.spelled(name): tensor for name, tensor in source.tensors.items()}, "The checkpoint")
     model = TDMPC2(config, observation_spec, action_spec)
     model.load_state_dict({name: source.tensors[official] for official, name in names.items()}, strict=True)
     return model
 
 
 def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a state dict, without tensordict's notes on batch size and device."""
+    """The tensors of a state dict in single precision, without tensordict's notes on batch size and device."""
     tensors: dict[str, Tensor] = {}
     for name, value in state_dict.items():
         prefix, _, last = str(name).rpartition(".")
@@ -81,14 +88,12 @@ def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
         if prefix in ENSEMBLES and last == "__device" and (value is None or isinstance(value, torch.device)):
             continue
         if type(value) not in (Tensor, torch.nn.Parameter) or not isinstance(name, str):
-            raise ValueError(f"The checkpoint's entry {name!r} is a {type(value).__name__}, but a tensor is expected.")
+            kind = type(value).__name__
+            raise ValueError(f"The checkpoint's entry {shown(str(name))} is a {kind}, but a tensor is expected.")
         assert isinstance(value, Tensor)
-        if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise ValueError(
-                f"The checkpoint's tensor {name!r} of shape {tuple(value.shape)} lacks numbers of its own."
-            )
         tensors[name] = value
-    return tensors
+    check_own_numbers(tensors)
+    return in_single_precision(tensors)
 
 
 def _check(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -101,6 +106,4 @@ def _check(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:
         source.spelled(name): TensorKind(shape, None if name.startswith("log_std_") else str(torch.float32))
         for name, shape in expected.items()
     }
-    wrong = [each.told() for each in mismatches(found, needed)]
-    if wrong:
-        raise ValueError(f"This is no official TD-MPC2 checkpoint: it {'; it '.join(wrong)}.")
+    refuse_mismatches(mismatches(found, needed), "This is no official TD-MPC2 checkpoint: it")

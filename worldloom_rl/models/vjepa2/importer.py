@@ -6,7 +6,6 @@ strict, and a file can bring nothing but tensors and plain values: an object in 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
-from worldloom_rl.atomic import new_directory
+from worldloom_rl.atomic import new_directory, require_replaceable
 from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder, require_transformers
 from worldloom_rl.models.vjepa2.model import ACTION_LIMITS, VJEPA2AC
 from worldloom_rl.models.vjepa2.official.names import encoder_tensors, masked_predictor_tensors
@@ -27,9 +26,15 @@ from worldloom_rl.models.vjepa2.official.sizes import (
     world_model_config,
 )
 from worldloom_rl.models.vjepa2.pose import POSE
-from worldloom_rl.pretrained.format import holds_an_encoder
-from worldloom_rl.pretrained.pickles import read_tensor_file
-from worldloom_rl.pretrained.tensors import TensorKind, mismatches
+from worldloom_rl.pretrained.foreign import (
+    check_finite,
+    check_own_numbers,
+    in_single_precision,
+    without_wrappers,
+)
+from worldloom_rl.pretrained.format import holds_a_model, holds_an_encoder
+from worldloom_rl.pretrained.tensor_files import read_tensor_file
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches, shown
 
 
 def import_checkpoint(
@@ -43,6 +48,7 @@ def import_checkpoint(
     nothing is written then.
     """
     settings = settings or ImportSettings()
+    require_replaceable(Path(output), lambda folder: holds_a_model(folder) or holds_an_encoder(folder))
     parts = read_checkpoint(checkpoint)
     if _is_action_conditioned(parts["predictor"]):
         model = world_model_from(parts, settings)
@@ -122,26 +128,24 @@ def _is_action_conditioned(predictor: StateDict) -> bool:
 
 def _clean(tensors: object, part: str) -> StateDict:
     """The part's tensors by their names without prefixes, in single precision; positions are dropped."""
-    if not isinstance(tensors, dict):
+    if not isinstance(tensors, Mapping):
         raise ValueError(f"The checkpoint's {part!r} is a {type(tensors).__name__}, but named tensors are expected.")
     cleaned: StateDict = {}
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"The entry {name!r} of the checkpoint's {part!r} is no real tensor with a name.")
-        short = re.sub(r"^(module\.|backbone\.)+", "", name)
-        if short in ("pos_embed", "predictor_pos_embed"):
-            continue
+    for name, tensor in without_wrappers(tensors, lambda names: True).items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"The entry {shown(name)} of the checkpoint's {part!r} is no real tensor with a name.")
+        short = name.removeprefix("backbone.")
         if short in cleaned:
-            raise ValueError(f"The checkpoint's {part!r} has the tensor {short!r} under several prefixes.")
-        cleaned[short] = tensor.float()
-    return cleaned
+            raise ValueError(f"The checkpoint's {part!r} has the tensor {shown(short)} under several prefixes.")
+        cleaned[short] = tensor
+    cleaned = {name: x for name, x in cleaned.items() if name not in ("pos_embed", "predictor_pos_embed")}
+    check_own_numbers(cleaned)
+    return in_single_precision(cleaned)
 
 
 def _check(tensors: StateDict, expected: Mapping[str, tuple[int, ...]], part: str) -> None:
-    """Raise ValueError unless exactly the expected tensors are there, with their shapes."""
-    found = {name: TensorKind(tuple(tensor.shape)) for name, tensor in tensors.items()}
-    needed = {name: TensorKind(shape) for name, shape in expected.items()}
-    wrong = [each.told() for each in mismatches(found, needed)]
-    if wrong:
-        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
-        raise ValueError(f"This is no V-JEPA 2 checkpoint that we know: its {part!r} {'; it '.join(wrong[:5])}{more}.")
+    """Raise ValueError unless exactly the expected tensors are there, with their shapes, of finite numbers."""
+    found = {name: TensorKind(tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
+    needed = {name: TensorKind(shape, str(torch.float32)) for name, shape in expected.items()}
+    refuse_mismatches(mismatches(found, needed), f"This is no V-JEPA 2 checkpoint that we know: its {part!r}")
+    check_finite(tensors, f"The checkpoint's {part!r}")

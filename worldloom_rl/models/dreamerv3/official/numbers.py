@@ -80,13 +80,35 @@ _FIXED: dict[str, Json] = {  # what our model does in one way only
 }
 
 
+_LARGEST_FILE = 2**18  # bytes; official files have 8,000
+
+
 def read_config(file: Path) -> dict[str, Json]:
     """The numbers that a run's config.yaml tells, by our names. Raises ValueError for a setting that we don't have."""
+    if file.stat().st_size > _LARGEST_FILE:
+        raise ValueError(f"{file} is larger than {_LARGEST_FILE} bytes; it is no configuration of a DreamerV3 run.")
     try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {error}") from error
+        text = file.read_text()
+        _refuse_nested_aliases(text)
+        content = yaml.safe_load(text)
+        return _numbers(content, file)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {str(error)[:200]}") from error
 
+
+def _refuse_nested_aliases(text: str) -> None:
+    """Raise ValueError if an alias stands inside what an alias may name: ten lines of them mean 10^10 numbers."""
+    anchored: list[bool] = []
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchored.append(event.anchor is not None)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchored.pop()
+        elif isinstance(event, yaml.AliasEvent) and any(anchored):
+            raise yaml.YAMLError("it has an alias inside of what another alias names")
+
+
+def _numbers(content: Json, file: Path) -> dict[str, Json]:
     def entry(path: str) -> Json:
         value = content
         for name in path.split("."):
@@ -97,13 +119,13 @@ def read_config(file: Path) -> dict[str, Json]:
 
     for path, only in _FIXED.items():
         if entry(path) != only:
-            raise ValueError(f"{file} has {path} = {entry(path)!r}; this library knows {only!r} only.")
+            raise ValueError(f"{file} has {path} = {entry(path)!r:.100}; this library knows {only!r} only.")
     for name in ("lam", "slowreg"):  # one number of ours serves both losses of the critic
         imagined, replayed = entry(f"agent.imag_loss.{name}"), entry(f"agent.repl_loss.{name}")
         if imagined != replayed:
             raise ValueError(
-                f"{file} has {name} = {imagined!r} in imag_loss and {replayed!r} in repl_loss; this library has one "
-                "number for both."
+                f"{file} has {name} = {imagined!r:.100} in imag_loss and {replayed!r:.100} in repl_loss; this library "
+                "has one number for both."
             )
     numbers = {ours: entry(path) for ours, path in _NUMBERS.items()}
     ratio, size, length = entry("run.train_ratio"), numbers["batch_size"], numbers["batch_length"]

@@ -23,6 +23,8 @@ class Source:
         numbered = re.compile(r"_(target_)?Qs\.params\.(\d+)")
         self.legacy = any(numbered.fullmatch(name) for name in tensors)
         self.tensors = {current_name(name) if self.legacy else name: tensor for name, tensor in tensors.items()}
+        if len(self.tensors) < len(tensors):
+            raise ValueError("The checkpoint has a tensor of its Qs under two names; which is meant?")
 
     def spelled(self, name: str) -> str:
         """The name as the file has it."""
@@ -110,7 +112,7 @@ def _encoder_sizes(source: Source, pixels: bool) -> dict[str, int]:
         sizes["num_channels"] = most("num_channels", channels)
         latents += [16 * size for size in source.layer("_encoder.rgb.8", AFFINE, 0)]
     else:
-        indices = [re.match(r"_encoder\.state\.(\d+)\.", name) for name in source.tensors]
+        indices = [re.match(r"_encoder\.state\.(\d{1,3})\.", name) for name in source.tensors]
         layers = max([int(index[1]) for index in indices if index], default=0) + 1
         sizes["encoder_layers"] = max(layers, 2)
         widths = [size for i in range(max(layers - 1, 1)) for size in source.layer(f"_encoder.state.{i}", NORMED, 0)]

@@ -1,0 +1,306 @@
+"""What torch.save wrote, in any format since torch 0.2, for importers: read whole, and without running any of it.
+
+Torch itself, where it maps a file, checks neither how long a record is nor its checksum, so that a cut file becomes
+weights; nor does it stop at a file that names a call.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from worldloom_rl.pretrained.pickles import ForeignObject, PickleReader
+
+LARGEST_HEADER = 2**22  # bytes, of a safetensors file; parsing more would take many times as much memory
+
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which files of torch before 1.6 begin
+_EXPANSION = 8  # times its length that an archive may hold; weights are not written compressed
+_MOST_DIMENSIONS = 64
+_LARGEST_SIZE = 2**48
+
+
+def read_tensor_file(
+    path: str | Path, origin: str, known: Mapping[str, object] = MappingProxyType({}), *, summed: bool = True
+) -> object:
+    """What a file of `torch.save` or of safetensors holds; tensors stay on disk until they are read.
+
+    Args:
+        origin: whose checkpoint it should be, for messages.
+        known: what else the file may name means, see `PickleReader`.
+        summed: hold the tensors' records to their checksums, which takes reading all of them.
+    Raises FileNotFoundError; ValueError if the file is something else, is cut or damaged, or holds any object but
+    tensors, plain values and containers of them: such an object is named and never built.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint file {path}.")
+    try:
+        return _read(path, {**_KNOWN, **known}, summed)
+    except ForeignObject as error:
+        raise ValueError(
+            f"{path} holds the pickled object {error.name!r}, which was not loaded: an official {origin} checkpoint "
+            "holds tensors only. Do not load this file with other tools."
+        ) from error
+    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, SafetensorError, NotImplementedError) as error:
+        raise ValueError(f"{path} is not a checkpoint written by torch.save: {str(error)[:150]}.") from error
+
+
+def _read(path: Path, known: Mapping[str, object], summed: bool) -> object:
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
+    with open(path, "rb") as stream:
+        content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+    start = bytes(content[:512])
+    if start.startswith(b"PK"):
+        return _read_archive(path, content, known, summed)
+    if start.startswith(_LEGACY):
+        return _read_legacy(content, known)
+    if start[8:9] == b"{":
+        if int.from_bytes(start[:8], "little") > LARGEST_HEADER:
+            raise ValueError(f"its header would have more than {LARGEST_HEADER} bytes")
+        return load_file(path)
+    if start[257:262] == b"ustar":
+        raise ValueError("it is a tar archive, as torch before 0.2 wrote; load and save it again with a torch since")
+    raise ValueError("it begins like none of its formats")
+
+
+class _Storage(NamedTuple):
+    """Numbers of one type that tensors share."""
+
+    dtype: torch.dtype
+    content: torch.UntypedStorage
+
+    @property
+    def length(self) -> int:
+        return self.content.nbytes() // self.dtype.itemsize
+
+
+# ---------------------------------------------------------------------- archives, of torch since 1.6
+
+
+def _read_archive(path: Path, content: memoryview, known: Mapping[str, object], summed: bool) -> object:
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    names = {record.filename: record for record in records}
+    if len(names) < len(records):
+        raise ValueError("it has two records of one name")
+    roots = [name.partition("/")[0] for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(roots) != 1 or f"{roots[0]}/constants.pkl" in names:
+        raise ValueError("it is an archive of something else, as TorchScript's are; save the state_dict of the model")
+    if sum(record.file_size for record in records) > _EXPANSION * len(content) + 2**20:
+        raise ValueError(f"its records would take more than {_EXPANSION} times its {len(content)} bytes")
+    # torch.serialization.set_crc32_options(False) leaves every checksum 0.
+    has_sums = any(record.CRC for record in records)
+
+    def record(name: str, summed: bool = True) -> memoryview:
+        if f"{roots[0]}/{name}" not in names:
+            raise ValueError(f"it lacks the record {name[:100]!r}")
+        return _whole(content, names[f"{roots[0]}/{name}"], has_sums and summed)
+
+    if f"{roots[0]}/byteorder" in names and bytes(record("byteorder")) != b"little":
+        raise ValueError("its numbers are not little-endian; save it again on a usual machine")
+    storages: dict[str, _Storage] = {}
+
+    def stored(identifier: object) -> _Storage:
+        dtype, key, length = _described(identifier)
+        if key not in storages:
+            storages[key] = _Storage(dtype, _storage(record(f"data/{key}", summed)))
+        if storages[key].content.nbytes() != length * dtype.itemsize:
+            found = storages[key].content.nbytes()
+            raise ValueError(f"its record data/{key[:20]} has {found} bytes where {length * dtype.itemsize} are needed")
+        return storages[key]._replace(dtype=dtype)
+
+    return PickleReader(record("data.pkl"), known, stored).read()[0]
+
+
+def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memoryview:
+    """A record's content. Raises ValueError if it is cut or its checksum is another."""
+    name, size = record.filename[:100], record.file_size
+    header = content[record.header_offset : record.header_offset + 30]
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError(f"its record {name!r} is not where it should be")
+    start = record.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+    taken = content[start : start + record.compress_size]
+    if record.compress_type == zipfile.ZIP_DEFLATED:
+        try:
+            taken = memoryview(bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(taken, size + 1)))
+        except zlib.error as error:
+            raise ValueError(f"its record {name!r} is damaged") from error
+    elif record.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its record {name!r} is compressed in a way that torch.save never does")
+    if record.flag_bits & 1 or len(taken) != size or (summed and zlib.crc32(taken) != record.CRC):
+        raise ValueError(f"its record {name!r} is cut or damaged; copy the file again")
+    return taken
+
+
+# ---------------------------------------------------------------------- files of torch before 1.6
+
+
+def _read_legacy(content: memoryview, known: Mapping[str, object]) -> object:
+    """Three pickles of notes, the object, the keys of its storages, and these, each after its length."""
+    described: dict[str, torch.dtype] = {}
+
+    def noted(identifier: object) -> None:
+        dtype, key, _ = _described(identifier)
+        if described.setdefault(key, dtype) != dtype:
+            raise ValueError(f"its storage {key[:20]} is of two types")
+
+    place = 0
+    for _ in range(2):
+        _, place = PickleReader(content, {}).read(place)
+    notes, begin = PickleReader(content, {}).read(place)
+    if not isinstance(notes, dict) or notes.get("little_endian") is not True:
+        raise ValueError("its numbers are not little-endian; save it again on a usual machine")
+    _, place = PickleReader(content, known, noted).read(begin)  # where the object ends; its tensors come after it
+    keys, place = PickleReader(content, {}).read(place)
+    if not isinstance(keys, list) or not set(described) <= {key for key in keys if isinstance(key, str)}:
+        raise ValueError("it lacks some of its storages")
+    storages: dict[str, _Storage] = {}
+    for key in keys:
+        if key not in described or key in storages or len(content) < place + 8:
+            raise ValueError("it lists its storages wrongly, or is cut")
+        length = int.from_bytes(content[place : place + 8], "little") * described[key].itemsize
+        place += 8
+        if length > len(content) - place:
+            raise ValueError("it ends before it is complete")
+        storages[key] = _Storage(described[key], _storage(content[place : place + length]))
+        place += length
+
+    def stored(identifier: object) -> _Storage:
+        _, key, length = _described(identifier)
+        if storages[key].length != length:
+            raise ValueError(f"its storage {key[:20]} has {storages[key].length} numbers where {length} are needed")
+        return storages[key]
+
+    return PickleReader(content, known, stored).read(begin)[0]
+
+
+# ---------------------------------------------------------------------- what the names in torch's pickles mean
+
+
+def _described(identifier: object) -> tuple[torch.dtype, str, int]:
+    """Type, key and length of the storage that a persistent identifier names."""
+    match identifier:
+        case ("storage", torch.dtype() as dtype, str() as key, str(), int() as length, *more) if more in ([], [None]):
+            return dtype, key, length
+    raise ValueError("it refers to a storage in an unknown way")
+
+
+def _storage(content: memoryview) -> torch.UntypedStorage:
+    if not len(content):
+        return torch.UntypedStorage(0)
+    numbers = torch.frombuffer(content, dtype=torch.uint8)
+    return (numbers.clone() if numbers.data_ptr() % 16 else numbers).untyped_storage()
+
+
+def _tensor(
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    requires_grad: object = None,
+    hooks: object = None,
+    metadata: object = None,
+) -> Tensor | None:
+    """A view of the storage's numbers."""
+    if storage is None:  # not read yet
+        return None
+    shape, stride = _integers(shape), _integers(stride)
+    if not isinstance(storage, _Storage) or type(offset) is not int or len(shape) != len(stride) or metadata:
+        raise ValueError("it describes a tensor in an unknown way")
+    if len(shape) > _MOST_DIMENSIONS or any(not 0 <= size < _LARGEST_SIZE for size in (offset, *shape, *stride)):
+        raise ValueError("it has a tensor of an absurd shape")
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=storage.dtype)
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if last >= storage.length:
+        raise ValueError(f"it has a tensor of shape {tuple(shape)} that reaches beyond its storage")
+    return torch.empty(0, dtype=storage.dtype).set_(storage.content, offset, shape, stride)
+
+
+def _tensor_of_type(
+    storage: object, offset: object, shape: object, stride: object, grad: object, hooks: object, dtype: object,
+    metadata: object = None,
+) -> Tensor | None:  # fmt: skip
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError("it has a tensor of an unknown type")
+    storage = storage._replace(dtype=dtype) if isinstance(storage, _Storage) else storage
+    return _tensor(storage, offset, shape, stride, metadata=metadata)
+
+
+def _integers(value: object) -> list[int]:
+    if not isinstance(value, tuple) or any(type(each) is not int for each in value):
+        raise ValueError("it describes a shape in an unknown way")
+    return list(value)
+
+
+def _parameter(data: object, *more: object) -> object:
+    return data
+
+
+def _of_type(function: Callable[..., object], kind: object, arguments: object, state: object) -> object:
+    if function not in (_tensor, _tensor_of_type) or not isinstance(arguments, tuple):
+        raise ValueError("it has a tensor of an unknown kind")
+    return function(*arguments)
+
+
+def _without_numbers(*more: object) -> object:
+    raise ValueError("it has a tensor without numbers, as those on the device meta are")
+
+
+def _ordered(items: object = ()) -> dict[object, object]:
+    if items:
+        raise ValueError("it fills a dictionary in an unknown way")
+    return {}
+
+
+def _size(items: object) -> torch.Size:
+    return torch.Size(_integers(items))
+
+
+def _device(*parts: object) -> torch.device:
+    kind, index = (*parts, None)[:2]
+    if not isinstance(kind, str) or not (index is None or type(index) is int):
+        raise ValueError("it names a device in an unknown way")
+    return torch.device(kind) if index is None else torch.device(kind, index)
+
+
+_NUMBERS = (
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
+    "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+_STORAGES = {
+    "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
+}  # fmt: skip
+_KNOWN: Mapping[str, object] = {
+    "collections.OrderedDict": _ordered,
+    "torch.Size": _size,
+    "torch.device": _device,
+    "torch.Tensor": "Tensor",
+    "torch.nn.parameter.Parameter": "Parameter",
+    "torch.storage.UntypedStorage": torch.uint8,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_meta_tensor_no_storage": _without_numbers,
+    "torch._tensor._rebuild_from_type_v2": _of_type,
+    **{f"torch.{name}": getattr(torch, name) for name in _NUMBERS},
+    **{f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()},
+    **{f"torch.cuda.{name}Storage": dtype for name, dtype in _STORAGES.items()},
+}

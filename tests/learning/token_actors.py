@@ -24,10 +24,10 @@ from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.objectives import ActorPolicy, ImaginedActorCriticLoss
 from worldloom_rl.recipes import tokens
 from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.evaluate import evaluate, with_primers
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.run_directory import RunDirectory, provenance
-from worldloom_rl.training.saved_state import load_state
 from worldloom_rl.world_model import WorldModel
 
 EPISODES = 100

@@ -16,7 +16,7 @@ from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.recipes.dreamerv3 import Config, make_losses, make_optimizer, update
 from worldloom_rl.training import loop
-from worldloom_rl.training.saved_state import load_state, save_state
+from worldloom_rl.training.checkpoint import load_state, save_state
 
 SMALL = (
     "deterministic=16", "hidden=8", "groups=2", "classes=4", "blocks=2", "units=8", "num_bins=21", "batch_size=4",

@@ -27,9 +27,9 @@ from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.recipes import jepa
 from worldloom_rl.recipes.jepa import Config
 from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state, save_state
 from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.saved_state import load_state, save_state
 from worldloom_rl.world_model import Latent, Prediction
 
 torch.set_num_threads(1)

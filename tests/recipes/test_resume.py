@@ -26,9 +26,9 @@ from worldloom_rl.pretrained import format as pretrained
 from worldloom_rl.recipes import dreamerv3, tdmpc2, tokens
 from worldloom_rl.training import evaluate as evaluation_of_episodes
 from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state, save_checkpoint
 from worldloom_rl.training.recipe import Recipe
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.saved_state import load_state, save_checkpoint
 
 TDMPC2 = (
     "num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=8", "min_seed_steps=60",

@@ -13,8 +13,8 @@ from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.tdmpc2 import Config
 from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.saved_state import load_state
 
 SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
 

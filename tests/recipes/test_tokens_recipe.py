@@ -15,8 +15,8 @@ from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.models.tokens import TokenWorldModel
 from worldloom_rl.recipes import tokens
 from worldloom_rl.recipes.tokens import Config, make_losses, make_optimizer, update
+from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.overrides import preset_config
-from worldloom_rl.training.saved_state import load_state
 
 SMALL = (
     "batch_size=4", "depth=2", "width=16", "attention_heads=2", "units=8", "horizon=2", "min_seed_steps=20",

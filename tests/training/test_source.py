@@ -16,11 +16,11 @@ from worldloom_rl.envs import make_env
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state, save_state
 from worldloom_rl.training.clock import AGENT_STEPS, UPDATES
-from worldloom_rl.training.collected import Collected
 from worldloom_rl.training.mixed import Mixed
 from worldloom_rl.training.recorded import Recorded, split
-from worldloom_rl.training.saved_state import load_state, save_state
+from worldloom_rl.training.source import Collected
 
 OVERRIDES = (
     "num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8",

@@ -30,17 +30,15 @@ from worldloom_rl.recipes.options import JEPARunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.clock import UPDATES
-from worldloom_rl.training.collected import Collected, closed_on_error
 from worldloom_rl.training.collection_policy import collection_policy
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_finite
 from worldloom_rl.training.foresight import Z_STD, foresight
-from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.recorded import Recorded, split
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Saved, Source
-from worldloom_rl.training.state import RunState
+from worldloom_rl.training.source import Collected, Saved, Source, closed_on_error
 
 _COLLAPSED = 0.1  # standard deviation of embeddings below which they tell too little to plan with
 _MOST_ROWS = 1000  # of a recorded episode, that an evaluation looks at

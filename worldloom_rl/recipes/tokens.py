@@ -21,13 +21,11 @@ from worldloom_rl.objectives import ImaginedActorCriticLoss, WorldModelLoss
 from worldloom_rl.recipes.options import TokensRunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
-from worldloom_rl.training.collected import Collected, closed_on_error, make_collector
 from worldloom_rl.training.finite import check_finite
-from worldloom_rl.training.recipe import Recipe
+from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Saved
-from worldloom_rl.training.state import RunState
+from worldloom_rl.training.source import Collected, Saved, closed_on_error, make_collector
 
 _TOKENIZER_TERMS = ("loss_reconstruction", "loss_codebook", "loss_commitment")
 

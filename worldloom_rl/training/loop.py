@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
 from worldloom_rl.training.interruption import Interrupted
-from worldloom_rl.training.recipe import Recipe, StateT
+from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 from worldloom_rl.training.run import Run
 from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
-from worldloom_rl.training.saved_state import load_state
-from worldloom_rl.training.state import ConfigT, ModelT
 
 
 def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
-from worldloom_rl.training.collected import Collected
 from worldloom_rl.training.profile import NoProfile
 from worldloom_rl.training.recorded import Recorded
-from worldloom_rl.training.source import Saved, Source
+from worldloom_rl.training.source import Collected, Saved, Source
 
 
 class Mixed(Source):

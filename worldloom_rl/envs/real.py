@@ -18,6 +18,7 @@ from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEn
 from worldloom_rl.envs.agent_steps import AgentSteps, Frames
 from worldloom_rl.envs.by_name import make_simulator, rescaled
 from worldloom_rl.envs.simulator_output import Simulator
+from worldloom_rl.torchrl_insides import members, wrapped
 
 
 def make_env(
@@ -122,10 +123,10 @@ def simulators(env: EnvBase) -> Iterator[Simulator]:
     """
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    for single in env._envs if isinstance(env, SerialEnv) else [env]:
+    for single in members(env) if isinstance(env, SerialEnv) else [env]:
         if not isinstance(single, GymWrapper):
             raise TypeError(f"{type(single).__name__} is not a gymnasium environment of this process.")
-        yield single._env
+        yield wrapped(single)
 
 
 class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types

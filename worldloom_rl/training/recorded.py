@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 
 from worldloom_rl.data import Arrivals, Recording, Replay
 from worldloom_rl.data.recording import fill
+from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_generators, save_generators
 from worldloom_rl.training.source import ReplaySource, Saved
 
@@ -67,7 +68,7 @@ class Recorded(ReplaySource):
 
     def sampling(self) -> Saved:
         """What tells these rows from others, and where the draws of batches stand."""
-        return {"digest": self.digest, "sampling": self.replay._rng.get_state()}
+        return {"digest": self.digest, "sampling": sampling_state(self.replay)}
 
     def restore_sampling(self, saved: Saved) -> None:
         """Goes on with the draws where `sampling` was asked. Raises ValueError if it was of other rows."""
@@ -75,7 +76,7 @@ class Recorded(ReplaySource):
             raise ValueError(
                 f"{self._name} holds other episodes than when the run began; put those back, or start a new run."
             )
-        self.replay._rng.set_state(saved["sampling"])
+        set_sampling_state(self.replay, saved["sampling"])
 
     def __str__(self) -> str:
         return self._told

@@ -22,6 +22,7 @@ from worldloom_rl.envs.by_name import make_simulator, rescaled
 from worldloom_rl.envs.by_object import Maker, given_simulator, name_of
 from worldloom_rl.envs.rendering import render_without_display
 from worldloom_rl.envs.simulator_output import Simulator
+from worldloom_rl.torchrl_insides import members, wrapped
 
 
 def make_env(
@@ -132,10 +133,10 @@ def simulators(env: EnvBase) -> Iterator[Simulator]:
     """
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    for single in env._envs if isinstance(env, SerialEnv) else [env]:
+    for single in members(env) if isinstance(env, SerialEnv) else [env]:
         if not isinstance(single, GymWrapper):
             raise TypeError(f"{type(single).__name__} is not a gymnasium environment of this process.")
-        yield single._env
+        yield wrapped(single)
 
 
 class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types

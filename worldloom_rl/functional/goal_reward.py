@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from worldloom_rl.functional.precision import at_least_float32
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -43,5 +45,8 @@ class GoalReward:
     terminal: bool = False
 
     def __call__(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Tensor:
-        remaining = self.distance(after["tokens"], after["goal"])
-        return self.distance(before["tokens"], before["goal"]) - remaining if self.terminal else -remaining
+        remaining = self._distance(after)
+        return self._distance(before) - remaining if self.terminal else -remaining
+
+    def _distance(self, latent: Mapping[str, Tensor]) -> Tensor:
+        return self.distance(at_least_float32(latent["tokens"]), at_least_float32(latent["goal"]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from worldloom_rl.functional.precision import at_least_float32
 
 
 def rms_norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """silu(x / √(mean(x²) + ε) · weight) over the last axis [..., W], computed in float32 or better, in x's dtype."""
-    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return F.silu(F.rms_norm(wide, weight.shape, weight, eps)).to(x.dtype)
+    normed = F.rms_norm(at_least_float32(x), weight.shape, at_least_float32(weight), eps)
+    return F.silu(normed).to(x.dtype)

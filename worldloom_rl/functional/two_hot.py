@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.functional.scaling import symexp, symlog
 
 
@@ -32,10 +33,11 @@ def two_hot(x: Tensor, low: float, high: float, count: int) -> Tensor:
 
 def two_hot_mean(logits: Tensor, low: float, high: float) -> Tensor:
     """[..., 1] the number that logits [..., K] stand for: symexp of the expected bin position."""
+    logits = at_least_float32(logits)
     bins = torch.linspace(low, high, logits.shape[-1], device=logits.device, dtype=logits.dtype)
     return symexp((logits.softmax(-1) @ bins).unsqueeze(-1))
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """[...] cross-entropy −Σₖ targetₖ log softmax(logits)ₖ; logits and target [..., K] broadcast over leading dims."""
-    return -(target * logits.log_softmax(-1)).sum(-1)
+    return -(target * at_least_float32(logits).log_softmax(-1)).sum(-1)

@@ -4,6 +4,8 @@ Each file says which plain function it equals, when it is taken and what it save
 nothing here adds to what a model is.
 
     kernel                       equals
+    one_hot                      torch.nn.functional.one_hot
+    attention                    torch.nn.functional.scaled_dot_product_attention
     mish                         torch.nn.functional.mish
     grouped_softmax              Tensor.softmax
     straight_through             functional.straight_through

@@ -39,7 +39,7 @@ def rms_norm_silu(x: Tensor, weight: Tensor, eps: float, *, inplace: bool = Fals
     if not eager_on_cpu(x):
         return plain.rms_norm_silu(x, weight, eps)
     if x.dtype not in (torch.float32, torch.float64):
-        return rms_norm_silu(x.float(), weight, eps).to(x.dtype)
+        return rms_norm_silu(x.float(), weight.float(), eps).to(x.dtype)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _RMSNormSilu.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
     inverse = _inverse_rms(x, eps)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrl.data import Categorical, Composite, Unbounded
 
+from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.latents.quantizers import LearnedCodes, Quantized, Quantizer
 from worldloom_rl.noise import Noise
 
@@ -76,11 +77,11 @@ class CodebookLatent(nn.Module):
             raise ValueError(
                 f"CodebookLatent expects logits [..., {self.count}, {self.vocabulary}], got {tuple(logits.shape)}."
             )
-        return logits.float().softmax(-1)
+        return at_least_float32(logits).softmax(-1)
 
     def _drawn(self, indices: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         codebook = self.codebook.detach()
-        mean = probabilities @ codebook
+        mean = probabilities.to(codebook.dtype) @ codebook
         return indices, F.embedding(indices, codebook) + (mean - mean.detach())
 
     def features(self, tokens: Tensor) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import PreciseBuffers, at_least_float32
 from worldloom_rl.functional.symexp_two_hot import symexp_bins, symexp_two_hot_pair
+from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.kernels.sparse_cross_entropy import sparse_cross_entropy
 from worldloom_rl.kernels.symexp_two_hot_mean import symexp_two_hot_mean
 from worldloom_rl.nn.mlp import MLP, NormedLinear
@@ -30,7 +32,7 @@ def silu_mlp(inputs: int, units: int, layers: int, outputs: int) -> MLP:
     return MLP(inputs, [units] * layers, outputs, activation=None, norm=RMSNormSilu)
 
 
-class TwoHotHead(nn.Module):
+class TwoHotHead(PreciseBuffers):
     """Features [..., F] → logits [..., K] over bins that are evenly spaced in symlog space, far apart outside.
 
     Reference: Hafner et al. 2023 (arXiv:2301.04104), symexp two-hot; dreamerv3 outs.py, TwoHot.
@@ -51,7 +53,7 @@ class TwoHotHead(nn.Module):
         return layer
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.network(features).float()  # type: ignore[no-any-return]
+        return at_least_float32(self.network(features))
 
     def mean(self, logits: Tensor) -> Tensor:
         """[..., 1] the number that logits [..., K] stand for."""
@@ -100,8 +102,8 @@ class ActionDistribution(NamedTuple):
         for start, stop in self.space.groups:
             logits = self.location[..., start:stop].detach()
             drawn = logits.argmax(-1) if noise is None else noise.category("policy", logits.exp())
-            one_hot = F.one_hot(drawn, stop - start).to(real.dtype)
-            action = torch.cat([action[..., :start], one_hot, action[..., stop:]], -1)
+            chosen = one_hot(drawn, stop - start).to(real.dtype)
+            action = torch.cat([action[..., :start], chosen, action[..., stop:]], -1)
         return action
 
     def log_probability(self, action: Tensor) -> Tensor:
@@ -151,7 +153,8 @@ class Actor(nn.Module):
         max_std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.action_space = action_space
+        # Its own: torch.func.functional_call leaves a module that stands under two names as it was called.
+        self.action_space = copy.deepcopy(action_space)
         self.min_std, self.max_std = min_std, max_std
         self.trunk = silu_layers(inputs, units, layers)
         self.heads = nn.ModuleList(
@@ -165,12 +168,12 @@ class Actor(nn.Module):
         for part, head in zip(self.action_space.segments, self.heads, strict=True):
             assert isinstance(head, ActionHead)
             if head.mean is not None and head.stddev is not None:
-                locations.append(torch.tanh(head.mean(hidden).float()))
-                share = torch.sigmoid(head.stddev(hidden).float() + 2.0)
+                locations.append(torch.tanh(at_least_float32(head.mean(hidden))))
+                share = torch.sigmoid(at_least_float32(head.stddev(hidden)) + 2.0)
                 stds.append((self.max_std - self.min_std) * share + self.min_std)
             else:
                 assert head.logits is not None
-                groups = head.logits(hidden).float().split(list(part.categories), -1)
+                groups = at_least_float32(head.logits(hidden)).split(list(part.categories), -1)
                 locations.append(torch.cat([logits.log_softmax(-1) for logits in groups], -1))
                 stds.append(torch.ones_like(locations[-1]))
         return ActionDistribution(torch.cat(locations, -1), torch.cat(stds, -1), self.action_space)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from worldloom_rl.functional.precision import PreciseBuffers
 
 
-class PercentileRange(nn.Module):
+class PercentileRange(PreciseBuffers):
     """Running range between a low and a high percentile, by which returns are divided; it grows from zero.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.kernels.attention import attend
 from worldloom_rl.noise import Noise
 
 Drop = Callable[[Tensor], Tensor]
@@ -65,7 +66,7 @@ class Attention(nn.Module):
         heads = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(-3, -2) for part in heads.unbind(-3))  # [..., heads, L, head width]
         if drop is keep_all:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = attend(query, key, value, mask)
         else:
             logits = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
             if mask is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.options import PerDimension, PlanOptions
 from worldloom_rl.specs.actions import ActionSpace
@@ -79,7 +79,7 @@ class SequenceDistribution(nn.Module):
                 actions = actions.clamp(self.low, self.high)
         for start, stop in self.space.groups:
             probabilities = mean[..., start:stop].unsqueeze(2).expand(*shape[:-1], stop - start)
-            actions[..., start:stop] = F.one_hot(noise.category("sample", probabilities), stop - start).to(mean.dtype)
+            actions[..., start:stop] = one_hot(noise.category("sample", probabilities), stop - start).to(mean.dtype)
         if self.options.include_mean:
             actions[:, :, 0] = likeliest(self.space, mean)
         return actions
@@ -94,7 +94,7 @@ class SequenceDistribution(nn.Module):
             noisy = (action + std * noise.normal("explore", action.shape, action)).clamp(self.low, self.high)
             action = torch.where(self.space.continuous, noisy, action)
         for start, stop in self.space.groups:
-            drawn = F.one_hot(noise.category("explore", mean[..., start:stop]), stop - start)
+            drawn = one_hot(noise.category("explore", mean[..., start:stop]), stop - start)
             action = torch.cat([action[..., :start], drawn.to(action.dtype), action[..., stop:]], -1)
         return action
 
@@ -103,7 +103,7 @@ def likeliest(space: ActionSpace, mean: Tensor) -> Tensor:
     """[..., A] the mean, of categoricals the likeliest class."""
     action = mean
     for start, stop in space.groups:
-        best = F.one_hot(mean[..., start:stop].argmax(-1), stop - start).to(mean.dtype)
+        best = one_hot(mean[..., start:stop].argmax(-1), stop - start).to(mean.dtype)
         action = torch.cat([action[..., :start], best, action[..., stop:]], -1)
     return action
 

@@ -18,11 +18,12 @@ from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.specs.spaces import Space
+from worldloom_rl.torchrl_insides import wrapped
 
 
 def _simulator_of(env: EnvBase) -> tuple[Simulator, bool]:
     """The simulator below what `make_env` converts, and whether rendered images take its observations' place."""
-    steps = env.base_env._env  # gymnasium's environment under TorchRL's wrapper
+    steps = wrapped(env.base_env)
     return steps.env, steps.image is not None
 
 

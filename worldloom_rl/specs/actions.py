@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from tensordict import NestedKey
-from torch import Tensor, nn
+from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot, TensorSpec
+
+from worldloom_rl.functional.precision import PreciseBuffers
+from worldloom_rl.kernels.one_hot import one_hot
 
 _WIDEST = 2**16  # numbers of a flat action
 
@@ -35,10 +37,11 @@ class ActionSegment:
     one_hot: bool
 
 
-class ActionSpace(nn.Module):
-    """The flat view [..., A] of an action spec.
+class ActionSpace(PreciseBuffers):
+    """The flat view [..., A] of an action spec. Cast to fewer digits, it keeps its bounds in float32.
 
     Attributes:
+        dtype: of flat actions, what the model that reads them was cast to.
         keys: the action keys, in order.
         width: A.
         continuous: bool [A], True where the flat action is a real number in [-1, 1].
@@ -112,17 +115,17 @@ class ActionSpace(nn.Module):
         return torch.cat([eye[index[:, i]] for i, eye in enumerate(eyes)], -1)
 
     def flatten(self, action: Mapping[NestedKey, Tensor]) -> Tensor:
-        """[..., A] float32 from actions as the environment takes them, one tensor a key."""
+        """[..., A] in `dtype` from actions as the environment takes them, one tensor a key."""
         parts = []
         for segment in self.segments:
             value = action[segment.key]
             value = value.flatten(-len(segment.shape)) if segment.shape else value.unsqueeze(-1)
             if segment.categories and not segment.one_hot:
-                groups = [F.one_hot(value[..., i].long(), count) for i, count in enumerate(segment.categories)]
+                groups = [one_hot(value[..., i].long(), count) for i, count in enumerate(segment.categories)]
                 value = torch.cat(groups, -1)
             parts.append(value)
         flat = torch.cat([part.to(self.center.dtype) for part in parts], -1)
-        return (flat - self.center) / self.half_range
+        return ((flat - self.center) / self.half_range).to(self.dtype)
 
     def bounded(self, flat: Tensor) -> Tensor:
         """[..., A] the flat action that the environment would see: real numbers inside the bounds, one-hot classes."""

@@ -10,6 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.world_model import Latent, LatentPolicy, Verb, WorldModel
 
@@ -93,7 +94,7 @@ class ProbePolicy(LatentPolicy):
         logits = logits + 0.5 * noise.normal("probe", logits.shape, logits)
         action = torch.tanh(logits)
         for start, stop in self.model.action_space.groups:
-            chosen = nn.functional.one_hot(logits[..., start:stop].argmax(-1), stop - start).to(logits.dtype)
+            chosen = one_hot(logits[..., start:stop].argmax(-1), stop - start).to(logits.dtype)
             action = torch.cat([action[..., :start], chosen, action[..., stop:]], -1)
         return action
 

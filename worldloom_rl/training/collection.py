@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
 from torchrl.collectors import Collector
 
 from worldloom_rl.config import Json
 from worldloom_rl.data import Arrivals
 from worldloom_rl.envs.snapshot import CannotKeep, environment_state, restore_environment
+from worldloom_rl.torchrl_insides import carried, carry
 from worldloom_rl.training.manifest import read_json, read_tensors
 
 _TENSORS_FILE = "collection.pt"
@@ -36,7 +36,7 @@ def save_collection(collector: Collector, arrivals: Arrivals, directory: Path) -
     counts = collector.state_dict()
     tensors = {
         # TorchRL keeps no carried tensordict in a collector's state_dict: it begins new episodes.
-        "carried": collector._carrier.to("cpu").to_dict(),
+        "carried": carried(collector).to("cpu").to_dict(),
         "counts": {name: counts[name] for name in ("frames", "iter", "traj_pool")},
         "goes_on": arrivals.goes_on,
         "random": _random_state(),
@@ -66,10 +66,7 @@ def load_collection(collector: Collector, arrivals: Arrivals, directory: Path, s
         collector.reset()
     else:
         restore_environment(collector.env, simulators["state"])
-        present = collector._carrier
-        collector._carrier = TensorDict.from_dict(
-            tensors["carried"], batch_size=present.batch_size, device=present.device
-        )
+        carry(collector, tensors["carried"])
         arrivals.goes_on = tensors["goes_on"]
     _restore_random_state(tensors["random"])
     return reason

@@ -11,6 +11,7 @@ from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Episodes, Replay
 from worldloom_rl.data.filling import fill
+from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_generators, save_generators
 from worldloom_rl.training.source import ReplaySource, Saved
 
@@ -75,7 +76,7 @@ class Recorded(ReplaySource):
 
     def sampling(self) -> Saved:
         """What tells these rows from others, and where the draws of batches stand."""
-        return {"digest": self.digest, "sampling": self.replay._rng.get_state()}
+        return {"digest": self.digest, "sampling": sampling_state(self.replay)}
 
     def restore_sampling(self, saved: Saved) -> None:
         """Goes on with the draws where `sampling` was asked. Raises ValueError if it was of other rows."""
@@ -83,7 +84,7 @@ class Recorded(ReplaySource):
             raise ValueError(
                 f"{self._name} holds other episodes than when the run began; put those back, or start a new run."
             )
-        self.replay._rng.set_state(saved["sampling"])
+        set_sampling_state(self.replay, saved["sampling"])
 
     def __str__(self) -> str:
         return self._told

@@ -20,6 +20,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
 from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_collection, save_collection
 from worldloom_rl.training.cuda_graphs import CapturedPolicy
 from worldloom_rl.training.options import CapturedRunConfig, RunConfig
@@ -164,7 +165,7 @@ class Collected(ReplaySource):
         self.replay.save(directory / _REPLAY)
         save_collection(self.collector, self.arrivals, directory)
         return {
-            "sampling": self.replay._rng.get_state(),
+            "sampling": sampling_state(self.replay),
             "running_returns": self.running_returns,
             "episode_returns": self.episode_returns,
         }
@@ -176,7 +177,7 @@ class Collected(ReplaySource):
         self.running_returns = saved["running_returns"]
         self.episode_returns = saved["episode_returns"]
         self.replay.load(directory / _REPLAY)
-        self.replay._rng.set_state(saved["sampling"])
+        set_sampling_state(self.replay, saved["sampling"])
         reason = load_collection(self.collector, self.arrivals, directory, seed)
         return ", in the middle of its episodes." if reason is None else f", with new episodes, because {reason}"
 

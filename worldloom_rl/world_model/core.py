@@ -16,6 +16,7 @@ from torch import Tensor
 from torchrl.data import Composite
 
 from worldloom_rl.config import WorldModelConfig
+from worldloom_rl.functional.precision import PreciseBuffers, precise
 from worldloom_rl.keys import KeyMap
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.specs.actions import ActionSpace
@@ -38,13 +39,17 @@ def repeat_latent(latent: Latent, count: int) -> Latent:
     return {name: value.unsqueeze(1).expand(-1, count, *(-1,) * (value.dim() - 1)) for name, value in latent.items()}
 
 
-class TensorCore(TensorDictModuleBase, ABC):  # type: ignore[misc]
+class TensorCore(PreciseBuffers, TensorDictModuleBase, ABC):  # type: ignore[misc]
     """The part of a `WorldModel` that knows tensors: seven functions that a family writes, and some that it may.
 
     Latents and observations are dictionaries of tensors [*batch, …] of any batch shape; actions come flat,
     [*batch, A], as `action_space` has them. Whatever is random is drawn from the `noise` argument.
 
+    Cast as any module, by `model.double()` or `model.bfloat16()`, it keeps and computes latents in that precision;
+    rewards, probabilities, distributions and bounds stay in float32 or better.
+
     Attributes:
+        dtype: the precision of weights and latents.
         config: the family's frozen dataclass, as it was given.
         action_space: the flat view of the actions.
         latent_spec: Composite of the latent's leaves by name, un-batched; a family sets it.
@@ -71,6 +76,13 @@ class TensorCore(TensorDictModuleBase, ABC):  # type: ignore[misc]
         self.observation_keys: tuple[NestedKey, ...] = tuple(
             observation_spec.keys(include_nested=True, leaves_only=True)
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorCore:
+        super()._apply(fn, recurse)
+        for name, leaf in list(self.latent_spec.items()):
+            if leaf.dtype.is_floating_point and leaf.dtype != self.dtype:
+                self.latent_spec[name] = leaf.to(self.dtype)
+        return self
 
     # ------------------------------------------------------------------ what every family writes
 
@@ -150,7 +162,7 @@ class TensorCore(TensorDictModuleBase, ABC):  # type: ignore[misc]
             return decoded
         name, leaf = next(iter(self.latent_spec.items()))
         batch = latent[name].shape[: latent[name].dim() - len(leaf.shape)]
-        return torch.ones(*batch, 1, device=latent[name].device)
+        return torch.ones(*batch, 1, dtype=precise(self.dtype), device=latent[name].device)
 
     def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
         """Predictions [B, N] of flat actions [B, N, A] that all start from their row's latent [B, …].
@@ -203,8 +215,9 @@ class TensorCore(TensorDictModuleBase, ABC):  # type: ignore[misc]
         return value
 
     def read_latent(self, td: TensorDictBase) -> Latent:
-        """The latent's leaves from a tensordict. Raises KeyError naming the missing leaf."""
-        return {name: self.read(td, self.key_map.leaf(name)) for name in self.latent_spec.keys()}  # noqa: SIM118
+        """The latent's leaves from a tensordict, in `dtype`. Raises KeyError naming the missing leaf."""
+        latent = {name: self.read(td, self.key_map.leaf(name)) for name in self.latent_spec.keys()}  # noqa: SIM118
+        return {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in latent.items()}
 
     def write_latent(self, td: TensorDictBase, latent: Latent) -> TensorDictBase:
         """The tensordict with the latent's leaves written to it."""

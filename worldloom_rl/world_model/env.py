@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl.data import Binary, Bounded, Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
+from worldloom_rl.functional.precision import precise
 from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.world_model.core import RewardFunction
@@ -57,9 +58,9 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         self.reward_function = reward
         names = model.key_map
         observation_spec = _latent_spec(model)
-        observation_spec[names.continuation] = Bounded(0.0, 1.0, shape=(1,), dtype=torch.float32)
+        observation_spec[names.continuation] = Bounded(0.0, 1.0, shape=(1,), dtype=precise(model.dtype))
         reward_spec = Composite()
-        reward_spec[names.reward] = Unbounded((1,))
+        reward_spec[names.reward] = Unbounded((1,), dtype=precise(model.dtype))
         flag = Binary(shape=(1,), dtype=torch.bool)
         self.observation_spec = observation_spec
         self.state_spec = _latent_spec(model)

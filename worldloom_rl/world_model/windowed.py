@@ -12,6 +12,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.functional.goal_reward import Distance, GoalReward
+from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.latents.window import Window, choose, first_frame
 from worldloom_rl.noise import Noise
@@ -128,9 +129,10 @@ def latent_of(window: Window, tokens: Tensor, goal: Tensor) -> Latent:
 def renewed_goal(goal: Tensor, begins: Tensor, embed: Callable[[], Tensor]) -> Tensor:
     """[..., N, D] the goal kept, and encoded anew where an episode begins.
 
-    A CPU encodes only if one begins. Elsewhere that question would wait for the device, so it is not asked.
+    A CPU encodes only if one begins. Elsewhere that question would wait for the device, and under torch.func it has no
+    one answer, so it is not asked.
     """
-    if begins.device.type == "cpu" and not begins.any():
+    if begins.device.type == "cpu" and not transformed() and not begins.any():
         return goal
     return torch.where(begins[..., None, None], embed(), goal)
 

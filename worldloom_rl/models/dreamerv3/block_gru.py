@@ -34,7 +34,8 @@ class BlockGRU(nn.Module):
 
     def embed_action(self, action: Tensor) -> Tensor:
         """[..., hidden]; actions beyond ±1 count as ±1."""
-        return self.from_action(action / action.detach().abs().clamp(min=1))  # type: ignore[no-any-return]
+        action = action / action.detach().abs().clamp(min=1)
+        return self.from_action(action.to(self.from_action.weight.dtype))  # type: ignore[no-any-return]
 
     def forward(self, deterministic: Tensor, stochastic: Tensor, action: Tensor) -> Tensor:
         """[..., D] from flat inputs; the action as `embed_action` gives it."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import at_least_float32, precise
+from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.mlp import NormedLinear
 from worldloom_rl.nn.rms_norm import RMSNormSilu
@@ -60,8 +62,11 @@ class ImageEncoder(nn.Sequential):
 
     def forward(self, image: Tensor) -> Tensor:
         lead = image.shape[:-3]
-        x = image.reshape(-1, *image.shape[-3:]).contiguous(memory_format=torch.channels_last)
-        x = x.float() / 255 - 0.5
+        x = image.reshape(-1, *image.shape[-3:])
+        if not transformed():  # torch.vmap knows no other layout
+            x = x.contiguous(memory_format=torch.channels_last)
+        dtype = next(self.parameters()).dtype
+        x = (x.to(precise(dtype)) / 255 - 0.5).to(dtype)
         for stage in self:
             x = stage(x)
         return x.permute(0, 2, 3, 1).reshape(*lead, -1)
@@ -105,4 +110,4 @@ class ImageDecoder(nn.Module):
         for stage in self.stages:
             x = stage(F.interpolate(x, scale_factor=2, mode="nearest"))
         x = self.output(F.interpolate(x, scale_factor=2, mode="nearest"))
-        return torch.sigmoid(x.float()).reshape(*lead, *x.shape[1:])
+        return torch.sigmoid(at_least_float32(x)).reshape(*lead, *x.shape[1:])

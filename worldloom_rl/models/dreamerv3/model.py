@@ -16,6 +16,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Bounded, Composite, Unbounded
 
+from worldloom_rl.functional.precision import at_least_float32, precise
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.config import DreamerV3Config
@@ -204,7 +205,7 @@ class DreamerV3(WorldModel):
         return self.reward_head.mean(self.reward_head(features))
 
     def _continuation(self, features: Tensor) -> Tensor:
-        return torch.sigmoid(self.continue_head(features).float())
+        return torch.sigmoid(at_least_float32(self.continue_head(features)))
 
     def latent_features(self, latent: Latent) -> Tensor:
         return torch.cat([latent["deterministic"], self.rssm.space.features(latent["stochastic"])], -1)
@@ -279,7 +280,7 @@ class DreamerV3(WorldModel):
         posterior, prior = state.parameters, self.rssm.prior_parameters(state.deterministic)
         flat = space.features(state.stochastic)
         features = torch.cat([state.deterministic, flat], -1)
-        continuation = 1 - terminated.to(features.dtype)
+        continuation = 1 - terminated.to(precise(features.dtype))
         if config.discount_in_continue:
             continuation = continuation * config.discount
         errors = self.decoder.losses(self.decoder(state.deterministic, flat), observation)
@@ -288,7 +289,7 @@ class DreamerV3(WorldModel):
             "representation": space.divergence(posterior, prior.detach()).clamp(min=config.free_nats),
             "reward": self.reward_head.loss(self.reward_head(features), reward),
             "continue": F.binary_cross_entropy_with_logits(
-                self.continue_head(features).float(), continuation, reduction="none"
+                at_least_float32(self.continue_head(features)), continuation, reduction="none"
             ).squeeze(-1),
             **{reconstruction(key): error for key, error in errors.items()},
         }

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
 
+from worldloom_rl.functional.precision import at_least_float32, precise
 from worldloom_rl.functional.scaling import symexp, symlog
+from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.models.dreamerv3.images import ImageDecoder, ImageEncoder, check_image_size
 from worldloom_rl.nn.heads import silu_layers
@@ -38,26 +39,26 @@ class VectorLeaf:
         """Numbers that enter the encoder, and that the decoder gives."""
         return math.prod(self.shape) * max(self.classes, 1)
 
-    def target(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def target(self, value: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """[..., width] what the network sees and predicts, zeros where missing; and [..., 1] bool, what is not missing.
 
         Real numbers are in symlog space. A step of this leaf is missing where any of its entries is −∞ or −1.
         """
         lead = value.shape[: value.dim() - len(self.shape) - self.one_hot]
         if self.one_hot:
-            flat = value.reshape(*lead, -1).float()
+            flat = value.reshape(*lead, -1).to(dtype)
             return flat, torch.ones_like(flat[..., :1], dtype=torch.bool)
         flat = value.reshape(*lead, -1)
         if self.classes:
             present = (flat != -1).all(-1, keepdim=True) if flat.is_signed() else torch.ones_like(flat[..., :1] == 0)
-            one_hot = F.one_hot(flat.long().clamp(min=0), self.classes).flatten(-2).float()
-            return one_hot * present, present
+            rows = one_hot(flat.long().clamp(min=0), self.classes).flatten(-2).to(dtype)
+            return rows * present, present
         present = ~flat.isneginf().any(-1, keepdim=True)
-        return symlog(torch.where(present, flat.float(), 0.0)), present
+        return symlog(torch.where(present, flat.to(dtype), 0.0)), present
 
     def loss(self, output: Tensor, value: Tensor) -> Tensor:
         """[...] squared error in symlog space, or cross-entropy, summed over the leaf; 0 where missing."""
-        target, present = self.target(value)
+        target, present = self.target(value, output.dtype)
         if self.classes:
             logits = torch.unflatten(output, -1, (-1, self.classes)).log_softmax(-1)
             error = -(logits.flatten(-2) * target).sum(-1)
@@ -71,7 +72,7 @@ class VectorLeaf:
         if not self.classes:
             return symexp(output).reshape((*lead, *self.shape))
         likeliest = output.reshape((*lead, *self.shape, self.classes)).argmax(-1)
-        return F.one_hot(likeliest, self.classes).to(output.dtype) if self.one_hot else likeliest.to(self.dtype)
+        return one_hot(likeliest, self.classes).to(output.dtype) if self.one_hot else likeliest.to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         branches = []
         if self.vector is not None:
-            branches.append(self.vector(torch.cat([leaf.target(observation[leaf.key])[0] for leaf in self.leaves], -1)))
+            dtype = next(self.vector.parameters()).dtype
+            targets = [leaf.target(observation[leaf.key], precise(dtype))[0] for leaf in self.leaves]
+            branches.append(self.vector(torch.cat(targets, -1).to(dtype)))
         if self.image is not None:
             branches.append(self.image(torch.cat([observation[key] for key in self.image_keys], -3)))
         return branches[0] if len(branches) == 1 else torch.cat(branches, -1)
@@ -195,7 +198,7 @@ class Decoder(nn.Module):
         if self.trunk is not None:
             hidden = self.trunk(torch.cat([stochastic, deterministic], -1))
             for leaf, output in zip(self.leaves, self.outputs, strict=True):
-                outputs[leaf.key] = output(hidden).float()
+                outputs[leaf.key] = at_least_float32(output(hidden))
         if self.image is not None:
             pieces = self.image(deterministic, stochastic).split([image.channels for image in self.images], -3)
             outputs.update(zip((image.key for image in self.images), pieces, strict=True))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.latents import CategoricalLatent, GaussianLatent
 from worldloom_rl.models.dreamerv3.block_gru import BlockGRU
 from worldloom_rl.nn.mlp import MLP
@@ -55,7 +56,12 @@ class RSSM(nn.Module):
 
     def prior_parameters(self, deterministic: Tensor) -> Tensor:
         """[..., P] what the memory alone tells of the stochastic state."""
-        return self.prior(deterministic).float()  # type: ignore[no-any-return]
+        return at_least_float32(self.prior(deterministic))
+
+    def _state(self, deterministic: Tensor, parameters: Tensor, noise: Noise) -> RecurrentState:
+        """The stochastic part is drawn in the parameters' precision and kept in that of the memory."""
+        stochastic = self.space.sample(parameters, noise).to(deterministic.dtype)
+        return RecurrentState(deterministic, stochastic, parameters)
 
     def observe(
         self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
@@ -70,8 +76,8 @@ class RSSM(nn.Module):
         action = self.core.embed_action(action * keep)
         flat = self.space.features(stochastic) * keep
         deterministic = self.core(deterministic * keep, flat, action)
-        parameters = self.posterior(torch.cat([deterministic, tokens.to(deterministic.dtype)], -1)).float()
-        return RecurrentState(deterministic, self.space.sample(parameters, noise), parameters)
+        parameters = at_least_float32(self.posterior(torch.cat([deterministic, tokens.to(deterministic.dtype)], -1)))
+        return self._state(deterministic, parameters, noise)
 
     def observe_sequence(
         self, deterministic: Tensor, stochastic: Tensor, action: Tensor, tokens: Tensor, is_init: Tensor, noise: Noise
@@ -86,10 +92,9 @@ class RSSM(nn.Module):
         states: list[RecurrentState] = []
         for embedded_t, token_t, keep_t in rows:
             deterministic = self.core(deterministic * keep_t, flat * keep_t, embedded_t)
-            parameters = self.posterior(torch.cat([deterministic, token_t], -1)).float()
-            stochastic = self.space.sample(parameters, noise)
-            flat = self.space.features(stochastic)
-            states.append(RecurrentState(deterministic, stochastic, parameters))
+            parameters = at_least_float32(self.posterior(torch.cat([deterministic, token_t], -1)))
+            states.append(self._state(deterministic, parameters, noise))
+            flat = self.space.features(states[-1].stochastic)
         return RecurrentState(*(torch.stack(parts, time) for parts in zip(*states, strict=True)))
 
     def predict(self, deterministic: Tensor, stochastic: Tensor, action: Tensor, noise: Noise) -> RecurrentState:
@@ -97,4 +102,4 @@ class RSSM(nn.Module):
         flat = self.space.features(stochastic)
         deterministic = self.core(deterministic, flat, self.core.embed_action(action))
         parameters = self.prior_parameters(deterministic)
-        return RecurrentState(deterministic, self.space.sample(parameters, noise), parameters)
+        return self._state(deterministic, parameters, noise)

@@ -166,7 +166,7 @@ class FrozenJEPA(WindowedJEPA):
         size = (config.image_size, config.image_size)
         if scaled.shape[-2:] != size:
             scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True)
-        tokens = tokens_of(self.encoder, (scaled - self.pixel_mean) / self.pixel_std)
+        tokens = tokens_of(self.encoder, ((scaled - self.pixel_mean) / self.pixel_std).to(self.dtype))
         if tokens.dim() != 3 or tokens.shape[1] < config.num_tokens or tokens.shape[2] != config.token_dim:
             raise ValueError(
                 f"The frozen encoder gives tokens {tuple(tokens.shape[1:])} an image, but the configuration says "

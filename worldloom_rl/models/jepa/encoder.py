@@ -90,7 +90,8 @@ class ObservationEncoder(nn.Module):
     def forward(self, observation: Mapping[NestedKey, Tensor]) -> Tensor:
         parts = [encoder(observation[key]) for key, encoder in zip(self.image_keys, self.images, strict=True)]
         if self.vector is not None:
-            vectors = torch.cat([observation[key] for key in self.vector_keys], -1)
+            dtype = next(self.vector.parameters()).dtype
+            vectors = torch.cat([observation[key].to(dtype) for key in self.vector_keys], -1)
             parts.append(self.vector(vectors))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

@@ -10,15 +10,16 @@ import copy
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
     gaussian_log_probability,
     squashed_log_probability,
 )
 from worldloom_rl.functional.two_hot import two_hot_mean
+from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
@@ -52,10 +53,11 @@ class Behavior(nn.Module):
     def __init__(self, config: TDMPC2Config, action_space: ActionSpace, features: int) -> None:
         super().__init__()
         self.config = config
-        self.action_space = action_space
+        # Its own: torch.func.functional_call leaves a module that stands under two names as it was called.
+        self.action_space = copy.deepcopy(action_space)
         hidden = [config.mlp_dim, config.mlp_dim]
-        one_hot = {place for start, stop in action_space.groups for place in range(start, stop)}
-        real = [place for place in range(action_space.width) if place not in one_hot]
+        categorical = {place for start, stop in action_space.groups for place in range(start, stop)}
+        real = [place for place in range(action_space.width) if place not in categorical]
         self.real = len(real)
         self.register_buffer("real_index", torch.tensor(real, dtype=torch.int64), persistent=False)
         self.policy = MLP(
@@ -93,7 +95,7 @@ class Behavior(nn.Module):
             features: [..., F].
             mask: [..., A] with 1 for the valid dimensions of each row's task, or None.
         """
-        output = self.policy(features)
+        output = at_least_float32(self.policy(features))
         if self.action_space.is_continuous:
             return self._sample_real(output, mask, noise)
         return self._sample_mixed(output, noise)
@@ -132,10 +134,10 @@ class Behavior(nn.Module):
         for (start, stop), part in zip(self.action_space.groups, self._groups(logits), strict=True):
             log_probability = part.log_softmax(-1)
             probability = log_probability.exp()
-            drawn = F.one_hot(noise.category("policy", probability), stop - start).to(output.dtype)
+            drawn = one_hot(noise.category("policy", probability), stop - start).to(output.dtype)
             place = torch.arange(start, stop, device=output.device)
             action = action.index_copy(-1, place, drawn + (probability - probability.detach()))  # straight-through
-            best = F.one_hot(part.argmax(-1), stop - start).to(output.dtype)
+            best = one_hot(part.argmax(-1), stop - start).to(output.dtype)
             mode = mode.index_copy(-1, place, best)
             log_probabilities = log_probabilities.index_copy(-1, place, log_probability)
             categorical_entropy = categorical_entropy - (probability * log_probability).sum(-1, keepdim=True)
@@ -211,4 +213,4 @@ class Behavior(nn.Module):
 
 
 def _join(features: Tensor, action: Tensor) -> Tensor:
-    return torch.cat([features, action], -1)
+    return torch.cat([features, action.to(features.dtype)], -1)

@@ -16,6 +16,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
+from worldloom_rl.functional.precision import at_least_float32, precise
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
@@ -196,10 +197,11 @@ class TDMPC2(WorldModel):
         return self.action_masks[latent["task"]] if "task" in latent else None
 
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        return self._predict(latent, torch.cat([self.latent_features(latent), action], -1), None)
+        return self._predict(latent, _join(self.latent_features(latent), action), None)
 
     def predict_branches(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
-        return self._predict(repeat_latent(latent, action.shape[-2]), action, self.latent_features(latent))
+        shared = self.latent_features(latent)
+        return self._predict(repeat_latent(latent, action.shape[-2]), action.to(shared.dtype), shared)
 
     def _predict(self, latent: Latent, inputs: Tensor, shared: Tensor | None) -> Prediction:
         config = self.config
@@ -216,8 +218,9 @@ class TDMPC2(WorldModel):
 
     def _continuation(self, latent: Latent) -> Tensor:
         if self.termination_head is None:
-            return torch.ones_like(latent["deterministic"][..., :1])
-        return torch.sigmoid(-self.termination_head(self.latent_features(latent)))
+            state = latent["deterministic"]
+            return torch.ones_like(state[..., :1], dtype=precise(state.dtype))
+        return torch.sigmoid(-at_least_float32(self.termination_head(self.latent_features(latent))))
 
     def step_modules(self) -> list[nn.Module]:
         behavior = self.behavior
@@ -287,26 +290,26 @@ class TDMPC2(WorldModel):
         latent = self.encode_latent(rows[0], noise)
         latents = [latent["deterministic"]]
         for step in action:
-            features = torch.cat([self.latent_features(latent), step], -1)
-            latent = {**latent, "deterministic": self.dynamics(features)}
+            latent = {**latent, "deterministic": self.dynamics(_join(self.latent_features(latent), step))}
             latents.append(latent["deterministic"])
         rolled = torch.stack(latents)
         before = {**arrived, "deterministic": rolled[:-1]}
-        steps = torch.cat([self.latent_features(before), action], -1)
+        steps = _join(self.latent_features(before), action)
         reward_logits = self.reward_head(steps)
         q_logits = self.behavior.q(steps, dropout=noise if self.training else None)
 
         weight = self.config.rho ** torch.arange(len(action), device=reward.device, dtype=reward.dtype).unsqueeze(-1)
         losses = {
-            "consistency": weight * (rolled[1:] - arrived["deterministic"]).square().mean(-1),
+            "consistency": weight * at_least_float32(rolled[1:] - arrived["deterministic"]).square().mean(-1),
             "reward": weight * soft_cross_entropy(reward_logits, self._two_hot(reward)),
             "value": weight * soft_cross_entropy(q_logits, self._two_hot(td_target)).mean(0),
         }
         termination_logits = None
         if self.termination_head is not None:
             after = {**arrived, "deterministic": rolled[1:]}
-            termination_logits = self.termination_head(self.latent_features(after))
-            entropy = F.binary_cross_entropy_with_logits(termination_logits, terminated, reduction="none")
+            termination_logits = at_least_float32(self.termination_head(self.latent_features(after)))
+            ended = terminated.to(termination_logits.dtype)
+            entropy = F.binary_cross_entropy_with_logits(termination_logits, ended, reduction="none")
             losses["termination"] = entropy.squeeze(-1)  # without ρ^t
         return ModelTerms(
             arrived["deterministic"], td_target, rolled, reward_logits, q_logits, termination_logits, losses
@@ -319,6 +322,10 @@ class TDMPC2(WorldModel):
 
     def _two_hot(self, x: Tensor) -> Tensor:
         return two_hot(x, self.config.vmin, self.config.vmax, self.config.num_bins)
+
+
+def _join(features: Tensor, action: Tensor) -> Tensor:
+    return torch.cat([features, action.to(features.dtype)], -1)
 
 
 def specs_of_tasks(tasks: TaskSet) -> tuple[Composite, Composite]:

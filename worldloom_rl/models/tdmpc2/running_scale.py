@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from worldloom_rl.functional.precision import PreciseBuffers
 from worldloom_rl.nn.percentile_range import percentile
 
 
-class RunningScale(nn.Module):
+class RunningScale(PreciseBuffers):
     """Divides by a running range between the 5th and 95th percentile, never below one.
 
     Args:

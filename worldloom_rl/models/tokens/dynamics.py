@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.models.tokens.causal_transformer import CausalTransformer
 from worldloom_rl.models.tokens.config import TokensConfig
@@ -64,7 +65,7 @@ class Dynamics(nn.Module):
     def _read(self, hidden: Tensor) -> Outlook:
         action = hidden[..., self.tokens, :]
         return Outlook(
-            self.token_head(hidden[..., : self.tokens, :]).float(),
+            at_least_float32(self.token_head(hidden[..., : self.tokens, :])),
             self.reward_head(action),
-            self.continue_head(action).float(),
+            at_least_float32(self.continue_head(action)),
         )

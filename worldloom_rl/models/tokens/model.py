@@ -19,6 +19,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
+from worldloom_rl.functional.precision import precise
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.latents.quantizers import AveragedCodes, FixedGrid, LearnedCodes, Quantizer
 from worldloom_rl.models.tokens.causal_transformer import stretch_causal_mask
@@ -148,7 +149,9 @@ class TokenWorldModel(WorldModel):
         """The latent with its present frame and the action taken from there in the windows."""
         present = self._present(latent)
         window = torch.where(_beside(present, latent["window"]), latent["tokens"].unsqueeze(-3), latent["window"])
-        action_window = torch.where(present.unsqueeze(-1), action.unsqueeze(-2), latent["action_window"])
+        action_window = torch.where(
+            present.unsqueeze(-1), action.unsqueeze(-2).to(latent["action_window"].dtype), latent["action_window"]
+        )
         return {**latent, "window": window, "action_window": action_window}
 
     def _present(self, latent: Latent) -> Tensor:
@@ -200,7 +203,8 @@ class TokenWorldModel(WorldModel):
         return {self.image_key: 255 * self.tokenizer.decode(latent["tokens"])}
 
     def continuation(self, latent: Latent) -> Tensor:
-        return torch.ones_like(latent["tokens"][..., 0, :1])
+        tokens = latent["tokens"]
+        return torch.ones_like(tokens[..., 0, :1], dtype=precise(tokens.dtype))
 
     def latent_features(self, latent: Latent) -> Tensor:
         """[..., F] the tokens of the latest frames, the present one first; zeros for frames before the episode."""
@@ -261,7 +265,8 @@ class TokenWorldModel(WorldModel):
         quantized = self.space.quantize(self.tokenizer.encode(learned), learn=self.tokenizer.training)
         indices = torch.cat([seen.indices, quantized.indices], 1)
         tokens = torch.cat([seen.tokens, quantized.tokens], 1)
-        error = self.tokenizer.decode(quantized.tokens) - learned.float() / 255
+        decoded = self.tokenizer.decode(quantized.tokens)
+        error = decoded - learned.to(decoded.dtype) / 255
         terms = {"reconstruction": error.square().mean((-3, -2, -1))}
         terms |= quantized.errors
         terms |= self._step_terms(indices, tokens.detach(), action, reward, terminated, is_init)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from worldloom_rl.functional.precision import at_least_float32, precise
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.nn.rms_norm import RMSNormSilu
@@ -73,7 +74,8 @@ class Tokenizer(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """[..., N, D] vectors, row by row, from images [..., C, H, W] in [0, 255]."""
         lead = image.shape[:-3]
-        x = image.reshape(-1, *image.shape[-3:]).float() / 255 - 0.5
+        dtype = self.encoder[0].weight.dtype
+        x = (image.reshape(-1, *image.shape[-3:]).to(precise(dtype)) / 255 - 0.5).to(dtype)
         return self.encoder(x).flatten(-2).transpose(-2, -1).reshape(*lead, self.space.count, self.space.width)
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -81,4 +83,4 @@ class Tokenizer(nn.Module):
         lead = tokens.shape[:-2]
         x = tokens.reshape(-1, *tokens.shape[-2:]).transpose(-2, -1)
         x = self.decoder(x.reshape(-1, self.space.width, self.rows, self.columns))
-        return torch.sigmoid(x.float()).reshape(*lead, *x.shape[1:])
+        return torch.sigmoid(at_least_float32(x)).reshape(*lead, *x.shape[1:])

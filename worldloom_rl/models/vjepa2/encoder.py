@@ -101,7 +101,7 @@ class VJEPA2Encoder(nn.Module):
             raise ValueError(
                 f"This encoder reads images [3, {size}, {size}], got {tuple(frames.shape[-3:])}; resize them before."
             )
-        scaled = frames.to(self.mean.dtype) / 255.0 if frames.dtype == torch.uint8 else frames
+        scaled = frames.to(self.mean.dtype) / 255.0 if frames.dtype == torch.uint8 else frames.to(self.mean.dtype)
         image = ((scaled - self.mean) / self.std).reshape(-1, 1, *frames.shape[-3:])
         tokens = self.video_tokens(image.expand(-1, self.config.tubelet_size, -1, -1, -1))
         return normalise_tokens(tokens).reshape(*lead, *tokens.shape[1:])

@@ -170,7 +170,7 @@ class VJEPA2AC(WorldModel):
 
     def motion(self, action: Tensor) -> Tensor:
         """[..., 7] metres, radians and gripper closedness of flat actions, whose numbers are in [-1, 1]."""
-        return action * self.action_space.half_range + self.action_space.center
+        return (action * self.action_space.half_range + self.action_space.center).to(action.dtype)
 
     def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
         tokens = self.embed(observation[self.keys_read.pixels])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldloom_rl.kernels.attention import attend
 
 _BASE = 10_000.0  # slowest rotation, in tokens a radian
 
@@ -67,6 +68,6 @@ class RotaryAttention(nn.Module):
         """
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = attend(query, key, value, mask)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(-2))
         return out

@@ -37,6 +37,7 @@ def can_filter_fast(space: CategoricalLatent | GaussianLatent, posterior: MLP, i
         and isinstance(space, CategoricalLatent)
         and space.temperature is None
         and len(posterior) == 2
+        and posterior[0].weight.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled(is_init.device.type)
         and not torch.compiler.is_compiling()
         and not transformed()

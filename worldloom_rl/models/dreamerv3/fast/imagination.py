@@ -32,6 +32,7 @@ def can_imagine_fast(space: CategoricalLatent | GaussianLatent, prior: MLP, like
         and space.temperature is None
         and isinstance(prior[0], NormedLinear)
         and like.device.type == "cpu"
+        and like.dtype in (torch.float32, torch.float64)
         and like.shape[:-1].numel() >= MANY_ROWS
         and not torch.is_autocast_enabled("cpu")
         and not transformed()

@@ -9,12 +9,18 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Json = Any  # what the json module reads and writes
 
 T = TypeVar("T")
 ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
+
+
+class Dataclass(Protocol):
+    """An object of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -53,6 +59,11 @@ def ranged(default: T, low: float, high: float, *, lengths: tuple[int, int] | No
 def added_field(default: T, before: T, limits: Limits | None = None) -> T:
     """A field of a configuration that files of older versions lack: they mean `before`."""
     return dataclasses.field(default=default, metadata={_BEFORE: before, _LIMITS: limits})
+
+
+def older_values(kind: type[Dataclass]) -> dict[str, Json]:
+    """What the fields that files of older versions lack mean there, by name."""
+    return {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(kind) if _BEFORE in field.metadata}
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
@@ -136,8 +147,7 @@ class WorldModelConfig:
         if not isinstance(values, Mapping):
             raise ValueError(f"The config must be the fields of {cls.__name__} by name, got {values!r}.")
         cls._require_fields(values)
-        older = {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(cls) if _BEFORE in field.metadata}
-        values = {**older, **values}
+        values = {**older_values(cls), **values}
         missing = sorted({field.name for field in dataclasses.fields(cls)} - set(values))
         if missing:
             raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")

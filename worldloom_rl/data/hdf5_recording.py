@@ -16,7 +16,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION
-from worldloom_rl.specs.images import resize_image
+from worldloom_rl.specs.spaces import resize_image
 
 if TYPE_CHECKING:
     import h5py

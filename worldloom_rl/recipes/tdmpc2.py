@@ -28,7 +28,7 @@ from worldloom_rl.training import loop
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.finite import check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe, RunState
-from worldloom_rl.training.replay import make_replay
+from worldloom_rl.training.replay import check_window, make_replay
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.training.source import Collected, Saved, closed_on_error, make_collector
 
@@ -158,6 +158,7 @@ def make_state(config: Config) -> State:
     with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
         length = episode_length(env)
         numbers = config.model_config(length)
+        check_window(numbers.horizon + 1, length, f"--overrides horizon={length}")
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
         default = max(numbers.min_seed_steps, 5 * length * config.num_envs)
         seed_steps = default if config.seed_steps is None else config.seed_steps

@@ -15,6 +15,7 @@ _TRIED = ("dreamerv3", "tdmpc2", "tokens")  # recipes that learn from an environ
 @in_range
 def check(
     env: Annotated[str, tyro.conf.Positional] = "",
+    env_kwargs: tuple[str, ...] = (),
     action_repeat: Annotated[int, Limits(1, 1000)] | None = None,
     pixels: bool = False,
     time_limit: Steps | None = None,
@@ -28,6 +29,7 @@ def check(
 
     Args:
         env: such as Pendulum-v1, module:Id or dmc:cartpole-balance.
+        env_kwargs: of its constructor, such as gravity=-9.8.
         action_repeat: simulator steps an action is held for; by default 2 for dmc:, else 1.
         pixels: observe rendered images.
         time_limit: simulator steps of an episode; by default the environment's own.
@@ -46,6 +48,7 @@ def check(
     report = check_environment(
         env,
         [find_recipe(name) for name in _TRIED],
+        env_kwargs=env_kwargs,
         action_repeat=action_repeat,
         pixels=pixels,
         time_limit=time_limit,

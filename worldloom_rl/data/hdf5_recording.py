@@ -15,7 +15,7 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from worldloom_rl.data.hdf5_layout import Place, find_episodes, hdf5_files, opened
 from worldloom_rl.data.recording import Excerpt, Recording, seen_bounds
 from worldloom_rl.keys import ACTION
-from worldloom_rl.specs.images import resize_image
+from worldloom_rl.specs.spaces import resize_image
 
 if TYPE_CHECKING:
     import h5py

@@ -17,9 +17,8 @@ from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.extras import require
 from worldloom_rl.keys import ACTION, as_tuple
-from worldloom_rl.specs.images import resize_image
 from worldloom_rl.specs.observed import convert_episode
-from worldloom_rl.specs.spaces import Space, action_space_of, observation_space_of
+from worldloom_rl.specs.spaces import Space, action_space_of, observation_space_of, resize_image
 
 if TYPE_CHECKING:
     from minari import EpisodeData, MinariDataset

@@ -12,6 +12,10 @@ from torchrl.data.replay_buffers.samplers import Sampler
 from worldloom_rl.data.ring import LinkedRingWriter
 
 
+class NoWindow(RuntimeError):
+    """There is no whole window of rows to draw."""
+
+
 class WindowSampler(Sampler):  # type: ignore[misc]  # torchrl is untyped
     """Windows [B, window] of slots: first rows by the law, then links. Draws from the buffer's generator only."""
 
@@ -21,7 +25,7 @@ class WindowSampler(Sampler):  # type: ignore[misc]  # torchrl is untyped
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[NestedKey, Tensor]]:
         ring = self._ring
         if ring.law.members.count == 0:
-            raise RuntimeError(
+            raise NoWindow(
                 f"no window of {ring.window} rows to sample by {type(ring.law).__name__}: replay holds {len(storage)} "
                 f"rows and {ring.episodes} complete episodes. Collect more, or shorten the window."
             )

@@ -21,13 +21,13 @@ from worldloom_rl.envs.simulator_output import (
     reset_simulator,
     step_simulator,
 )
-from worldloom_rl.specs.images import resize_image
 from worldloom_rl.specs.observed import Reader, observation_reader
 from worldloom_rl.specs.spaces import (
     Space,
     action_block_space,
     action_space_of,
     observation_space_of,
+    resize_image,
     simulator_action,
 )
 

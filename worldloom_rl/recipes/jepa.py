@@ -23,6 +23,7 @@ from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.data.episodes import TASK
 from worldloom_rl.data.laws import WithinLaw
+from worldloom_rl.envs import episode_length
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.noise import Noise
@@ -37,7 +38,7 @@ from worldloom_rl.training.finite import GRADIENT, check_finite
 from worldloom_rl.training.foresight import Z_STD, foresight
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.recorded import Recorded, split
-from worldloom_rl.training.replay import make_replay
+from worldloom_rl.training.replay import check_window, make_replay
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.training.source import Collected, Saved, Source, closed_on_error
 
@@ -144,6 +145,7 @@ def _collected_state(config: Config) -> State:
     with closed_on_error(config.make_collection_env(config.num_envs, config.seed)) as env:
         observation_spec, action_spec = specs_of(env)
         model = _make_model(config, observation_spec, action_spec)
+        check_window(_window(config, model), episode_length(env), "--overrides history=1, or a smaller --frame-skip")
         collector = Collector(
             env,
             policy.make(env),
@@ -200,10 +202,15 @@ def _make_model(config: Config, observation_spec: Composite, action_spec: Compos
 def _make_replay(
     config: Config, model: JEPA, arrivals: Arrivals, action_spec: Composite, rows: int | None = None
 ) -> Replay:
-    window, batch_size = model.config.history * config.frame_skip + 1, model.config.batch_size
+    window, batch_size = _window(config, model), model.config.batch_size
     return make_replay(
         config, model, arrivals, window=window, batch_size=batch_size, by=WithinLaw, action_spec=action_spec, rows=rows
     )
+
+
+def _window(config: Config, model: JEPA) -> int:
+    """Rows that are learned from at once."""
+    return model.config.history * config.frame_skip + 1
 
 
 def _check_alike(config: Config, recording: Episodes, observation_spec: Composite, action_spec: Composite) -> None:

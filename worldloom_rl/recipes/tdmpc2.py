@@ -29,7 +29,7 @@ from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
 from worldloom_rl.training.finite import GRADIENT, check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe, RunState
-from worldloom_rl.training.replay import make_replay
+from worldloom_rl.training.replay import check_window, make_replay
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.training.source import Collected, Saved, Source, closed_on_error, make_collector
 
@@ -160,6 +160,7 @@ def make_state(config: Config) -> State:
     with closed_on_error(config.make_collection_env(config.seed)) as env:
         length, count = episode_length(env), env.batch_size.numel()
         numbers = config.model_config(length)
+        check_window(numbers.horizon + 1, length, f"--overrides horizon={length}")
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
         default = max(numbers.min_seed_steps, 5 * length * count)
         seed_steps = default if config.seed_steps is None else config.seed_steps

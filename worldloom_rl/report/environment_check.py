@@ -25,6 +25,7 @@ def check_environment(
     name: str,
     recipes: Sequence[Recipe],
     *,
+    env_kwargs: tuple[str, ...] = (),
     action_repeat: int | None = None,
     pixels: bool = False,
     time_limit: int | None = None,
@@ -38,6 +39,7 @@ def check_environment(
 
     Args:
         name, action_repeat, pixels, time_limit: as for `make_env`; the action repeat's default is the recipes'.
+        env_kwargs: as for `make_env`, each "name=value".
         recipes: of the families to try, such as `worldloom_rl.recipes.dreamerv3.RECIPE`.
         steps: agent steps to project times for.
 
@@ -49,6 +51,7 @@ def check_environment(
     """
     given: dict[str, Json] = {
         "env": name,
+        "env_kwargs": env_kwargs,
         "action_repeat": action_repeat,
         "pixels": pixels,
         "time_limit": time_limit,
@@ -83,7 +86,7 @@ def check_environment(
 
 def _arguments(config: RunConfig) -> tuple[str, ...]:
     """The options of `worldloom train` that make this environment."""
-    options = ["--env", config.env]
+    options = ["--env", config.env, *(["--env-kwargs", *config.env_kwargs] if config.env_kwargs else [])]
     for name in ("action_repeat", "time_limit"):
         if getattr(config, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(config, name))]

@@ -1,13 +1,11 @@
-"""Which boxes are images, where their channels are, and images of another size."""
+"""Which boxes are images, and where their channels are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch.nn import functional as F
 
 _PICTURE = 8  # rows and columns from which a model may take an array for a picture
 
@@ -69,13 +67,3 @@ def image_layout(where: str, space: spaces.Box) -> ImageLayout | None:
 def _are_levels(space: spaces.Box) -> bool:
     """Whether these are bytes, or numbers of another type from 0 to 255."""
     return space.dtype == np.uint8 or bool((space.low == 0).all() and (space.high == 255).all())
-
-
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [*B, C, size, size] of an image [*B, C, height, width], by averaging areas."""
-    if image.shape[-2:] == (size, size):
-        return np.array(image, dtype=np.uint8)
-    # A renderer may hand out a flipped or read-only view, which torch does not take.
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(-1, *image.shape[-3:])
-    resized = F.interpolate(pixels, (size, size), mode="area").round().byte()
-    return np.asarray(resized.reshape(*image.shape[:-2], size, size).numpy())

@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch.nn import functional as F
 
 from worldloom_rl import keys
 from worldloom_rl.specs.images import image_layout
@@ -138,6 +140,16 @@ def _observation_space(name: str, space: Space, key: tuple[str, ...]) -> Space:
         f"{leaf} is {_shown(space)}, not numbers of a fixed shape. Leave it out or encode it as a Box "
         "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
     )
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [*B, C, size, size] of an image [*B, C, height, width], by averaging areas."""
+    if image.shape[-2:] == (size, size):
+        return np.array(image, dtype=np.uint8)
+    # A renderer may hand out a flipped or read-only view, which torch does not take.
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32)).reshape(-1, *image.shape[-3:])
+    resized = F.interpolate(pixels, (size, size), mode="area").round().byte()
+    return np.asarray(resized.reshape(*image.shape[:-2], size, size).numpy())
 
 
 def observation_text(name: str, key: tuple[str, ...]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from worldloom_rl.config import added_field, check_fields, ranged
+from worldloom_rl.config import Json, added_field, check_fields, ranged
 from worldloom_rl.extras import require_installed
+from worldloom_rl.training.env_arguments import env_arguments
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
@@ -22,6 +23,7 @@ class EnvOptions(TypedDict, total=False):
     image_size: int
     time_limit: int | None
     rescale_observations: bool
+    env_kwargs: dict[str, Json]
 
 
 # Beyond these a number is a slip of the keyboard, or would end in an error of something below.
@@ -35,6 +37,7 @@ class RunConfig:
     """What every `worldloom train` can be told. Steps are agent steps, summed over environments: one action each."""
 
     env: str  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"
+    env_kwargs: tuple[str, ...] = added_field((), before=())  # of its constructor, such as gravity=-9.8
     preset: str = "tiny"  # see `worldloom list`
     overrides: tuple[str, ...] = ()  # numbers of the preset to replace, such as horizon=5
     steps: int = ranged(3000, 1, MOST_STEPS)  # agent steps to collect
@@ -66,6 +69,7 @@ class RunConfig:
             raise ValueError(f'logger must be "wandb" or left out, got {self.logger!r}.')
         if self.logger == "wandb":
             require_installed("wandb", extra="wandb", why='logger="wandb" needs wandb')
+        env_arguments(self.env_kwargs)
 
     @property
     def repeat(self) -> int:
@@ -91,6 +95,7 @@ class RunConfig:
             "frame_stack": self.frame_stack,
             "time_limit": self.time_limit,
             "rescale_observations": self.rescale_observations,
+            "env_kwargs": env_arguments(self.env_kwargs),
         }
 
     def make_env(self, num_envs: int, seed: int) -> EnvBase:

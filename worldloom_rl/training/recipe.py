@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.data import Arrivals
+from worldloom_rl.data.window_sampler import NoWindow
 from worldloom_rl.training.clock import AGENT_STEPS, Clock
 from worldloom_rl.training.evaluate import Evaluation, play, with_primers
 from worldloom_rl.training.options import RunConfig
@@ -44,9 +45,15 @@ class RunState(Generic[ConfigT, ModelT]):
     profile: NoProfile = NO_PROFILE
 
     def sample(self) -> TensorDictBase:
-        """A batch of windows [B, L] to learn from."""
+        """A batch of windows [B, L] to learn from. Raises ValueError if all episodes are shorter than a window."""
         with self.profile.timing("sampling"):
-            return self.source.sample()
+            try:
+                return self.source.sample()
+            except NoWindow as error:
+                raise ValueError(
+                    f"The episodes of {self.config.task} are too short to learn from: {error} For example "
+                    "--overrides horizon=1 (TD-MPC2) or history=1 (JEPA)."
+                ) from error
 
     def close(self) -> None:
         """Closes environments and removes scratch files; at the end of whatever uses the state."""

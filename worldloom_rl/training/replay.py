@@ -55,6 +55,15 @@ def make_replay(
     return make(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed))
 
 
+def check_window(window: int, longest: int, remedy: str) -> None:
+    """Raise ValueError if no episode of so many agent steps, which has one row more, holds a window of rows."""
+    if longest + 1 < window:
+        raise ValueError(
+            f"Episodes of {longest} agent steps are shorter than the {window - 1} that are learned from at once: "
+            f"{remedy}."
+        )
+
+
 def remove_scratch(replay: Replay) -> None:
     """Removes a replay's memory-mapped files, if it has any."""
     scratch: str | None = getattr(replay.storage, "scratch_dir", None)

@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         if images and 16 * channels != width:
             raise ValueError(
                 f"A pixel branch is 16 · num_channels = {16 * channels} wide, but each of the {branches} branches must "
-                f"be {width}: --overrides num_channels={max(width // 16, 1)}, latent_dim={16 * branches} times that."
+                f"be {width}: --overrides num_channels={max(width // 16, 1)}, latent_dim a multiple of {16 * branches}."
             )
         task = config.task_dim if config.num_tasks else 0
         hidden = [config.encoder_dim] * max(config.encoder_layers - 1, 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from worldloom_rl.models.dreamerv3.official.settings import ImportSettings as DreamerV3Settings
+from worldloom_rl.models.jepa.official.settings import ImportSettings as LeWMSettings
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as TDMPC2Settings
 from worldloom_rl.models.vjepa2.official.settings import ImportSettings as VJEPA2Settings
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from worldloom_rl.world_model import WorldModel
 
 _Path = Annotated[Path, tyro.conf.Positional]
-_DREAMERV3, _TDMPC2, _VJEPA2 = DreamerV3Settings(), TDMPC2Settings(), VJEPA2Settings()
+_DREAMERV3, _TDMPC2, _VJEPA2, _LEWM = DreamerV3Settings(), TDMPC2Settings(), VJEPA2Settings(), LeWMSettings()
 
 
 def import_dreamerv3(
@@ -49,6 +50,13 @@ def import_vjepa2(
         print(f'Load it: VJEPA2Encoder.from_pretrained("{output}")')
     else:
         _say_imported(model, output)
+
+
+def import_lewm(checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[LeWMSettings] = _LEWM) -> None:
+    """Turn LeWM's config.json and weights.pt (their directory) into a directory for AutoWorldModel.from_pretrained."""
+    from worldloom_rl.models.jepa.importer import import_checkpoint
+
+    _say_imported(import_checkpoint(checkpoint, output, settings), output)
 
 
 def _say_imported(model: WorldModel, output: Path) -> None:

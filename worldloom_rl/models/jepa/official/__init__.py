@@ -1,0 +1,1 @@
+"""What LeWM's checkpoints hold, in the names of their authors' code."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from multiprocessing import Process
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from worldloom_rl.training.run_directory import RunDirectory
 
 TDMPC2 = (
     "num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=8", "min_seed_steps=60",
+    "updates_per_step=0.5",
 )  # fmt: skip
-DREAMERV3 = ("batch_size=4", "batch_length=8", "imagination_starts=2", "horizon=3")
+DREAMERV3 = ("batch_size=4", "batch_length=8", "imagination_starts=2", "horizon=3", "updates_per_step=0.5")
 TOKENS = (
     "batch_size=4", "depth=2", "width=16", "horizon=3", "min_seed_steps=20", "tokenizer_updates=15",
     "behavior_start=25", "attention_heads=2", "updates_per_step=1",
@@ -89,15 +90,31 @@ def weights(run: RunDirectory) -> dict[str, Tensor]:
     return load_file(run.checkpoints.latest() / "model" / "model.safetensors")
 
 
+Whole = tuple[RunDirectory, dict[int, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def make_whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Whole]:
+    """A run that nothing stopped and the losses of its updates; each is made once."""
+
+    @cache
+    def whole(family: str, environment: str) -> Whole:
+        recipe, config = make(family, environment, tmp_path_factory.mktemp("whole") / "run")
+        losses: dict[int, Tensor] = {}
+        return loop.train(recorded(recipe, losses, lambda update: False), config), losses
+
+    return whole
+
+
 @pytest.mark.parametrize(("family", "environment"), [(f, e) for f, places in FAMILIES.items() for e in places])
-def test_a_stopped_run_goes_on_bit_for_bit(family: str, environment: str, tmp_path: Path) -> None:
-    recipe, config = make(family, environment, tmp_path / "whole")
-    expected: dict[int, Tensor] = {}
-    whole = loop.train(recorded(recipe, expected, lambda update: False), config)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    family: str, environment: str, tmp_path: Path, make_whole: Callable[[str, str], Whole]
+) -> None:
+    whole, expected = make_whole(family, environment)
+    recipe, stopped = make(family, environment, tmp_path / "stopped")
     last = max(expected)
 
     found: dict[int, Tensor] = {}
-    stopped = dataclasses.replace(config, run_directory=str(tmp_path / "stopped"))
     with pytest.raises(_Killed):
         loop.train(recorded(recipe, found, lambda update: update == last - 3), stopped)
     run = RunDirectory(tmp_path / "stopped")
@@ -122,7 +139,7 @@ test_resume.make_run(*sys.argv[2:4], Path(sys.argv[4]), "train")
 def make_run(family: str, environment: str, directory: Path, how: str) -> None:
     """Trains or resumes on one thread; each update's loss is in a file at once, whatever happens then."""
     torch.set_num_threads(1)
-    recipe, config = make(family, environment, directory, steps=200)
+    recipe, config = make(family, environment, directory, steps=160)
     losses: dict[int, Tensor] = {}
     with directory.with_suffix(".losses").open("a") as file:
 
@@ -155,7 +172,7 @@ def wait_for(condition: Callable[[], bool], running: Callable[[], bool], output:
     while not condition():
         assert running(), output.read_text()
         assert time.monotonic() - begin < 240
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 @pytest.mark.process
@@ -170,7 +187,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_had_been(
     expected = dict(losses_of(whole))
 
     run = RunDirectory(killed)
-    for attempt, updates in enumerate([25, 3, 60, 11]):
+    for attempt, updates in enumerate([8, 2, 24, 4]):
         made = len(losses_of(killed)) if attempt else 0
         how = "resume" if attempt else "train"
         process = Process(target=make_run_into, args=(output, family, environment, killed, how))
@@ -226,7 +243,7 @@ def test_an_environment_that_cannot_be_kept_begins_a_new_episode_and_the_run_say
 ) -> None:
     recipe, config = make(family, "pendulum", tmp_path / "run", env="Unkept-v0")
     with pytest.raises(_Killed):
-        loop.train(recorded(recipe, {}, lambda update: update == 70), config)
+        loop.train(recorded(recipe, {}, lambda update: update == 35), config)
     run = RunDirectory(tmp_path / "run")
     state = load_state(recipe, config, run.checkpoints.latest())
     rows = len(state.source.replay)
@@ -251,10 +268,10 @@ WRITES = (
 
 @pytest.mark.parametrize("evaluation", [1, 2, 3])
 def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
-    evaluation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_whole: Callable[[str, str], Whole]
 ) -> None:
-    recipe, config = make("dreamerv3", "pendulum", tmp_path / "whole")
-    whole = loop.train(recipe, config)
+    whole, _ = make_whole("dreamerv3", "pendulum")
+    recipe, stopped = make("dreamerv3", "pendulum", tmp_path / "stopped")
     original, begun = evaluation_of_episodes.evaluate, 0
 
     def evaluate(*arguments: Any) -> Any:
@@ -265,7 +282,6 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
         return original(*arguments)
 
     monkeypatch.setattr(evaluation_of_episodes, "evaluate", evaluate)
-    stopped = dataclasses.replace(config, run_directory=str(tmp_path / "stopped"))
     with pytest.raises(SystemExit) as ended:
         loop.train(recipe, stopped)
     assert ended.value.code == 143

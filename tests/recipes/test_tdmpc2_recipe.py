@@ -17,16 +17,18 @@ from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.run_directory import RunDirectory
 
 SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
+BRIEF = {"eval_episodes": 1, "final_eval_episodes": 1}  # where evaluations are not what is asked
 
 
 def small(run_directory: Path, **changes: object) -> Config:
-    """Pendulum with episodes of 20 agent steps: 100 random ones and 20 planned ones."""
+    """Pendulum with episodes of 20 agent steps: 40 random ones and 20 planned ones."""
     values: dict[str, object] = {
         "env": "Pendulum-v1",
-        "overrides": (*SMALL, "min_seed_steps=100"),
+        "overrides": SMALL,
+        "seed_steps": 40,
         "action_repeat": 2,
         "time_limit": 40,
-        "steps": 120,
+        "steps": 60,
         "eval_episodes": 2,
         "final_eval_episodes": 3,
         "run_directory": str(run_directory),
@@ -37,7 +39,8 @@ def small(run_directory: Path, **changes: object) -> Config:
 def arguments(config: Config) -> list[str]:
     return [
         "train", "tdmpc2", "--env", config.env, "--overrides", *config.overrides, "--action-repeat", "2",
-        "--time-limit", "40", "--steps", "120", "--eval-episodes", "2", "--final-eval-episodes", "3",
+        "--time-limit", "40", "--steps", "60", "--seed-steps", "40", "--eval-episodes", "2",
+        "--final-eval-episodes", "3",
         "--run-directory", str(config.run_directory),
     ]  # fmt: skip
 
@@ -54,9 +57,9 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
     assert "library_name: worldloom-rl" in (tmp_path / "run" / "README.md").read_text()
     run = RunDirectory(tmp_path / "run")
     result = json.loads((run.path / "result.json").read_text())
-    assert result["agent_steps"] == 120
-    assert result["environment_steps"] == 240
-    assert result["updates"] == 120  # at once as many as there were seed steps, then one a step
+    assert result["agent_steps"] == 60
+    assert result["environment_steps"] == 120
+    assert result["updates"] == 60  # at once as many as there were seed steps, then one a step
     assert [len(entry["returns"]) for entry in result["evaluations"]] == [2, 3]
     assert result["final_mean_return"] == pytest.approx(sum(result["final_returns"]) / 3)
     assert {"commit", "tree", "machine", "versions", "training_seconds", "config", "model_config"} <= set(result)
@@ -87,23 +90,23 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
     results = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run = tdmpc2.train(small(tmp_path / name, seed=seed))
+        run = tdmpc2.train(small(tmp_path / name, seed=seed, **BRIEF))
         results.append(json.loads((run.path / "result.json").read_text())["final_returns"])
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
 def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Path) -> None:
-    config = small(tmp_path / "run", checkpoint_every=110)
+    config = small(tmp_path / "run", checkpoint_every=50, **BRIEF)
     run = tdmpc2.train(config)
     first, last = run.checkpoints.all()
-    assert (first.name, last.name) == ("step_000000110_000000110", "step_000000120_000000120")
+    assert (first.name, last.name) == ("step_000000050_000000050", "step_000000060_000000060")
     before = load_state(tdmpc2.RECIPE, config, last)
     again = load_state(tdmpc2.RECIPE, config, last)
     try:
-        assert before.updates == 120
-        assert len(before.source.replay) == 120 + 6  # one row more than steps an episode
-        assert before.optimizers.model.state_dict()["state"][0]["step"] == 120
+        assert before.updates == 60
+        assert len(before.source.replay) == 60 + 3  # one row more than steps an episode
+        assert before.optimizers.model.state_dict()["state"][0]["step"] == 60
         assert before.source.episode_returns == again.source.episode_returns
         torch.testing.assert_close(
             before.source.replay.sample()["reward"], again.source.replay.sample()["reward"], rtol=0, atol=0
@@ -119,8 +122,8 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     (run.path / "result.json").unlink()
     cli.main(["resume", str(run.path)])
     result = json.loads((run.path / "result.json").read_text())
-    assert result["agent_steps"] == 120
-    assert result["updates"] == 120
+    assert result["agent_steps"] == 60
+    assert result["updates"] == 60
 
 
 def test_training_ends_when_an_evaluation_reaches_the_target_return(tmp_path: Path) -> None:
@@ -140,10 +143,10 @@ def test_a_run_that_ends_before_it_learns_is_refused(tmp_path: Path) -> None:
 
 
 def test_several_environments_are_stepped_side_by_side(tmp_path: Path) -> None:
-    run = tdmpc2.train(small(tmp_path / "run", num_envs=4, steps=420))
+    run = tdmpc2.train(small(tmp_path / "run", num_envs=4, **BRIEF))
     result = json.loads((run.path / "result.json").read_text())
-    assert result["agent_steps"] == 420
-    assert result["updates"] == 420
+    assert result["agent_steps"] == 60
+    assert result["updates"] == 60
 
 
 def test_discrete_actions_and_terminal_states(tmp_path: Path) -> None:
@@ -202,9 +205,9 @@ def test_list_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_profile_tells_where_the_time_of_a_training_step_goes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tdmpc2.train(small(tmp_path / "run", profile=True, steps=110))
+    run = tdmpc2.train(small(tmp_path / "run", profile=True, steps=50, **BRIEF))
     profile = json.loads((run.path / "profile.json").read_text())
-    assert profile["agent_steps"] == 110
+    assert profile["agent_steps"] == 50
     seconds = profile["seconds"]
     assert list(seconds) == ["environment", "acting", "sampling", "update", "other"]
     assert all(value > 0 for value in seconds.values())
@@ -219,8 +222,8 @@ def test_compiling_without_a_compiler_goes_on_in_eager_mode(
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.delenv("CXX", raising=False)
-    run = tdmpc2.train(small(tmp_path / "run", compile=True, steps=102))
-    assert json.loads((run.path / "result.json").read_text())["updates"] == 102
+    run = tdmpc2.train(small(tmp_path / "run", compile=True, steps=42, **BRIEF))
+    assert json.loads((run.path / "result.json").read_text())["updates"] == 42
     assert "Not compiled, training goes on as it is" in " ".join(capsys.readouterr().out.split())
 
 
@@ -262,7 +265,7 @@ def test_a_run_that_meets_a_nan_stops_with_its_name_and_how_to_go_on(
                 state.source.replay.storage[:]["reward"].fill_(torch.nan)
             return super().update(state)
 
-    config = small(tmp_path / "run", overrides=(*SMALL, "min_seed_steps=10"), seed_steps=40, steps=60)
+    config = small(tmp_path / "run", steps=60)
     with pytest.raises(FloatingPointError, match=r"'loss_reward' is not finite.*There is no checkpoint yet"):
         loop.train(Broken(), config)
     assert not RunDirectory(tmp_path / "run").checkpoints.all()

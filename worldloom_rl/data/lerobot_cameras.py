@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from worldloom_rl.data.parquet import numbers_of, read_table
-from worldloom_rl.specs.images import resize_image
+from worldloom_rl.specs.spaces import resize_image
 
 _PLUGINS = {"av": "pyav", "imageio_ffmpeg": "FFMPEG"}  # of imageio, by the package that it needs
 

@@ -137,7 +137,7 @@ def test_between_published_points_a_score_is_read_off_the_line_and_beyond_them_t
     assert curve.at(9_999) is None
     assert curve.at(490_001) is None
     assert [point.steps for point in curve.until(15_000)] == [10_000, 20_000]
-    assert str(curve) == "DreamerV3 12M, 5 seeds, training episodes"
+    assert str(curve) == "DreamerV3 12M at train_ratio 512, 5 seeds, training episodes"
 
 
 @pytest.mark.parametrize("name", ["dmc:cup-catch", "dmc:ball_in_cup-catch"])

@@ -215,7 +215,7 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
     def describe(self, state: State) -> str:
         numbers = state.model.config
         ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
-        return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}"
+        return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}{state.config.official}"
 
 
 RECIPE = DreamerV3Recipe()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from worldloom_rl.config import added_field, ranged
+from worldloom_rl.recipes.suites import NO_SUITE, Suite, dreamerv3_suite, tdmpc2_suite
 from worldloom_rl.tasks import LISTS, TaskSet, environment_name, named_tasks, plain_name
 from worldloom_rl.training.options import MOST_STEPS, EnvOptions
 from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
@@ -27,15 +28,34 @@ class DreamerV3RunConfig(CapturedRunConfig):
     """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
 
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
+    # official settings of the suite that the environment is of: those of the published curves, today's, or none
+    suite: Literal["published", "today", "none"] = added_field("published", before="none")
+
+    @property
+    def official(self) -> Suite:
+        """What the authors set for the environment's suite; what is told here or overridden counts more."""
+        if self.suite == "none":
+            return NO_SUITE
+        return dreamerv3_suite(self.env, pixels=self.pixels, today=self.suite == "today")
+
+    @property
+    def repeat(self) -> int:
+        """As of every run, or the suite's."""
+        suites = self.official.action_repeat if self.action_repeat is None else None
+        return suites or super().repeat
 
     @property
     def model_config(self) -> DreamerV3Config:
-        """The preset with the overrides."""
+        """The preset with the suite's numbers and the overrides."""
         from worldloom_rl.models.dreamerv3.config import DreamerV3Config
         from worldloom_rl.training.overrides import preset_config
 
         config = preset_config("dreamerv3", self.preset, self.overrides)
         assert isinstance(config, DreamerV3Config)
+        if self.official.train_ratio is not None:
+            updates = self.official.train_ratio / (config.batch_size * config.batch_length)
+            config = preset_config("dreamerv3", self.preset, self.overrides, updates_per_step=updates)
+            assert isinstance(config, DreamerV3Config)
         return config
 
 
@@ -54,6 +74,8 @@ class TDMPC2RunConfig(CapturedRunConfig):
     eval_tasks: tuple[str, ...] = added_field((), before=())  # those that evaluations play; by default all
     episodic: bool = False  # the environment can terminate: learn a termination head
     seed_steps: int | None = ranged(None, 1, MOST_STEPS)  # random ones before learning; by default 5 episodes or more
+    # official settings of the suite that the environment is of, or none
+    suite: Literal["published", "none"] = added_field("published", before="none")
 
     def __post_init__(self) -> None:
         if len(self.tasks) == 1 and self.tasks[0] not in LISTS and not self.env:  # one task needs no number
@@ -93,6 +115,11 @@ class TDMPC2RunConfig(CapturedRunConfig):
         if self.action_repeat is not None or not self.tasks:
             return super().repeat
         return min(2 if environment_name(name).startswith("dmc:") else 1 for name in self.task_names)
+
+    @property
+    def official(self) -> Suite:
+        """What the authors set for the environment's suite; what is told here or overridden counts more."""
+        return NO_SUITE if self.tasks or self.suite == "none" else tdmpc2_suite(self.env)
 
     def described(self) -> Described:
         """What the environments of several tasks say of them."""
@@ -163,7 +190,11 @@ class TDMPC2RunConfig(CapturedRunConfig):
         from worldloom_rl.models.tdmpc2.config import TDMPC2Config, discount_for, fields_of_tasks
         from worldloom_rl.training.overrides import preset_config
 
-        learned = fields_of_tasks(self.task_set()) if self.tasks else {"discount": discount_for(length)}
+        if self.tasks:
+            learned = fields_of_tasks(self.task_set())
+        else:
+            discount = min(discount_for(length), self.official.most_discount or 1.0)
+            learned = {"discount": discount, **self.official.numbers}
         config = preset_config("tdmpc2", self.preset, self.overrides, **learned, episodic=self.episodic)
         assert isinstance(config, TDMPC2Config)
         return config

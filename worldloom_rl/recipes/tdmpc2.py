@@ -252,7 +252,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
         return by_task(found, config.played_tasks)
 
     def describe(self, state: State) -> str:
-        return f"{state.model.config.updates_per_step:g} updates a step"
+        return f"{state.model.config.updates_per_step:g} updates a step{state.config.official}"
 
 
 RECIPE = TDMPC2Recipe()

@@ -143,7 +143,7 @@ def test_a_run_that_ends_before_it_learns_is_refused(tmp_path: Path) -> None:
 
 
 def test_several_environments_are_stepped_side_by_side(tmp_path: Path) -> None:
-    run = tdmpc2.train(small(tmp_path / "run", num_envs=4, **BRIEF))
+    run = tdmpc2.train(small(tmp_path / "run", num_envs=4, time_limit=20, **BRIEF))
     result = json.loads((run.path / "result.json").read_text())
     assert result["agent_steps"] == 60
     assert result["updates"] == 60

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import torch
+
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # what tests name is not remembered as this user's
 
 torch.set_num_threads(1)

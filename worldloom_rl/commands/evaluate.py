@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from worldloom_rl.training.evaluate import Evaluation
 
 
-def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, seeds: tuple[int, ...] = (0,)) -> None:
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, seeds: tuple[int, ...] = (0,), trust: bool = False
+) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
     A JEPA that has no goals to plan to is judged by its predictions in episodes that it did not learn from.
@@ -23,6 +25,7 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, see
         run: the run directory, where evaluation-seed<seed>.json is written for each seed.
         episodes: how many for each seed, planned for side by side.
         seeds: of environments and planner.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
@@ -38,7 +41,7 @@ def evaluate(run: Annotated[Path, tyro.conf.Positional], episodes: int = 20, see
     from worldloom_rl.training import loop
     from worldloom_rl.training.run_directory import provenance
 
-    trained = newest(run)
+    trained = newest(run, trust=trust)
     evaluations = []
     for seed in seeds:
         torch.manual_seed(seed)

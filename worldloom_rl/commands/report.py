@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from worldloom_rl.report.report_episodes import Episodes
 
 
-def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps: int = 200, seed: int = 0) -> None:
+def report(
+    run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps: int = 200, seed: int = 0, trust: bool = False
+) -> None:
     """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
 
     Args:
@@ -23,6 +25,7 @@ def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps:
         episodes: environments that the run's policy plays; twice as many are played with random actions.
         steps: agent steps in each of them; fewer if an episode can't last that long.
         seed: of the environments, the policy and the samples.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     for name, value, least in (("episodes", episodes, 1), ("steps", steps, 2)):
         if value < least:
@@ -33,7 +36,7 @@ def report(run: Annotated[Path, tyro.conf.Positional], episodes: int = 8, steps:
     from worldloom_rl.report.model_report_page import write_report
     from worldloom_rl.training.run_directory import CURVE_FILE
 
-    recipe, _ = open_run(run)
+    recipe, _ = open_run(run, trust=trust)
     if recipe.name not in VALUE_HEADS:
         raise ValueError(
             f"A report judges what a model says of rewards, ends and values, of which {recipe.title} learns nothing. "

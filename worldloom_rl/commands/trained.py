@@ -14,7 +14,7 @@ from worldloom_rl.training.checkpoint import agent_steps_of, updates_of
 from worldloom_rl.training.clock import Counts
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recipe import AnyRecipe
-from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
 
@@ -35,18 +35,24 @@ class TrainedRun:
     experience: str
 
 
-def open_run(path: Path) -> tuple[AnyRecipe, RunDirectory]:
-    """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run."""
+def open_run(path: Path, *, trust: bool = False) -> tuple[AnyRecipe, RunDirectory]:
+    """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run.
+
+    Args:
+        trust: whether the run may import what it names, now and later.
+    """
     run = RunDirectory(path)
+    if trust and (path / CONFIG_FILE).is_file():
+        run.trust()
     name, _ = run.read_config()
     if name not in RECIPES:
         raise ValueError(f"{path} is a run of the recipe {name!r}; known are {sorted(RECIPES)}.")
     return find_recipe(name), run
 
 
-def newest(path: Path) -> TrainedRun:
-    """The run at a path with the model of its newest checkpoint, ready to act on the run's device."""
-    recipe, run = open_run(path)
+def newest(path: Path, *, trust: bool = False) -> TrainedRun:
+    """The run at a path with the model of its newest checkpoint, ready to act on the run's device; see `open_run`."""
+    recipe, run = open_run(path, trust=trust)
     config = loop.read_config(recipe, run)
     folder = run.checkpoints.latest()
     torch.set_num_threads(config.threads)

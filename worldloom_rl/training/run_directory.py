@@ -23,6 +23,7 @@ from torchrl.record.loggers.common import Logger
 from worldloom_rl.atomic import write_json, write_text
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints
+from worldloom_rl.training.trust import remember, require_trust, trust
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
@@ -57,6 +58,7 @@ class RunDirectory:
             raise FileExistsError(
                 f"{chosen} holds a run already. Continue it with {cls(chosen).resume_command}, or choose another."
             )
+        remember(chosen, config)
         made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
         if path:
             chosen.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ class RunDirectory:
     def read_config(self) -> tuple[str, dict[str, Json]]:
         """The recipe's name and its configuration.
 
-        Raises FileNotFoundError or ValueError if this is no run directory.
+        Raises FileNotFoundError or ValueError if this is no run directory, or one that asks for trust.
         """
         file = self.path / CONFIG_FILE
         if not file.is_file():
@@ -104,7 +106,14 @@ class RunDirectory:
             raise ValueError(
                 f'{file} must have a "recipe" by name and its "config"; {self.path} is not a run directory.'
             )
+        require_trust(self.path, data["config"])
         return data["recipe"], data["config"]
+
+    def trust(self) -> None:
+        """This user trusts what the run imports, from now on."""
+        data = json.loads((self.path / CONFIG_FILE).read_text("utf-8"))
+        if isinstance(data, dict) and isinstance(data.get("config"), dict):
+            trust(self.path, data["config"])
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
         """Scalars to CSV and TensorBoard, at that number of agent steps, or of what `clock` names."""

@@ -35,11 +35,10 @@ def write_bytes(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        _rename(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush(file.parent)
 
 
 @contextmanager
@@ -67,11 +66,11 @@ def new_directory(target: Path, replaces: Callable[[Path], bool] = lambda folder
         if target.exists():
             _exchange(temporary, target)
         else:
-            os.replace(temporary, target)
+            _rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for folder in (target, *made):
+    for folder in made:
         _flush(folder.parent)
 
 
@@ -84,11 +83,24 @@ def _exchange(new: Path, target: Path) -> None:
     except BaseException:
         os.replace(old, target)
         raise
-    _flush(target.parent)  # or a power cut could leave the old one removed and the new one without its name
+    _flush(target.parent)  # before the old one goes
     if old.is_symlink():
         old.unlink()
     else:
         shutil.rmtree(old)
+
+
+def remove_directory(folder: Path) -> None:
+    """A directory goes as a whole: a half removed one has a hidden name, whatever happens."""
+    dropped = folder.with_name(f".{folder.name}-dropped")
+    _rename(folder, dropped)
+    shutil.rmtree(dropped)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Renames within a directory; on the disk, too, when it returns, and so before whatever follows."""
+    os.replace(source, target)
+    _flush(target.parent)
 
 
 def require_replaceable(target: Path, replaces: Callable[[Path], bool] = lambda folder: False) -> None:

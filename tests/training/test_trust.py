@@ -75,9 +75,7 @@ def test_names_that_import_nothing_need_no_trust(here: Path, name: str) -> None:
     assert RunDirectory(theirs(here, env=name)).read_config()[1]["env"] == name
 
 
-def test_commands_ask_and_go_on_with_trust_which_is_remembered(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_ask_and_go_on_with_trust_which_is_remembered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = theirs(here, env="games:Pendulum-v1")
     for command in ("eval", "imagine", "report", "resume"):
         with pytest.raises(SystemExit):

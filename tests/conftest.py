@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 
 import pytest
 import torch
+
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp()  # what tests name is not remembered as this user's
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start

@@ -83,7 +83,7 @@ def _exchange(new: Path, target: Path) -> None:
     except BaseException:
         os.replace(old, target)
         raise
-    _flush(target.parent)  # or a power cut could leave the old one removed and the new one without its name
+    _flush(target.parent)  # before the old one goes
     if old.is_symlink():
         old.unlink()
     else:

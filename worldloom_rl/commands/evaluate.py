@@ -23,6 +23,7 @@ def evaluate(
     seeds: tuple[Seed, ...] = (0,),
     tasks: tuple[str, ...] = (),
     best: bool = False,
+    trust: bool = False,
 ) -> None:
     """Play whole episodes with the newest checkpoint of a run, without exploration noise.
 
@@ -34,6 +35,7 @@ def evaluate(
         seeds: of environments and planner.
         tasks: those to play of a run that knows several; by default all that have an environment.
         best: play with the checkpoint that was evaluated best, of those that are kept, in place of the newest.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"An evaluation needs at least one seed and each only once, got {list(seeds)}.")
@@ -47,7 +49,7 @@ def evaluate(
     from worldloom_rl.training import loop
     from worldloom_rl.training.run_directory import provenance
 
-    trained = newest(run, best=best)
+    trained = newest(run, best=best, trust=trust)
     config = _of_tasks(trained.config, tasks)
     evaluations = []
     for seed in seeds:

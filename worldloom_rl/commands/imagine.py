@@ -22,6 +22,7 @@ def imagine(
     samples: Annotated[int, Limits(1, 10_000)] = 8,
     seed: Seed = 0,
     output: Path | None = None,
+    trust: bool = False,
 ) -> None:
     """Draw what the newest checkpoint of a run imagines against what happens in a new episode.
 
@@ -32,6 +33,7 @@ def imagine(
         samples: imagined futures, drawn as a band.
         seed: of the environment, the policy and the samples.
         output: where to write the picture; by default imagination.png in the run directory.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     from worldloom_rl.commands.trained import newest
     from worldloom_rl.report.examination import seed_draws
@@ -39,7 +41,7 @@ def imagine(
     from worldloom_rl.report.open_loop_picture import animate_open_loop, draw_open_loop
     from worldloom_rl.training.run_directory import IMAGINATION_FILE
 
-    trained = newest(run)
+    trained = newest(run, trust=trust)
     seed_draws(trained.model, seed)
     most = context + (horizon or _HORIZON)
     rows = trained.recipe.new_rows(trained.config, trained.model, seed, most).to(trained.config.device)

@@ -24,6 +24,7 @@ def report(
     episodes: Episodes = 8,
     steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
     seed: Seed = 0,
+    trust: bool = False,
 ) -> None:
     """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
 
@@ -32,6 +33,7 @@ def report(
         episodes: environments that the run's policy plays; twice as many are played with random actions.
         steps: agent steps in each of them; fewer if an episode can't last that long.
         seed: of the environments, the policy and the samples.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     from worldloom_rl.commands.trained import newest, open_run
     from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
@@ -39,7 +41,7 @@ def report(
     from worldloom_rl.report.model_report_page import write_report
     from worldloom_rl.training.run_directory import CURVE_FILE
 
-    recipe, _ = open_run(run)
+    recipe, _ = open_run(run, trust=trust)
     if recipe.name not in VALUE_HEADS:
         raise ValueError(
             f"A report judges what a model says of rewards, ends and values, of which {recipe.title} learns nothing. "

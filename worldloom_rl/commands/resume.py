@@ -12,6 +12,7 @@ def resume(
     run: Annotated[Path, tyro.conf.Positional],
     steps: int | None = None,
     start: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+    trust: bool = False,
 ) -> None:
     """Go on from the newest checkpoint of a run.
 
@@ -19,6 +20,7 @@ def resume(
         run: the run directory.
         steps: of the whole run now, if it shall go further than it was told at first; it ends as if told so then.
         start: go back to the checkpoint of that many steps; what the run did after it is removed.
+        trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
     for name, value, least in (("steps", steps, 1), ("from", start, 0)):
         if value is not None and value < least:
@@ -27,4 +29,4 @@ def resume(
     from worldloom_rl.commands.trained import open_run
     from worldloom_rl.training import loop
 
-    finish_run(loop.resume(*open_run(run), steps=steps, start=start).path)
+    finish_run(loop.resume(*open_run(run, trust=trust), steps=steps, start=start).path)

@@ -14,7 +14,7 @@ from worldloom_rl.training.checkpoint import agent_steps_of, counts_of
 from worldloom_rl.training.manifest import DamagedCheckpoint, check_files, require_manifest
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recipe import AnyRecipe
-from worldloom_rl.training.run_directory import RunDirectory
+from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
 from worldloom_rl.world_model import WorldModel
 
 
@@ -35,23 +35,30 @@ class TrainedRun:
     experience: str
 
 
-def open_run(path: Path) -> tuple[AnyRecipe, RunDirectory]:
-    """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run."""
+def open_run(path: Path, *, trust: bool = False) -> tuple[AnyRecipe, RunDirectory]:
+    """The recipe of a run directory, and the directory. Raises FileNotFoundError or ValueError if it holds no run.
+
+    Args:
+        trust: whether the run may import what it names, now and later.
+    """
     run = RunDirectory(path)
+    if trust and (path / CONFIG_FILE).is_file():
+        run.trust()
     name, _ = run.read_config()
     if name not in RECIPES:
         raise ValueError(f"{path} is a run of the recipe {name!r}; known are {sorted(RECIPES)}.")
     return find_recipe(name), run
 
 
-def newest(path: Path, *, best: bool = False) -> TrainedRun:
+def newest(path: Path, *, best: bool = False, trust: bool = False) -> TrainedRun:
     """The run at a path with the model of its newest checkpoint, ready to act on the run's device.
 
     Args:
         best: take the one whose evaluation had the highest mean return instead.
+        trust: see `open_run`.
     Raises DamagedCheckpoint, with the way back to one that is whole, if its files are not what was written.
     """
-    recipe, run = open_run(path)
+    recipe, run = open_run(path, trust=trust)
     config = loop.read_config(recipe, run)
     folder = run.checkpoints.best() if best else run.checkpoints.latest()
     try:

@@ -96,7 +96,9 @@ def _dreamerv3(env: str, pixels: bool) -> PublishedCurve | None:
     if family == "dmc":
         suite = "dmc_vision" if pixels else "dmc_proprio"
         name = "dmc_" + re.sub("^cup_", "ball_in_cup_", task.replace("-", "_"))
-        return _curve("DreamerV3 12M at train_ratio 512", "training", "dreamerv3", {"suite": suite, "task": name}, pixels)
+        return _curve(
+            "DreamerV3 12M at train_ratio 512", "training", "dreamerv3", {"suite": suite, "task": name}, pixels
+        )
     if family in _ATARI_SUITES and not pixels:  # there images are what the game shows; `pixels` renders others
         name = "atari_" + re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", task).lower()
         wanted = {"suite": _ATARI_SUITES[family], "task": name}

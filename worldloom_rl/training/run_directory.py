@@ -23,6 +23,7 @@ from worldloom_rl.training.manifest import read_json
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.owner import Owner
 from worldloom_rl.training.run_logs import RunLogs
+from worldloom_rl.training.trust import remember, require_trust, trust
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
@@ -67,6 +68,7 @@ class RunDirectory:
             run._owner = Owner(chosen)
             if (chosen / CONFIG_FILE).exists():
                 raise FileExistsError(run._holds_a_run())
+            remember(chosen, config)
             write_json(chosen / CONFIG_FILE, {"recipe": recipe, "config": dict(config)})
         except BaseException:
             run._let_go()
@@ -116,7 +118,7 @@ class RunDirectory:
     def read_config(self) -> tuple[str, dict[str, Json]]:
         """The recipe's name and its configuration.
 
-        Raises FileNotFoundError or ValueError if this is no run directory.
+        Raises FileNotFoundError or ValueError if this is no run directory, or one that asks for trust.
         """
         file = self.path / CONFIG_FILE
         if not file.is_file():
@@ -135,12 +137,19 @@ class RunDirectory:
             raise ValueError(
                 f'{file} must have a "recipe" by name and its "config"; {self.path} is not a run directory.'
             )
+        require_trust(self.path, data["config"])
         return data["recipe"], data["config"]
 
     def change_config(self, **changes: Json) -> None:
         """Other numbers in place of some of the configuration's."""
         recipe, config = self.read_config()
         write_json(self.path / CONFIG_FILE, {"recipe": recipe, "config": {**config, **changes}})
+
+    def trust(self) -> None:
+        """This user trusts what the run imports, from now on."""
+        data = json.loads((self.path / CONFIG_FILE).read_text("utf-8"))
+        if isinstance(data, dict) and isinstance(data.get("config"), dict):
+            trust(self.path, data["config"])
 
     def way_back(self, checkpoint: Path, clock: Clock) -> str:
         """How to go on if that checkpoint is damaged, as a sentence."""

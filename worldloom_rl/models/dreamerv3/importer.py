@@ -14,6 +14,7 @@ import torch
 
 from worldloom_rl.atomic import require_replaceable
 from worldloom_rl.config import Json
+from worldloom_rl.models.dreamerv3.config import DreamerV3Config as DreamerV3Config
 from worldloom_rl.models.dreamerv3.model import DreamerV3
 from worldloom_rl.models.dreamerv3.official.arrays import read_checkpoint
 from worldloom_rl.models.dreamerv3.official.names import counterparts, load_official

@@ -68,7 +68,7 @@ def _make_gym(name: str, pixels: bool, image_size: int, time_limit: int | None) 
     try:
         # The passive checker repeats at every step what TorchRL's specs say.
         return gymnasium.make(identifier, max_episode_steps=limit, disable_env_checker=True, **options), limit
-    except gymnasium.error.DependencyNotInstalled as error:
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
     except TypeError as error:  # of the constructor's arguments, of which only the registration tells
         needs = 'For pixels it takes render_mode="rgb_array". ' if pixels else ""

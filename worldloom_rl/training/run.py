@@ -203,15 +203,18 @@ class Run(Generic[ConfigT, ModelT, StateT]):
 
     def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
         """The error with where the run stood, and with the command that goes on if there is a checkpoint."""
-        directory, clock = self.directory, self.recipe.clock
         where = f"After {self.state.agent_steps} steps and {self.state.updates} updates: {error}"
-        made = directory.checkpoints.all()
+        return FloatingPointError(f"{where} {self._what_is_saved()}")
+
+    def _what_is_saved(self) -> str:
+        """What a person whose run ended by an error goes on from."""
+        directory, clock = self.directory, self.recipe.clock
+        folders = directory.checkpoints.all()
+        made = [clock.count(Counts(agent_steps_of(folder), updates_of(folder))) for folder in folders]
         if not made:
-            return FloatingPointError(f"{where} There is no checkpoint yet: remove {directory.path} and start again.")
-        earlier = made[-2:][0]
-        count = clock.count(Counts(agent_steps_of(earlier), updates_of(earlier)))
-        again = f", or from an earlier one: {directory.resume_command} --from {count}" if len(made) > 1 else ""
-        return FloatingPointError(f"{where} Go on from the last checkpoint: {directory.resume_command}{again}")
+            return f"There is no checkpoint yet: remove {directory.path} and start again."
+        earlier = f", from an earlier checkpoint with --from {made[-2]}" if len(set(made)) > 1 else ""
+        return f"Go on: {directory.resume_command}{earlier}"
 
     # ------------------------------------------------------------------ for people
 

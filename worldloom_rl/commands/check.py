@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from worldloom_rl.commands.ranges import Steps, in_range
+from worldloom_rl.commands.ranges import StepCount, in_range
 from worldloom_rl.config import Limits
 
 _TRIED = ("dreamerv3", "tdmpc2", "tokens")  # recipes that learn from an environment while they collect
@@ -18,8 +18,8 @@ def check(
     env_kwargs: tuple[str, ...] = (),
     action_repeat: Annotated[int, Limits(1, 1000)] | None = None,
     pixels: bool = False,
-    time_limit: Steps | None = None,
-    steps: Steps = 3000,
+    time_limit: StepCount | None = None,
+    steps: StepCount = 3000,
     tasks: tuple[str, ...] = (),
     data: tuple[str, ...] = (),
 ) -> None:

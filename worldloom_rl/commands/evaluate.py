@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from worldloom_rl.commands.console import say
-from worldloom_rl.commands.ranges import Episodes, Seed, in_range
+from worldloom_rl.commands.ranges import EpisodeCount, Seed, in_range
 
 if TYPE_CHECKING:
     from worldloom_rl.training.evaluate import Evaluation
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @in_range
 def evaluate(
     run: Annotated[Path, tyro.conf.Positional],
-    episodes: Episodes = 20,
+    episodes: EpisodeCount = 20,
     seeds: tuple[Seed, ...] = (0,),
     tasks: tuple[str, ...] = (),
     best: bool = False,

@@ -15,8 +15,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
-Steps = Annotated[int, Limits(1, MOST_STEPS)]
-Episodes = Annotated[int, Limits(1, MOST_ENVS)]
+StepCount = Annotated[int, Limits(1, MOST_STEPS)]
+EpisodeCount = Annotated[int, Limits(1, MOST_ENVS)]
 Seed = Annotated[int, Limits(0, LARGEST_SEED)]
 
 
@@ -45,24 +45,33 @@ def checked(kind: type[ConfigT], typed: ConfigT) -> ConfigT:
 def in_range(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """The command, which refuses numbers outside of the `Limits` in its signature, by their option."""
     signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
-    found = {name: _limits(hint) for name, hint in hints.items()}
-    limited = {name: limits for name, limits in found.items() if limits is not None}
+    limited = {name: limits for name, hint in hints.items() if (limits := _limits(hint)) is not None}
+    options = {name: _option(_renamed(hints[name]) or name) for name in limited}
     kinds = get_type_hints(command)
 
     @functools.wraps(command)
-    def of_checked_numbers(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
-        given = signature.bind(*arguments, **options).arguments
+    def of_checked_numbers(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        given = signature.bind(*arguments, **named).arguments
         for name, limits in limited.items():
             if name in given:
-                check_value(_option(name), given[name], kinds[name], limits)
-        return command(*arguments, **options)
+                check_value(options[name], given[name], kinds[name], limits)
+        return command(*arguments, **named)
 
     return of_checked_numbers
 
 
+def _beside(hint: object) -> tuple[object, ...]:
+    return hint.__metadata__ if get_origin(hint) is Annotated else ()  # type: ignore[attr-defined, no-any-return]
+
+
+def _renamed(hint: object) -> str | None:
+    """The name that tyro.conf.arg(name=…) gives a parameter on the command line."""
+    return next((name for part in _beside(hint) if isinstance(name := getattr(part, "name", None), str)), None)
+
+
 def _limits(hint: object) -> Limits | None:
     """Those that stand anywhere in a type, such as Annotated[int, Limits(1, 9)] | None."""
-    beside = hint.__metadata__ if get_origin(hint) is Annotated else ()  # type: ignore[attr-defined]
+    beside = _beside(hint)
     inner = (_limits(part) for part in get_args(hint))
     return next((part for part in (*beside, *inner) if isinstance(part, Limits)), None)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from worldloom_rl.commands.console import say, typed
-from worldloom_rl.commands.ranges import Episodes, Seed, in_range
+from worldloom_rl.commands.ranges import EpisodeCount, Seed, in_range
 from worldloom_rl.config import Limits
 from worldloom_rl.training.options import MOST_STEPS
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @in_range
 def report(
     run: Annotated[Path, tyro.conf.Positional],
-    episodes: Episodes = 8,
+    episodes: EpisodeCount = 8,
     steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
     seed: Seed = 0,
     trust: bool = False,

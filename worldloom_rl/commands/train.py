@@ -36,34 +36,34 @@ class _TypedTokens(Unchecked, TokensRunConfig):
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3]) -> None:
     """Train DreamerV3 on an environment, into a new run directory."""
-    config = checked(DreamerV3RunConfig, config)
+    told = checked(DreamerV3RunConfig, config)
     from worldloom_rl.recipes import dreamerv3
 
-    _finish(dreamerv3.train(config))
+    _finish(dreamerv3.train(told))
 
 
 def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA]) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
-    config = checked(JEPARunConfig, config)
+    told = checked(JEPARunConfig, config)
     from worldloom_rl.recipes import jepa
 
-    _finish(jepa.train(config))
+    _finish(jepa.train(told))
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2]) -> None:
     """Train TD-MPC2 on one environment or several tasks, or on recorded data of them, into a new run directory."""
-    config = checked(TDMPC2RunConfig, config)
+    told = checked(TDMPC2RunConfig, config)
     from worldloom_rl.recipes import tdmpc2, tdmpc2_offline
 
-    _finish((tdmpc2_offline if config.data else tdmpc2).train(config))
+    _finish((tdmpc2_offline if told.data else tdmpc2).train(told))
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens]) -> None:
     """Train a token world model on an environment of images, into a new run directory."""
-    config = checked(TokensRunConfig, config)
+    told = checked(TokensRunConfig, config)
     from worldloom_rl.recipes import tokens
 
-    _finish(tokens.train(config))
+    _finish(tokens.train(told))
 
 
 def _finish(run: RunDirectory) -> None:

@@ -40,8 +40,8 @@ def allowed_action(name: str, space: Space, action: Any, mask: np.ndarray) -> An
     Raises ValueError if the mask allows none.
     """
     if isinstance(space, spaces.Dict):
-        masks = zip(space.items(), _split(mask, [sum(_classes(leaf)) for leaf in space.values()]), strict=True)
-        parts = {part: allowed_action(name, leaf, action[part], below) for (part, leaf), below in masks}
+        pairs = zip(space.items(), _split(mask, [sum(_classes(leaf)) for leaf in space.values()]), strict=True)
+        parts = {part: allowed_action(name, leaf, action[part], below) for (part, leaf), below in pairs}
         return action if all(parts[part] is action[part] for part in parts) else parts
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return action

@@ -90,7 +90,7 @@ def _constructed(name: str, pixels: bool, make: Callable[[], Simulator]) -> Simu
     """What it makes. Raises ValueError, ImportError where that is not the constructor's own doing."""
     try:
         return make()
-    except gymnasium.error.DependencyNotInstalled as error:
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ImportError(f"gymnasium cannot make {name!r}: {error}") from error
     except TypeError as error:
         if raised_below(error.__cause__ or error):

@@ -9,8 +9,8 @@ import pytest
 
 from worldloom_rl import cli
 from worldloom_rl.report.compare import draw_comparison
-from worldloom_rl.report.reference_scores import reference_curve
 from worldloom_rl.report.run_results import RunResult, group_runs, read_result
+from worldloom_rl.training.published_curves import Point, published_curve
 
 RESULTS = Path(__file__).parents[1] / "learning" / "results"
 
@@ -51,7 +51,7 @@ def test_recorded_pendulum_runs_make_a_group_for_each_setting_with_the_mean_of_t
     assert tdmpc2.official is None  # Pendulum-v1 is in no published curve
 
 
-def test_compare_prints_the_official_score_nearest_to_the_run_and_writes_the_picture(
+def test_compare_prints_the_official_score_and_writes_the_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,7 +62,9 @@ def test_compare_prints_the_official_score_nearest_to_the_run_and_writes_the_pic
     assert "12,500" in printed
     assert "25,000" in printed
     assert "997.8" in printed  # TD-MPC2's results: cartpole-balance after 100,000 environment steps
-    assert "at 100,000" in printed
+    assert "997.8 at" in printed
+    assert "100,000" in printed  # the first that was published, beyond the run's steps
+    assert "TD-MPC2 5M, 3 seeds, evaluation episodes" in " ".join(printed.split())
     assert "…" not in printed  # nothing is cut off in 80 columns
     assert printed.rstrip().endswith("compare.png")
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -109,38 +111,47 @@ def test_curves_of_runs_evaluated_at_other_steps_are_interpolated_where_all_have
 
 
 @pytest.mark.parametrize(
-    ("recipe", "env", "pixels", "steps", "expected"),
+    ("recipe", "env", "pixels", "expected"),
     [
-        ("tdmpc2", "dmc:walker-run", False, 260_000, (300_000, 808.6)),
-        ("tdmpc2", "dmc:walker-run", True, 1, (100_000, 194.1)),
-        ("tdmpc2", "dmc:finger-spin", False, 10**9, (4_000_000, 990.5)),
-        ("dreamerv3", "dmc:cartpole-balance", False, 30_000, (25_000, 226.691)),
-        ("dreamerv3", "dmc:cartpole-balance", True, 30_000, (25_000, 303.901)),
+        ("tdmpc2", "dmc:walker-run", False, Point(300_000, 808.6, 796.7, 827.3)),
+        ("tdmpc2", "dmc:walker-run", True, Point(100_000, 194.1, 168.8, 217.8)),
+        ("tdmpc2", "dmc:finger-spin", False, Point(4_000_000, 990.5, 989.5, 991.1)),
+        ("dreamerv3", "dmc:cartpole-swingup", False, Point(20_000, 188.95, 137.074, 213.177)),
+        ("dreamerv3", "dmc:cartpole-swingup", True, Point(75_000, 468.475, 215.662, 776.123)),
         # The published steps of Atari are frames; a step of our environments is four.
-        ("dreamerv3", "ale100k:Alien", False, 100_000, (100_000, 1007.698)),
-        ("dreamerv3", "ale:Pong", False, 0, (2_500_000, 16.468)),
+        ("dreamerv3", "ale100k:Alien", False, Point(75_000, 683.506, 620.775, 797.269)),
     ],
 )
-def test_official_scores_are_the_published_ones(
-    recipe: str, env: str, pixels: bool, steps: int, expected: tuple[int, float]
-) -> None:
-    curve = reference_curve(recipe, env, pixels=pixels)
+def test_official_scores_are_the_published_ones(recipe: str, env: str, pixels: bool, expected: Point) -> None:
+    curve = published_curve(recipe, env, pixels=pixels)
     assert curve is not None
-    assert curve.nearest(steps) == expected
+    assert curve.at(expected.steps) == expected
+
+
+def test_between_published_points_a_score_is_read_off_the_line_and_beyond_them_there_is_none() -> None:
+    curve = published_curve("dreamerv3", "dmc:cartpole-swingup", pixels=False)
+    assert curve is not None
+    between = curve.at(12_500)  # a quarter of the way from 62.765 [47.41, 82.123] to 188.95 [137.074, 213.177]
+    assert between is not None
+    assert (between.mean, between.low, between.high) == pytest.approx((94.31125, 69.826, 114.8865))
+    assert curve.at(9_999) is None
+    assert curve.at(490_001) is None
+    assert [point.steps for point in curve.until(15_000)] == [10_000, 20_000]
+    assert str(curve) == "DreamerV3 12M, 5 seeds, training episodes"
 
 
 @pytest.mark.parametrize("name", ["dmc:cup-catch", "dmc:ball_in_cup-catch"])
 @pytest.mark.parametrize("recipe", ["tdmpc2", "dreamerv3"])
 def test_both_names_of_a_task_find_its_curve(recipe: str, name: str) -> None:
-    assert reference_curve(recipe, name, pixels=False) == reference_curve(recipe, "dmc:cup-catch", pixels=False)
-    assert reference_curve(recipe, name, pixels=False) is not None
+    assert published_curve(recipe, name, pixels=False) == published_curve(recipe, "dmc:cup-catch", pixels=False)
+    assert published_curve(recipe, name, pixels=False) is not None
 
 
 def test_names_of_several_words_find_their_curve() -> None:
     for env in ("dmc:finger-turn_easy", "dmc:finger-turn-easy", "dmc:cartpole-swingup_sparse"):
-        assert reference_curve("tdmpc2", env, pixels=False) is not None
+        assert published_curve("tdmpc2", env, pixels=False) is not None
     for game in ("UpNDown", "MsPacman", "BankHeist", "WizardOfWor", "VideoPinball"):
-        assert reference_curve("dreamerv3", f"ale:{game}", pixels=False) is not None
+        assert published_curve("dreamerv3", f"ale:{game}", pixels=False) is not None
 
 
 @pytest.mark.parametrize(
@@ -155,7 +166,7 @@ def test_names_of_several_words_find_their_curve() -> None:
     ],
 )
 def test_what_was_not_published_has_no_official_curve(recipe: str, env: str) -> None:
-    assert reference_curve(recipe, env, pixels=False) is None
+    assert published_curve(recipe, env, pixels=False) is None
 
 
 def test_a_time_limit_of_ones_own_makes_another_task(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text, share_above
-from worldloom_rl.report.reference_scores import ReferenceCurve
 from worldloom_rl.report.run_results import RunGroup
+from worldloom_rl.training.learning_curve import draw_published, write_picture
+from worldloom_rl.training.published_curves import PublishedCurve
 
 
 def comparison_table(groups: Sequence[RunGroup]) -> Group:
@@ -24,8 +25,8 @@ def comparison_table(groups: Sequence[RunGroup]) -> Group:
     table = Table(title=Text(groups[0].runs[0].task), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", min_width=10)
     headings = ["runs,\nseeds", "steps of agent,\nenvironment", "mean", "IQM,\n95 % interval"]
-    for heading in headings + ["official, at\nenvironment steps"] * any(officials):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in headings + ["official,\n[seeds' range]"] * any(officials):
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for group, official in zip(groups, officials, strict=True):
         table.add_row(*(Text(cell) for cell in _cells(group, official)))
     note = (
@@ -33,11 +34,12 @@ def comparison_table(groups: Sequence[RunGroup]) -> Group:
         "anew within each run (stratified bootstrap); it does not tell what other seeds would have scored."
     )
     if any(officials):
-        note += " Official: published by the authors, at the recorded number of steps nearest to the run's."
+        names = dict.fromkeys(str(official) for official in officials if official)
+        note += f" Official: published by the authors ({'; '.join(names)}), read off the line between two points."
     return Group(table, Text(note))
 
 
-def _cells(group: RunGroup, official: ReferenceCurve | None) -> list[str]:
+def _cells(group: RunGroup, official: PublishedCurve | None) -> list[str]:
     runs, scores = group.runs, group.final_returns
     low, high = bootstrap_interval(group.strata)
     cells = [
@@ -48,9 +50,17 @@ def _cells(group: RunGroup, official: ReferenceCurve | None) -> list[str]:
         f"{score_text(interquartile_mean(scores))}\n[{score_text(low)}, {score_text(high)}]",
     ]
     if official is not None:
-        steps, score = official.nearest(runs[0].environment_steps)
-        cells.append(f"{score_text(score)}\nat {steps:,}")
+        cells.append(_official_text(official, runs[0].environment_steps))
     return cells
+
+
+def _official_text(official: PublishedCurve, steps: int) -> str:
+    point = official.at(steps)
+    if point is not None:
+        return f"{score_text(point.mean)}\n[{score_text(point.low)}, {score_text(point.high)}]"
+    first, last = official.points[0], official.points[-1]
+    near = first if steps < first.steps else last
+    return f"{score_text(near.mean)} at\n{near.steps:,}"
 
 
 # ------------------------------------------------------------------ the picture
@@ -59,17 +69,17 @@ def _cells(group: RunGroup, official: ReferenceCurve | None) -> list[str]:
 def draw_comparison(file: Path, groups: Sequence[RunGroup]) -> None:
     """Write a picture: left the learning curves, right the share of final episodes above each score."""
     figure = Figure(figsize=(11.0, 4.8), layout="constrained")
-    figure.suptitle(groups[0].runs[0].task)
+    figure.suptitle(groups[0].runs[0].task, parse_math=False)
     curves, profiles = figure.subplots(1, 2)
     _draw_curves(curves, groups)
     _draw_profiles(profiles, groups)
     handles, labels = curves.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    figure.savefig(file, dpi=120)
+    write_picture(file, figure, dpi=120)
 
 
 def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
-    drawn: set[ReferenceCurve] = set()
+    drawn: set[PublishedCurve] = set()
     for number, group in enumerate(groups):
         color = f"C{number}"
         steps, means = group.curve()
@@ -82,16 +92,7 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
         if official is None or official in drawn:
             continue
         drawn.add(official)
-        shown = 1 + sum(steps < last for steps in official.steps)  # up to the first at or beyond our last step
-        axes.plot(
-            official.steps[:shown],
-            official.returns[:shown],
-            linestyle="--",
-            marker="s",
-            color=f"C{number}",
-            markerfacecolor="none",
-            label=f"official {official.name} (published from {official.steps[0]:,} steps on)",
-        )
+        draw_published(axes, official, last, color=f"C{number}")
     axes.set_title("Learning curves: mean of runs, band from lowest to highest", fontsize=10)
     clock = groups[0].runs[0].clock
     axes.set(xlabel="environment steps" if clock == "agent_steps" else clock, ylabel="mean episode return")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom_rl.config import Json
-from worldloom_rl.report.reference_scores import ReferenceCurve, reference_curve
 from worldloom_rl.training.next_command import typed
+from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_FILE
 
 # What a configuration holds beside the settings that two runs of one group must share.
@@ -74,12 +74,13 @@ class RunGroup:
         return [score for run in self.runs for score in run.final_returns]
 
     @property
-    def official(self) -> ReferenceCurve | None:
+    def official(self) -> PublishedCurve | None:
         """The official code's curve, where one was published for this very task."""
         first = self.runs[0]
-        if first.config.get("time_limit"):
+        if first.clock != "agent_steps":
             return None
-        return reference_curve(first.recipe, str(first.config["env"]), pixels=bool(first.config.get("pixels")))
+        env, pixels = str(first.config["env"]), bool(first.config.get("pixels"))
+        return published_curve(first.recipe, env, pixels=pixels, time_limit=first.config.get("time_limit"))
 
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Environment steps [T] and mean returns [runs, T], interpolated where runs were evaluated at other steps."""

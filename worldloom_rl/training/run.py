@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from worldloom_rl.atomic import write_json
 from worldloom_rl.training.checkpoint import counts_of, save_checkpoint, score_of
-from worldloom_rl.training.clock import Counts
+from worldloom_rl.training.clock import AGENT_STEPS, Counts
 from worldloom_rl.training.compilation import Built, built, compile_model
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.finite import check_read
@@ -21,6 +21,7 @@ from worldloom_rl.training.learning_curve import draw_evaluations
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
+from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
 
@@ -146,10 +147,17 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.directory.logs.log({**returns, **statistics}, done)
         self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
         title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
+        file = self.directory.path / CURVE_FILE
         draw_evaluations(
-            self.directory.path / CURVE_FILE, title, state.evaluations, recipe.clock, action_repeat=config.repeat
+            file, title, state.evaluations, recipe.clock, action_repeat=config.repeat, published=self._published()
         )
         return evaluation
+
+    def _published(self) -> PublishedCurve | None:
+        config = self.config
+        if self.recipe.clock is not AGENT_STEPS:
+            return None
+        return published_curve(self.recipe.name, config.env, pixels=config.pixels, time_limit=config.time_limit)
 
     def _target_reached(self) -> bool:
         """Whether an evaluation of a model that had learned had the return that ends the run."""

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text, share_above
 from worldloom_rl.report.run_results import RunGroup
-from worldloom_rl.training.learning_curve import draw_published
+from worldloom_rl.training.learning_curve import draw_published, write_picture
 from worldloom_rl.training.published_curves import PublishedCurve
 
 
@@ -69,13 +69,13 @@ def _official_text(official: PublishedCurve, steps: int) -> str:
 def draw_comparison(file: Path, groups: Sequence[RunGroup]) -> None:
     """Write a picture: left the learning curves, right the share of final episodes above each score."""
     figure = Figure(figsize=(11.0, 4.8), layout="constrained")
-    figure.suptitle(groups[0].runs[0].task)
+    figure.suptitle(groups[0].runs[0].task, parse_math=False)
     curves, profiles = figure.subplots(1, 2)
     _draw_curves(curves, groups)
     _draw_profiles(profiles, groups)
     handles, labels = curves.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    figure.savefig(file, dpi=120)
+    write_picture(file, figure, dpi=120)
 
 
 def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:

@@ -18,8 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from tensordict import NestedKey
 from torch import Tensor
 
+from worldloom_rl.atomic import write_bytes
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.open_loop import CONTINUE, Curve, OpenLoop
+from worldloom_rl.training.learning_curve import write_picture
 
 _CONTEXT_COLOR, _IMAGINED_COLOR = "tab:green", "tab:orange"
 
@@ -35,7 +37,7 @@ def draw_open_loop(file: Path, title: str, result: OpenLoop, *, frames: int = 12
     lines += result.curves.items()
     heights = [3.4] * len(images) + [1.3 * len(lines) + 0.4]
     figure = Figure(figsize=(1.0 + frames * 0.85, sum(heights) + 1.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, key in zip(parts[:-1], images, strict=True):
         _strip(part, ".".join(as_tuple(key)), result, key, frames)
@@ -45,7 +47,7 @@ def draw_open_loop(file: Path, title: str, result: OpenLoop, *, frames: int = 12
     panels[-1].set_xlabel("agent step of the episode")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(handles=_legend(result, lines, images), loc="outside lower center", ncols=2, fontsize=9)
-    figure.savefig(file, dpi=110)
+    write_picture(file, figure, dpi=110)
 
 
 def _legend(result: OpenLoop, lines: list[tuple[str, Curve]], images: list[NestedKey]) -> list[Patch | Line2D]:
@@ -91,7 +93,7 @@ def animate_open_loop(file: Path, result: OpenLoop, *, scale: int = 4) -> None:
         framed = color.view(3, 1, 1, 1).expand(3, 3, height, width).clone()
         framed[:, :, scale:-scale, scale:-scale] = pictures.transpose(0, 1)
         frames.append((255 * framed.permute(2, 1, 3, 0).flatten(1, 2)).round().byte().numpy())
-    imageio.mimsave(file, frames, duration=200, loop=0)
+    write_bytes(file, imageio.mimwrite("<bytes>", frames, format="gif", duration=200, loop=0))
 
 
 def _first(samples: Mapping[NestedKey, Tensor]) -> dict[NestedKey, Tensor]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldloom_rl.atomic import write_bytes
 from worldloom_rl.training.clock import Clock
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.published_curves import PublishedCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw_evaluations(
@@ -61,9 +64,17 @@ def draw_learning_curve(
     )
     if published is not None:
         draw_published(axes, published, steps[-1])
-    axes.set(title=title, xlabel=axis, ylabel="episode return")
+    axes.set(xlabel=axis, ylabel="episode return")
+    axes.set_title(title, parse_math=False)  # a path may hold what would be mathematics
     figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(file, dpi=120)
+    write_picture(file, figure, dpi=120)
+
+
+def write_picture(file: Path, figure: Figure, *, dpi: int) -> None:
+    """The figure in the form that the file's name ends with, in place of what stood there."""
+    content = io.BytesIO()
+    figure.savefig(content, format=file.suffix.removeprefix(".") or "png", dpi=dpi)
+    write_bytes(file, content.getvalue())
 
 
 def draw_published(axes: Axes, curve: PublishedCurve, last: int, color: str = "C1") -> None:
@@ -83,11 +94,11 @@ def draw_statistics(
 
     names = list(statistics[-1])
     figure = Figure(figsize=(6.4, 0.8 + 1.8 * len(names)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=True):
         axes.plot(steps, [values[name] for values in statistics], marker="o")
         axes.set_ylim(bottom=0)
         axes.set_title(name.replace("_", " "), fontsize=10)
     panels[-1].set_xlabel(axis)
-    figure.savefig(file, dpi=120)
+    write_picture(file, figure, dpi=120)

@@ -9,12 +9,18 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Json = Any  # what the json module reads and writes
 
 T = TypeVar("T")
 ConfigType = TypeVar("ConfigType", bound="WorldModelConfig")
+
+
+class Dataclass(Protocol):
+    """An object of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
@@ -55,6 +61,11 @@ def added_field(default: T, before: T, limits: Limits | None = None) -> T:
     return dataclasses.field(default=default, metadata={_BEFORE: before, _LIMITS: limits})
 
 
+def older_values(kind: type[Dataclass]) -> dict[str, Json]:
+    """What the fields that files of older versions lack mean there, by name."""
+    return {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(kind) if _BEFORE in field.metadata}
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise ValueError unless low ≤ value ≤ high; for `__post_init__` of configurations.
 
@@ -89,13 +100,7 @@ class WorldModelConfig:
             cls.__repr__ = WorldModelConfig.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        hints = _type_hints(type(self))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
-        for field in dataclasses.fields(self):
-            given = getattr(self, field.name)
-            value = tupled(given)
-            if value is not given:
-                object.__setattr__(self, field.name, value)
-            _check_field(field.name, value, hints.get(field.name, object), field.metadata.get(_LIMITS))
+        check_fields(self)
 
     @classmethod
     def from_size(cls: type[ConfigType], size: str, **changes: Json) -> ConfigType:
@@ -136,8 +141,7 @@ class WorldModelConfig:
         if not isinstance(values, Mapping):
             raise ValueError(f"The config must be the fields of {cls.__name__} by name, got {values!r}.")
         cls._require_fields(values)
-        older = {field.name: field.metadata[_BEFORE] for field in dataclasses.fields(cls) if _BEFORE in field.metadata}
-        values = {**older, **values}
+        values = {**older_values(cls), **values}
         missing = sorted({field.name for field in dataclasses.fields(cls)} - set(values))
         if missing:
             raise ValueError(f"The configuration lacks the fields {missing} of {cls.__name__}; is the file complete?")
@@ -171,22 +175,33 @@ def flat_json(values: list[Json]) -> Iterator[Json]:
 # ---------------------------------------------------------------------- what a field takes
 
 
+def check_fields(config: Dataclass) -> None:
+    """Raise ValueError by name unless each value is of its field's type and in its range. Lists become tuples."""
+    hints = _type_hints(type(config))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        value = tupled(given)
+        if value is not given:
+            object.__setattr__(config, field.name, value)
+        check_value(field.name, value, hints.get(field.name, object), field.metadata.get(_LIMITS))
+
+
 @cache
-def _type_hints(config_class: type[WorldModelConfig]) -> dict[str, object]:
+def _type_hints(config_class: type[Dataclass]) -> dict[str, object]:
     try:
         return get_type_hints(config_class)
     except NameError:  # a type that exists for type checkers only, or inside a function
         return {}
 
 
-def _check_field(name: str, value: object, hint: object, limits: Limits | None) -> None:
-    """Raise ValueError unless the value is of the field's type and in its range."""
+def check_value(name: str, value: object, hint: object, limits: Limits | None) -> None:
+    """Raise ValueError unless the value is of that type and, if it is a number or numbers, in that range."""
     numbers = value if isinstance(value, tuple) else (value,)
     least, most = limits.lengths if limits and limits.lengths else (0, math.inf)
     # The length first: a file may hold any number of numbers.
     if (isinstance(value, tuple) and not least <= len(value) <= most) or not fits(value, hint):
         raise ValueError(f"{name} must be {described(hint, limits)}, got {value!r:.200}.")
-    if limits is not None:
+    if limits is not None and value is not None:
         for number in numbers:
             check_range(name, number, limits.low, limits.high)
 
@@ -205,7 +220,7 @@ def fits(value: object, hint: object) -> bool:
         return len(items) == len(value) and all(map(fits, value, items))
     if hint in (int, float):
         number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)  # type: ignore[arg-type]
+        return number and (isinstance(value, int) or math.isfinite(value))  # type: ignore[arg-type]
     return isinstance(value, hint) if hint in (bool, str, tuple, type(None)) and isinstance(hint, type) else True
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[DreamerV3RunConfig]) -> None:
-    """Train DreamerV3 on an environment, into a new run directory."""
-    from worldloom_rl.recipes import dreamerv3
+    """Train DreamerV3 on an environment, or on recorded data of it, into a new run directory."""
+    from worldloom_rl.recipes import dreamerv3, dreamerv3_offline
 
-    _finish(dreamerv3.train(config))
+    _finish((dreamerv3_offline if config.data else dreamerv3).train(config))
 
 
 def train_jepa(config: tyro.conf.OmitArgPrefixes[JEPARunConfig]) -> None:
@@ -39,10 +39,10 @@ def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[TDMPC2RunConfig]) -> None:
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[TokensRunConfig]) -> None:
-    """Train a token world model on an environment of images, into a new run directory."""
-    from worldloom_rl.recipes import tokens
+    """Train a token world model on an environment of images, or on recorded data of it, into a new run directory."""
+    from worldloom_rl.recipes import tokens, tokens_offline
 
-    _finish(tokens.train(config))
+    _finish((tokens_offline if config.data else tokens).train(config))
 
 
 def _finish(run: RunDirectory) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import get_type_hints
 
-from worldloom_rl.config import Json, described, did_you_mean, fits, tupled
-
-
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+from worldloom_rl.config import Dataclass, Json, described, did_you_mean, fits, tupled
 
 
-def typed(kind: type[_Dataclass], values: Mapping[str, Json], where: str) -> dict[str, Json]:
+def typed(kind: type[Dataclass], values: Mapping[str, Json], where: str) -> dict[str, Json]:
     """The values as the fields of the dataclass `kind` take them.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from worldloom_rl.config import older_values
 from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
@@ -93,7 +94,7 @@ def read_config(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory
     if name != recipe.name:
         raise ValueError(f"{directory.path} is a run of the recipe {name!r}, not of {recipe.name!r}.")
     file = directory.path / CONFIG_FILE
-    known = typed(recipe.config_class, values, str(file))
+    known = {**older_values(recipe.config_class), **typed(recipe.config_class, values, str(file))}
     if missing := [each.name for each in dataclasses.fields(recipe.config_class) if each.name not in known]:
         raise ValueError(f"{file} lacks the fields {missing} of the run's configuration; is the file complete?")
     return recipe.config_class(**known)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 from torch import Tensor
-from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Episodes
 from worldloom_rl.envs import make_env
+from worldloom_rl.specs.environment import specs_of
 
 TASKS = ("Pendulum-v1", "MountainCarContinuous-v0")
 TIME_LIMIT = 12
@@ -45,8 +46,6 @@ def recorded(name: str, episodes: int = 6, seed: int = 0) -> InMemory:
         env = make_env(name, time_limit=TIME_LIMIT, seed=seed)
         played = env.rollout(episodes * TIME_LIMIT, break_when_any_done=False)
         env.close()
-    observation_spec = Composite(observation=Unbounded(env.observation_spec["observation"].shape))
-    space = env.action_spec.space
-    action_spec = Composite(action=Bounded(space.low, space.high, dtype=torch.float32))
-    kept = Arrivals(["observation"])(played).rows.exclude("replay")
+    observation_spec, action_spec = specs_of(env)
+    kept = Arrivals(list(observation_spec))(played).rows.exclude("replay")
     return InMemory(name, kept, observation_spec, action_spec)

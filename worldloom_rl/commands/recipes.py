@@ -10,10 +10,12 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "dreamerv3": "worldloom_rl.recipes.dreamerv3",
+    "dreamerv3-offline": "worldloom_rl.recipes.dreamerv3_offline",
     "jepa": "worldloom_rl.recipes.jepa",
     "tdmpc2": "worldloom_rl.recipes.tdmpc2",
     "tdmpc2-offline": "worldloom_rl.recipes.tdmpc2_offline",
     "tokens": "worldloom_rl.recipes.tokens",
+    "tokens-offline": "worldloom_rl.recipes.tokens_offline",
 }
 
 

@@ -35,11 +35,11 @@ class _TypedTokens(Unchecked, TokensRunConfig):
 
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3]) -> None:
-    """Train DreamerV3 on an environment, into a new run directory."""
+    """Train DreamerV3 on an environment, or on recorded data of it, into a new run directory."""
     told = checked(DreamerV3RunConfig, config)
-    from worldloom_rl.recipes import dreamerv3
+    from worldloom_rl.recipes import dreamerv3, dreamerv3_offline
 
-    _finish(dreamerv3.train(told))
+    _finish((dreamerv3_offline if told.data else dreamerv3).train(told))
 
 
 def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA]) -> None:
@@ -59,11 +59,11 @@ def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2]) -> None:
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens]) -> None:
-    """Train a token world model on an environment of images, into a new run directory."""
+    """Train a token world model on an environment of images, or on recorded data of it, into a new run directory."""
     told = checked(TokensRunConfig, config)
-    from worldloom_rl.recipes import tokens
+    from worldloom_rl.recipes import tokens, tokens_offline
 
-    _finish(tokens.train(told))
+    _finish((tokens_offline if told.data else tokens).train(told))
 
 
 def _finish(run: RunDirectory) -> None:

@@ -166,9 +166,7 @@ def make_state(config: Config) -> State:
     with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
         model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
         numbers = model.config
-        losses, optimizer = make_losses(model), make_optimizer(model)
-        if config.cuda_graphs:
-            capture_gradients(losses, optimizer, bfloat16=config.bfloat16)
+        losses, optimizer = make_learning(config, model)
         collector = make_collector(config, env, model.make_policy())
         window = numbers.batch_length + numbers.replay_context
         arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
@@ -183,6 +181,14 @@ def make_state(config: Config) -> State:
             learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
             updates_per_step=numbers.updates_per_step,
         )
+
+
+def make_learning(config: Config, model: DreamerV3) -> tuple[Losses, LaProp]:
+    """The losses and the optimiser of a run."""
+    losses, optimizer = make_losses(model), make_optimizer(model)
+    if config.cuda_graphs:
+        capture_gradients(losses, optimizer, bfloat16=config.bfloat16)
+    return losses, optimizer
 
 
 class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):

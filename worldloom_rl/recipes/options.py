@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 class DreamerV3RunConfig(CapturedRunConfig):
     """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
 
+    # recorded episodes of the environment instead of collected ones, such as run directories; then steps, evaluations,
+    # checkpoints and logs count gradient updates
+    data: tuple[str, ...] = added_field((), before=())
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
     # official settings of the suite that the environment is of: those of the published curves, today's, or none
     suite: Literal["published", "today", "none"] = added_field("published", before="none")
@@ -214,6 +217,10 @@ def _described(
 @dataclass(frozen=True, kw_only=True)
 class TokensRunConfig(RunConfig):
     """What `worldloom train tokens` can be told. Steps are agent steps, summed over environments."""
+
+    # recorded episodes of the environment instead of collected ones, such as run directories; then steps, evaluations,
+    # checkpoints and logs count gradient updates
+    data: tuple[str, ...] = added_field((), before=())
 
     @property
     def model_config(self) -> TokensConfig:

@@ -45,12 +45,12 @@ def _q_ensemble(model: WorldModel) -> ValueHead:
     )
 
 
-VALUE_HEADS: Mapping[str, Callable[[WorldModel], ValueHead]] = {
+_ONLINE: Mapping[str, Callable[[WorldModel], ValueHead]] = {
     "dreamerv3": _critic,
     "tdmpc2": _q_ensemble,
-    "tdmpc2-offline": _q_ensemble,
     "tokens": _critic,
 }
+VALUE_HEADS = {**_ONLINE, **{f"{recipe}-offline": head for recipe, head in _ONLINE.items()}}
 
 
 def play_for_report(

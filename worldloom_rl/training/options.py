@@ -10,6 +10,7 @@ from worldloom_rl.extras import require_installed
 from worldloom_rl.training.env_arguments import env_arguments
 
 if TYPE_CHECKING:
+    from torchrl.data import Composite
     from torchrl.envs import EnvBase
 
 
@@ -103,6 +104,21 @@ class RunConfig:
         from worldloom_rl.envs import make_env
 
         return make_env(self.env, num_envs=num_envs, seed=seed, **self.env_options())
+
+    def specs(self) -> tuple[Composite, Composite]:
+        """Observation and action specs of the environment, for a run that does not collect in it."""
+        from worldloom_rl.specs.environment import specs_of
+
+        env = self.make_env(1, self.seed)
+        try:
+            return specs_of(env)
+        finally:
+            env.close()
+
+    @property
+    def rendered_size(self) -> int | None:
+        """Rows and columns of rendered images, where they are what is observed."""
+        return 64 if self.pixels else None
 
     def replay_rows(self) -> int:
         """Capacity that the run can fill: an episode has one row more than steps."""

@@ -9,11 +9,14 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import Composite
 
-from worldloom_rl.data import Arrivals, Episodes, Replay
+from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.filling import fill
 from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_generators, save_generators
+from worldloom_rl.training.recorded_windows import wider_than_read
 from worldloom_rl.training.source import ReplaySource, Saved
+
+_REPLAY = "replay"  # in a checkpoint
 
 
 def split(episodes: Episodes, held_out: float, seed: int) -> tuple[list[int], list[int]]:
@@ -26,6 +29,28 @@ def split(episodes: Episodes, held_out: float, seed: int) -> tuple[list[int], li
     count = min(total - 1, max(1, round(held_out * total))) if held_out else 0
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[count:]), sorted(order[:count])
+
+
+def open_as_seen(
+    sources: Sequence[str],
+    env: str,
+    observation_spec: Composite,
+    action_spec: Composite,
+    image_size: int | None = None,
+) -> Episodes:
+    """The recorded episodes of an environment, whose rows hold what it shows and takes.
+
+    Args:
+        image_size: rows and columns of its rendered images.
+    Raises ValueError, FileNotFoundError or ImportError if there are none, or they are not of this environment.
+    """
+    episodes = open_episodes(sources, (env,), image_size, action_specs={env: action_spec})
+    if wider := wider_than_read(episodes, observation_spec, action_spec):
+        raise ValueError(
+            f"{episodes.source} has wider rows than {env}, which gives {wider} numbers: they are padded for several "
+            "tasks, from which tdmpc2 learns."
+        )
+    return episodes
 
 
 class Recorded(ReplaySource):
@@ -88,3 +113,20 @@ class Recorded(ReplaySource):
 
     def __str__(self) -> str:
         return self._told
+
+
+class RecordedWithLatents(Recorded):
+    """The same for models that write latents back to rows: a checkpoint keeps the rows with them."""
+
+    def save(self, directory: Path) -> Saved:
+        self.replay.save(directory / _REPLAY)
+        return super().save(directory)
+
+    def moved(self, directory: Path) -> None:
+        self.replay.moved(directory / _REPLAY)
+
+    def load(self, directory: Path, saved: Saved, seed: int) -> str:
+        told = super().load(directory, saved, seed)
+        self.replay.load(directory / _REPLAY)
+        self.replay._rng.set_state(saved["sampling"])
+        return told

@@ -34,7 +34,7 @@ class RecordedWindows(Source):
     def __init__(self, windows: Windows, observation_spec: Composite, action_spec: Composite) -> None:
         self.windows, self.episodes = windows, windows.episodes
         self._told, self._digest = str(self.episodes), self.episodes.digest()
-        self._cut = _cuts(self.episodes, observation_spec, action_spec)
+        self._cut = wider_than_read(self.episodes, observation_spec, action_spec)
         _check_padding(self.episodes, self._cut)
 
     def collect(self) -> None:
@@ -87,8 +87,11 @@ class RecordedWindows(Source):
         return self._told
 
 
-def _cuts(episodes: Episodes, observation_spec: Composite, action_spec: Composite) -> dict[NestedKey, int]:
-    """The widths of rows that are wider than the model reads. Raises ValueError where cutting is not enough."""
+def wider_than_read(episodes: Episodes, observation_spec: Composite, action_spec: Composite) -> dict[NestedKey, int]:
+    """What a model reads of vectors that are recorded wider, by the rows' keys.
+
+    Raises ValueError for all else in which rows are not what it reads: missing leaves, other shapes or types.
+    """
     cuts: dict[NestedKey, int] = {}
     pairs = [("observes", episodes.observation_spec, observation_spec), ("takes", episodes.action_spec, action_spec)]
     for role, recorded_spec, expected_spec in pairs:

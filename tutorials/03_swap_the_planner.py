@@ -23,7 +23,7 @@ from worldloom_rl.training.options import RunConfig
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "2500"))  # agent steps of each family; a test runs fewer
 EPISODES = 10 if STEPS > 1000 else 2
-SETTINGS = {"env": "Pendulum-v1", "action_repeat": 2, "steps": STEPS}
+SETTINGS = {"env": "Pendulum-v1", "action_repeat": 2, "time_limit": min(200, STEPS), "steps": STEPS}
 
 
 def returns(config: RunConfig, policy: TensorDictSequential) -> float:

@@ -155,7 +155,7 @@ class WorldModelConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in names:
             if name not in known:
-                raise ValueError(f"{cls.__name__} has no field {name!r}.{did_you_mean(name, known)}")
+                raise ValueError(f"{cls.__name__} has no field {name!r:.100}.{did_you_mean(name, known)}")
 
 
 def _plain(value: Json) -> Json:

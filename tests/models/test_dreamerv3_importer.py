@@ -110,6 +110,22 @@ def test_the_command_writes_a_directory_and_says_how_to_load_it(
     assert AutoWorldModel.from_pretrained(tmp_path / "model").num_parameters() == 60_334
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "f2", "f8", "without an optimiser"])
+def test_any_protocol_and_one_other_precision_give_the_same_model(
+    protocol: int, kind: str, logdir: Path, tmp_path: Path
+) -> None:
+    content = arrays_of(PROPRIO)
+    if kind == "without an optimiser":
+        content["params"] = {name: x for name, x in content["params"].items() if not name.startswith("opt/")}
+    else:
+        content["params"] = {name: x.astype(kind) if x.dtype == "f4" else x for name, x in content["params"].items()}
+    agent_of(logdir).write_bytes(pickle.dumps(content, protocol=protocol))
+    found = import_checkpoint(logdir, tmp_path / "model", SETTINGS).state_dict()
+    expected = import_checkpoint(PROPRIO, tmp_path / "other", SETTINGS).state_dict()
+    assert all(torch.equal(found[name], x.half().float() if kind == "f2" else x) for name, x in expected.items())
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -185,6 +201,31 @@ def test_an_array_that_asks_for_the_machines_memory_is_refused(logdir: Path, tmp
     refuse(logdir, tmp_path / "model", "an array begins as an empty one")
 
 
+def test_arrays_that_share_their_numbers_are_refused(logdir: Path, tmp_path: Path) -> None:
+    content = arrays_of(PROPRIO)
+    shared = np.zeros(10**6, np.float32)
+    content["params"] = dict.fromkeys(content["params"], shared)
+    agent_of(logdir).write_bytes(pickle.dumps(content, protocol=4))
+    refuse(logdir, tmp_path / "model", "arrays that share their numbers")
+
+
+def test_numbers_that_are_not_finite_are_refused(logdir: Path, tmp_path: Path) -> None:
+    content = arrays_of(PROPRIO)
+    content["params"]["dyn/obs0/bias"][3] = np.inf
+    agent_of(logdir).write_bytes(pickle.dumps(content, protocol=4))
+    refuse(logdir, tmp_path / "model", "has 'dyn/obs0/bias' with values that are not finite")
+
+
+def test_an_output_that_would_be_lost_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        import_checkpoint(tmp_path / "nowhere", tmp_path / "model")
+    (tmp_path / "notes").touch()
+    with pytest.raises(FileExistsError, match="is a file"):
+        import_checkpoint(PROPRIO, tmp_path / "notes", SETTINGS)
+
+
 def test_what_is_no_checkpoint_is_refused(logdir: Path, tmp_path: Path) -> None:
     agent = agent_of(logdir)
     whole = agent.read_bytes()
@@ -195,8 +236,9 @@ def test_what_is_no_checkpoint_is_refused(logdir: Path, tmp_path: Path) -> None:
     agent.write_bytes(whole)
     (agent.parent / "done").unlink()
     refuse(logdir, tmp_path / "model", "incomplete")
-    (logdir / "ckpt" / "latest").write_text("../../elsewhere")
-    refuse(logdir, tmp_path / "model", "the name of a folder")
+    for elsewhere in ("../../elsewhere", ".."):
+        (logdir / "ckpt" / "latest").write_text(elsewhere)
+        refuse(logdir, tmp_path / "model", "the name of a folder")
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         import_checkpoint(tmp_path / "nowhere", tmp_path / "model")
 
@@ -226,6 +268,11 @@ def test_settings_that_contradict_the_arrays_are_refused(
         ("repl_loss: {lam: 0.95", "repl_loss: {lam: 0.9", "lam = 0.95 in imag_loss and 0.9 in repl_loss"),
         ("batch_size: 8", "batch_size: 0", "positive numbers"),
         ("batch_size: 8", "batch_size: [", "is not the configuration"),
+        ("batch_size: 8", f"batch_size: {'9' * 400}", "is not the configuration"),
+        ("batch_size: 8", f"batch_size: {'9' * 5000}", "is not the configuration"),
+        ("batch_size: 8", f"batch_size: {'[' * 5000}", "is not the configuration"),
+        ("batch_size: 8", f"batch_size: 8\nmore: '{'x' * 300_000}'", "is larger than 262144 bytes"),
+        ("batch_size: 8", f"batch_size: 8\na: &a [1, 1]\nb: &b [{'*a, ' * 9}]\nc: [{'*b, ' * 9}]", "an alias inside"),
     ],
 )
 def test_a_configuration_that_is_not_ours_is_refused(line: str, other: str, message: str, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,10 @@ import pytest
 import torch
 import yaml
 from hub_server import TOKEN, HubServer
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from worldloom_rl import AutoWorldModel, WorldModel
+from worldloom_rl.pretrained import hub
 from worldloom_rl.pretrained.hub import is_hub_id
 from worldloom_rl.pretrained.model_card import model_card
 
@@ -269,6 +273,30 @@ def test_a_model_that_is_not_in_the_cache_needs_a_connection(story, what, messag
 def test_a_push_without_a_connection_says_so(story):
     message = story["offline"]["pushed"]
     assert message.startswith("ConnectionError: The hub gave no answer while 'loomers/pendulum' was pushed")
+
+
+def test_a_hub_that_never_answers_ends_with_a_sentence(monkeypatch):
+    asked = []
+
+    def silent(repo_id, *, local_files_only=False, **arguments):
+        asked.append(local_files_only)
+        if local_files_only:
+            raise LocalEntryNotFoundError("nothing is there")
+        threading.Event().wait()
+
+    monkeypatch.setattr(hub, "snapshot_download", silent)
+    monkeypatch.setattr(hub, "_PATIENCE", 0.05)
+    with pytest.raises(FileNotFoundError, match="not in the cache, and the hub gave no usable answer"):
+        AutoWorldModel.from_pretrained("org/name")
+    assert asked == [False, True]
+
+
+def test_a_slow_download_is_waited_for_and_its_errors_arrive(monkeypatch):
+    monkeypatch.setattr(hub, "_PATIENCE", 0.05)
+    bytes_so_far = itertools.count()
+    assert hub._answer_of(lambda: threading.Event().wait(0.3) or "done", lambda: next(bytes_so_far)) == "done"
+    with pytest.raises(ZeroDivisionError):
+        hub._answer_of(lambda: 1 // 0)
 
 
 # ---------------------------------------------------------------------- the model card

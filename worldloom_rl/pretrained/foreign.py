@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ _DEEPEST = 4  # dictionaries around a state dict, and names before its own
 _SHARED = 4  # times the numbers of a file that its tensors may have together: Q functions stand there twice, as views
 
 StateDict = dict[str, object]
+Name = TypeVar("Name")  # a key of a dictionary in a file: a text, where it is a tensor's name
 IsOne = Callable[[Set[str]], bool]
 
 
@@ -49,7 +51,7 @@ def find_state_dict(content: object, is_one: IsOne, what: str) -> StateDict:
 
 
 def _state_dicts(
-    content: Mapping[object, object], is_one: IsOne, place: str, depth: int, met: set[int]
+    content: Mapping[Name, object], is_one: IsOne, place: str, depth: int, met: set[int]
 ) -> Iterator[tuple[str, StateDict]]:
     """Places and state dicts; what is met in two places is met once."""
     met.add(id(content))
@@ -63,7 +65,7 @@ def _state_dicts(
             yield from _state_dicts(value, is_one, f"{place}.{name}" if place else str(name), depth - 1, met)
 
 
-def without_wrappers(state_dict: Mapping[object, object], is_one: IsOne) -> StateDict:
+def without_wrappers(state_dict: Mapping[Name, object], is_one: IsOne) -> StateDict:
     """The entries by their names without those of wrappers, and without names that stand before all of them.
 
     Raises ValueError if two entries have the same name then.

@@ -32,6 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 _LARGEST_CONFIG = 2**22  # bytes
 _DIGEST = "sha256"  # in the weights' metadata: of all names, types, shapes and numbers
+_LONGEST_REASON = 600  # characters
 _REMEDY = "Load the two files of one save; if they were copied or edited, copy them again or save the model anew."
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
 
@@ -63,7 +64,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -145,7 +146,13 @@ def _describing(file: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         # Families check their numbers; what one of another package lets through fails as its layers are built.
-        raise ValueError(f"{file} describes no model: {error} {_REMEDY}") from error
+        raise ValueError(f"{file} describes no model: {_shortened(error)} {_REMEDY}") from error
+
+
+def _shortened(error: Exception) -> str:
+    """What it says; a file can make that as long as itself."""
+    said = str(error)
+    return said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]}…"
 
 
 def _require_file(path: Path) -> None:
@@ -172,7 +179,7 @@ def read_json(path: Path) -> Json:
     try:
         return json.loads(path.read_text(), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:  # not only JSONDecodeError: a number may have too many digits
-        raise ValueError(f"{path} is not JSON: {error}. {_REMEDY}") from error
+        raise ValueError(f"{path} is not JSON: {_shortened(error)}. {_REMEDY}") from error
 
 
 def _each_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -190,17 +197,17 @@ def read_config(path: Path) -> dict[str, Json]:
     config = read_json(path)
     if not isinstance(config, dict) or set(config) != _FIELDS:
         fields = sorted(config) if isinstance(config, dict) else type(config).__name__
-        raise ValueError(f"{path} must have exactly the fields {sorted(_FIELDS)}, got {fields}.")
+        raise ValueError(f"{path} must have exactly the fields {sorted(_FIELDS)}, got {fields!s:.300}.")
     key_map = config["key_map"]
     if not isinstance(config["model_type"], str):
-        raise ValueError(f"{path}: model_type must be the name of a family, got {config['model_type']!r}.")
+        raise ValueError(f"{path}: model_type must be the name of a family, got {config['model_type']!r:.100}.")
     if not isinstance(key_map, dict) or not all(
         isinstance(key, list) and key and all(isinstance(part, str) for part in key) for key in key_map.values()
     ):
-        raise ValueError(f"{path}: key_map must give each name the list of its key's parts, got {key_map!r}.")
+        raise ValueError(f"{path}: key_map must give each name the list of its key's parts, got {key_map!r:.300}.")
     if config["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {config['format_version']!r}; this library reads version {FORMAT_VERSION}. "
+            f"{path} has format version {config['format_version']!r:.99}; this library reads version {FORMAT_VERSION}. "
             "Load it with the library version that its field 'library_version' names."
         )
     return config
@@ -225,9 +232,9 @@ def _check_weights(path: Path, expected: Mapping[str, Tensor]) -> str | None:
             if pickled
             else _REMEDY
         )
-        raise ValueError(f"{path} is not a readable safetensors file: {error}. {remedy}") from error
+        raise ValueError(f"{path} is not a readable safetensors file: {_shortened(error)}. {remedy}") from error
     try:
         check_tensors(in_one_precision(described, expected), expected, str(path))
     except ValueError as error:
-        raise ValueError(f"{error} {_REMEDY}") from error
+        raise ValueError(f"{_shortened(error)} {_REMEDY}") from error
     return kept

@@ -199,7 +199,7 @@ class StateTaker:
 def _of_kind(value: object, kind: type[Kind]) -> Kind:
     if type(value) is not kind:
         raise ValueError(f"its pickle is spoilt: a {kind.__name__} is expected where a {type(value).__name__} stands")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def _fill(target: dict[object, object], items: list[object]) -> None:

@@ -129,7 +129,7 @@ def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memory
     """A record's content. Raises ValueError if it is cut or its checksum is another."""
     name, size = record.filename[:100], record.file_size
     header = content[record.header_offset : record.header_offset + 30]
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    if len(header) < 30 or bytes(header[:4]) != b"PK\x03\x04":
         raise ValueError(f"its record {name!r} is not where it should be")
     start = record.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     taken = content[start : start + record.compress_size]
@@ -200,7 +200,7 @@ def _described(identifier: object) -> tuple[torch.dtype, str, int]:
 
 def _storage(content: memoryview) -> torch.UntypedStorage:
     if not len(content):
-        return torch.UntypedStorage(0)
+        return torch.empty(0).untyped_storage()
     numbers = torch.frombuffer(content, dtype=torch.uint8)
     return (numbers.clone() if numbers.data_ptr() % 16 else numbers).untyped_storage()
 

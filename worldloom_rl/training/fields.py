@@ -20,7 +20,7 @@ def typed(kind: type[Dataclass], values: Mapping[str, Json], where: str) -> dict
     known = {field.name for field in dataclasses.fields(kind)}
     for name in values:
         if name not in known:
-            raise ValueError(f"{where}: {kind.__name__} has no field {name!r}.{did_you_mean(name, known)}")
+            raise ValueError(f"{where}: {kind.__name__} has no field {name!r:.100}.{did_you_mean(name, known)}")
     taken = {name: tupled(value) for name, value in values.items()}
     for name, value in taken.items():
         if not fits(value, hints[name]):

@@ -54,7 +54,7 @@ def _array(numbers: object, kind: object, shape: object, order: object) -> np.nd
     if not isinstance(numbers, bytes | memoryview) or len(numbers) != needed:
         given = len(numbers) if isinstance(numbers, bytes | memoryview) else "no"
         raise ValueError(f"it has an array of shape {shape!s:.100} with {given} bytes where {needed} are needed")
-    array: np.ndarray = np.frombuffer(numbers, kind.dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+    array: np.ndarray = np.frombuffer(numbers, kind.dtype).reshape(shape, order=order)
     return array.astype(kind.dtype.newbyteorder("="), copy=False)
 
 

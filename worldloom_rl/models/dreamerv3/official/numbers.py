@@ -91,8 +91,11 @@ def read_config(file: Path) -> dict[str, Json]:
         text = file.read_text()
         _refuse_nested_aliases(text)
         content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a number of many digits
+        raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {str(error)[:200]}") from error
+    try:
         return _numbers(content, file)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ArithmeticError) as error:
+    except (TypeError, ArithmeticError) as error:
         raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {str(error)[:200]}") from error
 
 

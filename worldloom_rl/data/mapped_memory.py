@@ -15,7 +15,7 @@ _MAPS = Path("/proc/self/maps")
 class MappedMemory:
     """The tensors among these that lie in files, of which nothing is read ahead.
 
-    Only for tensors that nobody writes to: what is written to a mapping of one's own is lost by `release`.
+    Only for tensors that nobody writes to: what is written to a private mapping is lost by `release`.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -36,11 +36,11 @@ class MappedMemory:
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
-    """Addresses of this process that are private mappings of files."""
+    """Addresses of this process that are mappings of files."""
     ranges: list[tuple[int, int]] = []
     for line in _MAPS.read_text().splitlines() if _MAPS.exists() else ():
-        addresses, permissions, _, _, inode, *_ = line.split(maxsplit=5)
-        if permissions[3] == "p" and inode != "0":
+        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0":
             first, last = (int(address, 16) for address in addresses.split("-"))
             ranges.append((first, last))
     return ranges

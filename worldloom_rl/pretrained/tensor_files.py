@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -31,15 +30,11 @@ _MOST_DIMENSIONS = 64
 _LARGEST_SIZE = 2**48
 
 
-def read_tensor_file(
-    path: str | Path, origin: str, known: Mapping[str, object] = MappingProxyType({}), *, summed: bool = True
-) -> object:
+def read_tensor_file(path: str | Path, origin: str) -> object:
     """What a file of `torch.save` or of safetensors holds; tensors stay on disk until they are read.
 
     Args:
         origin: whose checkpoint it should be, for messages.
-        known: what else the file may name means, see `PickleReader`.
-        summed: hold the tensors' records to their checksums, which takes reading all of them.
     Raises FileNotFoundError; ValueError if the file is something else, is cut or damaged, or holds any object but
     tensors, plain values and containers of them: such an object is named and never built.
     """
@@ -47,7 +42,7 @@ def read_tensor_file(
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     try:
-        return _read(path, {**_KNOWN, **known}, summed)
+        return _read(path)
     except ForeignObject as error:
         raise ValueError(
             f"{path} holds the pickled object {error.name!r}, which was not loaded: an official {origin} checkpoint "
@@ -57,16 +52,16 @@ def read_tensor_file(
         raise ValueError(f"{path} is not a checkpoint written by torch.save: {str(error)[:150]}.") from error
 
 
-def _read(path: Path, known: Mapping[str, object], summed: bool) -> object:
+def _read(path: Path) -> object:
     if not path.stat().st_size:
         raise ValueError("it is empty")
     with open(path, "rb") as stream:
         content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     start = bytes(content[:512])
     if start.startswith(b"PK"):
-        return _read_archive(path, content, known, summed)
+        return _read_archive(path, content)
     if start.startswith(_LEGACY):
-        return _read_legacy(content, known)
+        return _read_legacy(content)
     if start[8:9] == b"{":
         if int.from_bytes(start[:8], "little") > LARGEST_HEADER:
             raise ValueError(f"its header would have more than {LARGEST_HEADER} bytes")
@@ -90,7 +85,7 @@ class _Storage(NamedTuple):
 # ---------------------------------------------------------------------- archives, of torch since 1.6
 
 
-def _read_archive(path: Path, content: memoryview, known: Mapping[str, object], summed: bool) -> object:
+def _read_archive(path: Path, content: memoryview) -> object:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     names = {record.filename: record for record in records}
@@ -102,12 +97,12 @@ def _read_archive(path: Path, content: memoryview, known: Mapping[str, object], 
     if sum(record.file_size for record in records) > _EXPANSION * len(content) + 2**20:
         raise ValueError(f"its records would take more than {_EXPANSION} times its {len(content)} bytes")
     # torch.serialization.set_crc32_options(False) leaves every checksum 0.
-    has_sums = any(record.CRC for record in records)
+    summed = any(record.CRC for record in records)
 
-    def record(name: str, summed: bool = True) -> memoryview:
+    def record(name: str) -> memoryview:
         if f"{roots[0]}/{name}" not in names:
             raise ValueError(f"it lacks the record {name[:100]!r}")
-        return _whole(content, names[f"{roots[0]}/{name}"], has_sums and summed)
+        return _whole(content, names[f"{roots[0]}/{name}"], summed)
 
     if f"{roots[0]}/byteorder" in names and bytes(record("byteorder")) != b"little":
         raise ValueError("its numbers are not little-endian; save it again on a usual machine")
@@ -116,13 +111,13 @@ def _read_archive(path: Path, content: memoryview, known: Mapping[str, object], 
     def stored(identifier: object) -> _Storage:
         dtype, key, length = _described(identifier)
         if key not in storages:
-            storages[key] = _Storage(dtype, _storage(record(f"data/{key}", summed)))
+            storages[key] = _Storage(dtype, _storage(record(f"data/{key}")))
         if storages[key].content.nbytes() != length * dtype.itemsize:
             found = storages[key].content.nbytes()
             raise ValueError(f"its record data/{key[:20]} has {found} bytes where {length * dtype.itemsize} are needed")
         return storages[key]._replace(dtype=dtype)
 
-    return PickleReader(record("data.pkl"), known, stored).read()[0]
+    return PickleReader(record("data.pkl"), _KNOWN, stored).read()[0]
 
 
 def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memoryview:
@@ -148,7 +143,7 @@ def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memory
 # ---------------------------------------------------------------------- files of torch before 1.6
 
 
-def _read_legacy(content: memoryview, known: Mapping[str, object]) -> object:
+def _read_legacy(content: memoryview) -> object:
     """Three pickles of notes, the object, the keys of its storages, and these, each after its length."""
     described: dict[str, torch.dtype] = {}
 
@@ -163,7 +158,7 @@ def _read_legacy(content: memoryview, known: Mapping[str, object]) -> object:
     notes, begin = PickleReader(content, {}).read(place)
     if not isinstance(notes, dict) or notes.get("little_endian") is not True:
         raise ValueError("its numbers are not little-endian; save it again on a usual machine")
-    _, place = PickleReader(content, known, noted).read(begin)  # where the object ends; its tensors come after it
+    _, place = PickleReader(content, _KNOWN, noted).read(begin)  # where the object ends; its tensors come after it
     keys, place = PickleReader(content, {}).read(place)
     if not isinstance(keys, list) or not set(described) <= {key for key in keys if isinstance(key, str)}:
         raise ValueError("it lacks some of its storages")
@@ -184,7 +179,7 @@ def _read_legacy(content: memoryview, known: Mapping[str, object]) -> object:
             raise ValueError(f"its storage {key[:20]} has {storages[key].length} numbers where {length} are needed")
         return storages[key]
 
-    return PickleReader(content, known, stored).read(begin)[0]
+    return PickleReader(content, _KNOWN, stored).read(begin)[0]
 
 
 # ---------------------------------------------------------------------- what the names in torch's pickles mean

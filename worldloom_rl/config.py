@@ -177,7 +177,7 @@ def flat_json(values: list[Json]) -> Iterator[Json]:
 
 def check_fields(config: Dataclass) -> None:
     """Raise ValueError by name unless each value is of its field's type and in its range. Lists become tuples."""
-    hints = _type_hints(type(config))  # type: ignore[arg-type]  # a class has a hash, whatever its objects have
+    hints = _type_hints(type(config))
     for field in dataclasses.fields(config):
         given = getattr(config, field.name)
         value = tupled(given)

@@ -8,7 +8,7 @@ that actions do; so it imagines and plans over all of them. Returns are those of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from gymnasium import spaces
@@ -87,7 +87,7 @@ def _flat_mask(name: str, space: Space, mask: object) -> np.ndarray:
     return flat.astype(bool)
 
 
-def _refuse(name: str, space: Space, mask: object) -> Any:
+def _refuse(name: str, space: Space, mask: object) -> NoReturn:
     shape = f" of shape {mask.shape}" if isinstance(mask, np.ndarray) else ""
     given = " ".join(repr(mask).split())
     raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ class NotFinite(ValueError, FloatingPointError):
     """A number that models cannot learn from: a wrong value of an environment, which ends a run as a lost one does."""
 
 
-def check_observed(name: str, observed: Any, steps: int, key: tuple[str, ...] = ()) -> None:
+def check_observed(name: str, observed: object, steps: int, key: tuple[str, ...] = ()) -> None:
     """Raise NotFinite for the first number of an observation that is NaN or +∞; −∞ stands for a missing entry.
 
     Args:
@@ -23,14 +22,15 @@ def check_observed(name: str, observed: Any, steps: int, key: tuple[str, ...] = 
         for part, below in observed.items():
             check_observed(name, below, steps, (*key, part))
         return
-    if observed.dtype.kind != "f" or np.isfinite(observed).all():
+    array = np.asarray(observed)
+    if array.dtype.kind != "f" or np.isfinite(array).all():
         return
-    wrong = np.argwhere(np.isnan(observed) | np.isposinf(observed))
+    wrong = np.argwhere(np.isnan(array) | np.isposinf(array))
     if len(wrong):
         place = wrong[0].tolist()
         raise NotFinite(
-            f"{name}: the observation {'.'.join(key) or 'observation'}{place} was {observed[tuple(place)]} at "
-            f"simulator step {steps} of its episode ({len(wrong)} of {observed.size} numbers are NaN or infinite); "
+            f"{name}: the observation {'.'.join(key) or 'observation'}{place} was {array[tuple(place)]} at "
+            f"simulator step {steps} of its episode ({len(wrong)} of {array.size} numbers are NaN or infinite); "
             "models learn from finite ones: mend the environment."
         )
 
@@ -44,7 +44,7 @@ def check_reward(name: str, reward: float, total: float, steps: int, action: obj
         )
 
 
-def check_action(name: str, action: Any) -> None:
+def check_action(name: str, action: object) -> None:
     """Raise FloatingPointError for an action that is not finite: whoever acts went wrong, not the environment."""
     if isinstance(action, Mapping):
         for part in action.values():

@@ -144,7 +144,8 @@ def _go_back(
     directory.checkpoints.drop_after(folder)
     surroundings.keep(directory.path, state)
     directory.logs.clock = clock.name
-    directory.logs.cut(clock.count(state), map(clock.count, state.evaluations))
+    count = clock.count(state)
+    directory.logs.cut(count, sum(clock.count(made) == count for made in state.evaluations))
 
 
 def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> RunDirectory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -63,20 +63,21 @@ class RunLogs:
             writer.writerows(table[step] for step in sorted(table))
             write_text(self.run / METRICS_FILE, text.getvalue())
 
-    def cut(self, count: int, evaluated: Iterable[int]) -> None:
+    def cut(self, count: int, evaluated: int) -> None:
         """Take back what a run logged beyond this count before it was stopped.
 
         Each file is replaced by a shorter one that is on the disk already; TensorBoard's is written anew from these.
 
         Args:
-            evaluated: the counts of the evaluations that the run goes on with; those logged beside them will come
-                again, or belong to an end that is none any more.
+            evaluated: how many evaluations of this very count the run goes on with; others that were logged there will
+                come again, or belong to an end that is none any more.
         """
-        made, kept = Counter(evaluated), defaultdict[int, dict[str, float]](dict)
+        kept = defaultdict[int, dict[str, float]](dict)
         for name, file in self._files():
             rows = [(step, value) for step, value in _logged(file) if step <= count]
             if name.startswith(_EVALUATION):
-                rows = list(_first(rows, made))
+                earlier = [row for row in rows if row[0] < count]
+                rows = rows[: len(earlier) + evaluated]
             text = "".join(f"{step},{value}\n" for step, value in rows)
             if text != file.read_text("utf-8"):
                 write_text(file, text)
@@ -116,12 +117,3 @@ def _logged(file: Path) -> Iterator[tuple[int, str]]:
                 yield int(step), str(float(value))
             except ValueError as error:
                 raise ValueError(f"{file} is damaged: {line!r:.80} is no step and value. Remove the line.") from error
-
-
-def _first(rows: Iterable[tuple[int, str]], most: Mapping[int, int]) -> Iterator[tuple[int, str]]:
-    """Of each step's rows so many, the first ones."""
-    met: Counter[int] = Counter()
-    for step, value in rows:
-        met[step] += 1
-        if met[step] <= most.get(step, 0):
-            yield step, value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -72,7 +71,7 @@ class RunLogs:
             evaluated: how many evaluations of this very count the run goes on with; others that were logged there will
                 come again, or belong to an end that is none any more.
         """
-        kept = defaultdict[int, dict[str, float]](dict)
+        kept: list[tuple[int, str, float]] = []
         for name, file in self._files():
             rows = [(step, value) for step, value in _logged(file) if step <= count]
             if name.startswith(_EVALUATION):
@@ -81,12 +80,10 @@ class RunLogs:
             text = "".join(f"{step},{value}\n" for step, value in rows)
             if text != file.read_text("utf-8"):
                 write_text(file, text)
-            for step, value in rows:
-                kept[step][name] = float(value)
+            kept += [(step, name, float(value)) for step, value in rows]
         shutil.rmtree(self._logs / "tensorboard", ignore_errors=True)
-        if kept:
-            for step in sorted(kept):
-                _log(self._tensorboard(), kept[step], step)
+        for step, name, value in sorted(kept, key=lambda row: row[0]):
+            _log(self._tensorboard(), {name: value}, step)
 
     def _tensorboard(self) -> list[Logger]:
         """TensorBoard's logger, the same until `close`."""

@@ -140,7 +140,7 @@ def test_a_kill_while_logs_are_cut_loses_no_row(run: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(atomic.os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
-        RunDirectory(run).logs.cut(59, range(60))
+        RunDirectory(run).logs.cut(59, 1)
     assert all(len(file.read_text().splitlines()) >= 60 for file in files)
 
 

@@ -149,7 +149,7 @@ def test_logs_beyond_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     again = RunLogs(tmp_path)
     with open(file, "a") as cut_off:
         cut_off.write("40")
-    again.cut(20, [])
+    again.cut(20, 0)
     again.log({"update/loss": 9.0}, 30)
     again.close()
     assert file.read_text().split() == ["10,1.0", "20,2.0", "30,9.0"]

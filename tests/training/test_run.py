@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -89,6 +91,43 @@ def test_two_starts_in_one_second_get_a_directory_each(tmp_path: Path, monkeypat
     with pytest.raises(KeyError), runs[1].unless_the_start_fails():
         raise KeyError
     assert sorted(folder.name for folder in (tmp_path / "runs").iterdir()) == [expected[0], expected[2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("plain", "worldloom resume plain"),
+        ("with a space", "worldloom resume 'with a space'"),
+        ("it's $HOME [bold]", """worldloom resume 'it'"'"'s $HOME [bold]'"""),
+        ("-leading", "worldloom resume ./-leading"),
+        ("läuft", "worldloom resume 'läuft'"),
+    ],
+)
+def test_the_command_that_goes_on_is_one_that_a_shell_takes(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.create(name, "name", "tdmpc2", {})
+    assert run.resume_command == command
+    assert RunDirectory(shlex.split(command)[-1]).read_config() == ("tdmpc2", {})
+
+
+def test_a_place_where_no_run_can_be_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("long" * 100)):
+        with pytest.raises(OSError, match=r"The run directory .* cannot be made \(.*\); choose another"):
+            RunDirectory.create(path, "name", "tdmpc2", {})
+    assert (tmp_path / "file").read_text() == "mine"
+    monkeypatch.chdir(tmp_path)
+    assert len(RunDirectory.create(None, "x" * 400, "tdmpc2", {}).path.name) < 130
+
+    def refuse(*arguments: Any) -> int:
+        raise PermissionError(errno.EROFS, "Read-only file system", str(tmp_path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        RunDirectory.create(tmp_path / "deep" / "run", "name", "tdmpc2", {})
+    assert not (tmp_path / "deep").exists()
 
 
 # ------------------------------------------------------------------ configurations of a run

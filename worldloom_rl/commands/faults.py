@@ -14,11 +14,15 @@ from typing import NamedTuple
 
 _OURS = Path(__file__).resolve().parents[1]
 _STANDARD = sysconfig.get_path("stdlib")
-_LONGEST = 700  # characters of an error's own text; the names of two files stand beside it
+_LONGEST = 980  # characters that a person is told
+_LONGEST_OF_OTHERS = 600  # of an error's text that was not written for this
 _SENTENCES = (ValueError, OSError, ImportError, FloatingPointError)  # raised on purpose, these are for a person
 # What libraries raise for files, memory and devices; by name, so that none is imported here.
 _OUTSIDE = {"MemoryError", "OutOfMemoryError", "AcceleratorError", "SafetensorError", "UnpicklingError", "BadZipFile"}
-_OUTSIDE_TEXTS = ("out of memory", "can't allocate memory", "CUDA error", "PytorchStreamWriter", "Invalid device")
+_OUTSIDE_TEXTS = (
+    "out of memory", "can't allocate memory", "CUDA error", "compiled with CUDA", "No CUDA GPUs", "NVIDIA driver",
+    "Invalid device", "PytorchStreamWriter",
+)  # fmt: skip
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _CALL_WHAT_IS_GIVEN = ("envs/", "training/collection_policy")  # our files beneath which a person's own code fails
 
@@ -68,11 +72,10 @@ def fault_of(error: BaseException) -> Fault:
 def explain(error: BaseException) -> tuple[str, int]:
     """What is written to a person, and the exit status: 2, or 1 if the program is at fault."""
     fault = fault_of(error)
-    if fault.expected:
-        return f"worldloom: {fault.text}", 2
-    kept = _keep(error)
+    kept = "" if fault.expected else _keep(error)
     if not fault.ours:
-        return f"worldloom: {fault.text}{f' The traceback: {kept}' if kept else ''}", 2
+        also = f" The traceback: {kept}" if kept else ""
+        return f"worldloom: {_shortened(fault.text, _LONGEST - len(also))}{also}", 2
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return (
         f"{trace}worldloom: {fault.text} This is a fault of worldloom, not of what you asked for: please report it "
@@ -140,18 +143,19 @@ def _is_outside(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     """The text of an error, without the quotes that KeyError puts around its own."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return _shortened(text or type(error).__name__)
+    return text or type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:
     """Type and text as at the end of a traceback, in one line."""
     text = " ".join(str(error).split())
-    return _shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__).rstrip(".")
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _shortened(line, _LONGEST_OF_OTHERS).rstrip(".")
 
 
-def _shortened(text: str) -> str:
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]} … {text[-half:]}"
+def _shortened(text: str, longest: int) -> str:
+    half = (longest - 3) // 2
+    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
 
 
 def _keep(error: BaseException) -> str:

@@ -135,9 +135,9 @@ def _go_back(
 ) -> None:
     """Makes the directory what it was at the checkpoint, of a run as long as this one shall be."""
     clock, config = recipe.clock, state.config
-    result = directory.result_of(counts_of(folder), before.steps)
-    if result:
-        state.evaluations = [Evaluation(**values) for values in result["evaluations"]]  # the last one, too
+    told = directory.ended_with(counts_of(folder), before.steps)
+    if told:
+        state.evaluations = told  # the last one, too
     elif folder != directory.checkpoints.latest():
         directory.remove_result()
     if config.steps != before.steps:
@@ -147,7 +147,8 @@ def _go_back(
     directory.checkpoints.drop_after(folder)
     surroundings.keep(directory.path, state)
     directory.logs.clock = clock.name
-    directory.logs.cut(clock.count(state), map(clock.count, state.evaluations))
+    count = clock.count(state)
+    directory.logs.cut(count, sum(clock.count(made) == count for made in state.evaluations))
 
 
 def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> RunDirectory:

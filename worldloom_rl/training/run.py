@@ -206,7 +206,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """The last evaluation, checkpoint and result of a run that came to its end, unless they are there."""
         state, config = self.state, self.config
         final = self._last_evaluation()
-        if final is not None and self.directory.result_of(Counts(state.agent_steps, state.updates), config.steps):
+        if final is not None and self.directory.ended_with(Counts(state.agent_steps, state.updates), config.steps):
             self.line.say(f"The run has come to its end before. Last evaluation: {final}.{self._way_further()}")
             return
         self._warn()

@@ -19,6 +19,7 @@ from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints, counts_of
 from worldloom_rl.training.clock import Clock, Counts
+from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.manifest import read_json
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.owner import Owner
@@ -55,8 +56,8 @@ class RunDirectory:
         Raises FileExistsError if the path holds a run already, BlockingIOError if another process works on it.
         """
         chosen = Path(path) if path else Path("runs") / f"{name[:_LONGEST_NAME]}-{time.strftime('%Y%m%d-%H%M%S')}"
-        made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
         try:
+            made = [folder for folder in (chosen, *chosen.parents) if not folder.exists()]
             chosen = _make(chosen) if path else _make_unused(chosen)
         except OSError as error:
             raise type(error)(
@@ -160,15 +161,16 @@ class RunDirectory:
         command = typed("resume", self.path, "--from", count)
         return f"The checkpoint before it, of {count} {clock.words}, is whole; go back to it: {command}"
 
-    def result_of(self, counts: Counts, steps: int) -> dict[str, Json]:
-        """result.json of a run of so many steps that ended with these counts; empty where there is none."""
+    def ended_with(self, counts: Counts, steps: int) -> list[Evaluation]:
+        """The evaluations of a run of so many steps whose result has these counts; none where there is none."""
         file = self.path / RESULT_FILE
         try:
             result = read_json(file) if file.is_file() else {}
             ends = result["agent_steps"], result["updates"], result["config"]["steps"]
+            made = [Evaluation(**values) for values in result["evaluations"]]
         except (ValueError, LookupError, TypeError):
-            return {}
-        return dict(result) if ends == (*counts, steps) else {}
+            return []
+        return made if ends == (*counts, steps) else []
 
     def remove_result(self) -> None:
         """What a run ended with that is gone back behind its end."""

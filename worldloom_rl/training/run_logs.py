@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -63,29 +62,28 @@ class RunLogs:
             writer.writerows(table[step] for step in sorted(table))
             write_text(self.run / METRICS_FILE, text.getvalue())
 
-    def cut(self, count: int, evaluated: Iterable[int]) -> None:
+    def cut(self, count: int, evaluated: int) -> None:
         """Take back what a run logged beyond this count before it was stopped.
 
         Each file is replaced by a shorter one that is on the disk already; TensorBoard's is written anew from these.
 
         Args:
-            evaluated: the counts of the evaluations that the run goes on with; those logged beside them will come
-                again, or belong to an end that is none any more.
+            evaluated: how many evaluations of this very count the run goes on with; others that were logged there will
+                come again, or belong to an end that is none any more.
         """
-        made, kept = Counter(evaluated), defaultdict[int, dict[str, float]](dict)
+        kept: list[tuple[int, str, float]] = []
         for name, file in self._files():
             rows = [(step, value) for step, value in _logged(file) if step <= count]
             if name.startswith(_EVALUATION):
-                rows = list(_first(rows, made))
+                earlier = [row for row in rows if row[0] < count]
+                rows = rows[: len(earlier) + evaluated]
             text = "".join(f"{step},{value}\n" for step, value in rows)
             if text != file.read_text("utf-8"):
                 write_text(file, text)
-            for step, value in rows:
-                kept[step][name] = float(value)
+            kept += [(step, name, float(value)) for step, value in rows]
         shutil.rmtree(self._logs / "tensorboard", ignore_errors=True)
-        if kept:
-            for step in sorted(kept):
-                _log(self._tensorboard(), kept[step], step)
+        for step, name, value in sorted(kept, key=lambda row: row[0]):
+            _log(self._tensorboard(), {name: value}, step)
 
     def _tensorboard(self) -> list[Logger]:
         """TensorBoard's logger, the same until `close`."""
@@ -116,12 +114,3 @@ def _logged(file: Path) -> Iterator[tuple[int, str]]:
                 yield int(step), str(float(value))
             except ValueError as error:
                 raise ValueError(f"{file} is damaged: {line!r:.80} is no step and value. Remove the line.") from error
-
-
-def _first(rows: Iterable[tuple[int, str]], most: Mapping[int, int]) -> Iterator[tuple[int, str]]:
-    """Of each step's rows so many, the first ones."""
-    met: Counter[int] = Counter()
-    for step, value in rows:
-        met[step] += 1
-        if met[step] <= most.get(step, 0):
-            yield step, value

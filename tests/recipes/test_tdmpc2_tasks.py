@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +191,28 @@ def test_report_and_imagine_play_the_first_task(run: RunDirectory) -> None:
     rows = tdmpc2_offline.RECIPE.new_rows(config, model, seed=0, most=5)
     assert rows["task"].tolist() == [0] * 5
     env.close()
+
+
+def test_one_task_is_learned_from_recordings_without_a_task_number(tmp_path: Path) -> None:
+    state = tdmpc2_offline.make_state(small(tmp_path, tasks=(), env=TASKS[0], data=(TASKS[0],)))
+    assert state.model.tasks is None
+    assert list(state.model.observation_keys) == ["observation"]
+    advance(tdmpc2_offline.RECIPE, state, 1)
+    state.close()
+
+
+def test_terminal_states_of_one_task_need_a_model_that_learns_of_them(
+    tmp_path: Path, sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = copy.copy(sources[TASKS[0]])
+    ending._rows = ending._rows.clone()
+    ending._rows["terminated"][ending.lengths.cumsum(0)[1] - 1] = True
+    monkeypatch.setitem(sources, TASKS[0], ending)
+    config = small(tmp_path, tasks=(), env=TASKS[0], data=(TASKS[0],))
+    with pytest.raises(ValueError, match=r"end in terminal states, .* Train with --episodic\."):
+        tdmpc2_offline.make_state(config)
+    tdmpc2_offline.make_state(dataclasses.replace(config, episodic=True)).close()
+    tdmpc2_offline.make_state(small(tmp_path, data=TASKS)).close()  # in several tasks they count in the targets alone
 
 
 @pytest.mark.parametrize(

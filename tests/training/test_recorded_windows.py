@@ -16,7 +16,7 @@ from worldloom_rl.training.recorded_windows import RecordedWindows
 
 
 class Counted(Episodes):
-    """Two episodes of 5 rows whose observation is the row's number, with zeros behind; so is their action, without zeros."""
+    """Two episodes of 5 rows whose actions hold the row's number, and so do observations, with zeros behind."""
 
     def __init__(self, source: str = "made up", padding: float = 0.0) -> None:
         self.source, self.padding = source, padding

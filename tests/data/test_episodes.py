@@ -107,6 +107,28 @@ class Discrete(Told):
         self.action_spec = Composite({"action": OneHot(2)})
 
 
+def test_more_than_fits_into_memory_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal:  9 kB\nMemAvailable:  1 kB\n")
+    monkeypatch.setattr("worldloom_rl.data.recording._MEMORY", memory)
+    assert len(all_rows(Told([3]).kept())) == 3
+    with pytest.raises(ValueError, match=r"told takes 0\.0 GB in memory, and 0\.0 GB are free: learn from fewer"):
+        Told([100]).kept()
+    monkeypatch.setattr("worldloom_rl.data.recording._MEMORY", tmp_path / "nowhere")
+    assert len(all_rows(Told([3]).kept())) == 3
+
+
+def test_all_of_a_source_may_be_given_one_name() -> None:
+    told = Told([3, 2], names=["open it", "close it"])
+    assert "task" in told.observation_spec.keys()  # noqa: SIM118
+    told.name_all("drawer")
+    assert told.names == ("drawer",)
+    assert "task" not in told.observation_spec.keys()  # noqa: SIM118
+    assert "task" not in all_rows(told.kept())
+    with pytest.raises(ValueError, match=r"no episode of the task 'x:draw' in told.*'drawer'.*give that as x:draw="):
+        join([told], ["x:draw"])
+
+
 def test_what_cannot_be_one_set_is_named() -> None:
     a, unnamed = Told([3], names=["a"]), Told([3])
     with pytest.raises(ValueError, match="Nobody says which task told is of: give it as NAME=told"):

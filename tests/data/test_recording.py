@@ -23,7 +23,8 @@ from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.filling import fill
 from worldloom_rl.data.hdf5_recording import HDF5Recording
 from worldloom_rl.envs import make_env
-from worldloom_rl.keys import STREAM
+from worldloom_rl.keys import STREAM, previous_action_keys
+from worldloom_rl.specs.observations import leaves_of
 from worldloom_rl.specs.spaces import resize_image
 
 torch.set_num_threads(1)
@@ -127,6 +128,75 @@ def collected(name: str, steps: int, monkeypatch: pytest.MonkeyPatch, folder: Pa
 
 def rows_of(episodes: Episodes) -> TensorDict:
     return episodes.rows(torch.arange(int(episodes.lengths.sum())))
+
+
+def one_hot(classes: int, number: int) -> list[float]:
+    return [float(place == number) for place in range(classes)]
+
+
+BOX = spaces.Box(-1.0, 2.0, (2, 3), np.float64)
+ARM = spaces.Dict({"turn": spaces.Box(-1, 1, (2,)), "grip": spaces.Discrete(2)})
+# Each space with an action of it and what a row holds of that.
+ACTION_SPACES: list[tuple[spaces.Space[Any], Any, Any]] = [
+    (spaces.Discrete(3, start=-1), 1, one_hot(3, 2)),
+    (spaces.Discrete(1), 0, [1.0]),
+    (spaces.Discrete(300), 299, one_hot(300, 299)),
+    (spaces.MultiDiscrete([3, 3]), np.array([2, 0]), [one_hot(3, 2), one_hot(3, 0)]),
+    (spaces.MultiDiscrete([2, 4, 3]), np.array([1, 2, 0]), [*one_hot(2, 1), *one_hot(4, 2), *one_hot(3, 0)]),
+    (spaces.MultiDiscrete([2]), np.array([1]), [one_hot(2, 1)]),
+    (spaces.MultiDiscrete([3, 2], start=[1, -5]), np.array([3, -5]), [*one_hot(3, 2), *one_hot(2, 0)]),
+    (spaces.MultiDiscrete([3, 3], dtype=np.int32), np.array([1, 0], np.int32), [one_hot(3, 1), one_hot(3, 0)]),
+    (spaces.Box(-1.0, 2.0, (), np.float32), np.float32(0.5), 0.5),
+    (BOX, np.arange(6.0).reshape(2, 3) / 4, [[0.0, 0.25, 0.5], [0.75, 1.0, 1.25]]),
+    (spaces.Box(-1, 3, (2,), np.float16), np.array([0.5, 2.0], np.float16), [0.5, 2.0]),
+    (ARM, {"turn": np.array([0.5, -1.0], np.float32), "grip": 1}, {"turn": [0.5, -1.0], "grip": one_hot(2, 1)}),
+]
+REFUSED = [
+    (spaces.MultiBinary(3), np.array([1, 0, 1], np.int8)),
+    (spaces.Box(-3, 3, (2,), np.int64), np.array([1, 2])),
+    (spaces.MultiDiscrete([[2, 3], [2, 3]]), np.array([[1, 2], [0, 0]])),
+    (spaces.Box(-np.inf, np.inf, (2,)), np.zeros(2, np.float32)),
+]
+
+
+def of_actions(space: spaces.Space[Any], action: Any) -> Episodes:
+    """A dataset of one episode with three times the same action."""
+    count, observed = 3, spaces.Box(-1, 1, (2,))
+    actions = {part: np.stack([value] * count) for part, value in action.items()} if isinstance(action, dict) else None
+    values = (np.zeros((count + 1, 2), np.float32), np.stack([action] * count) if actions is None else actions)
+    flags = np.zeros(count, bool), np.array([False] * (count - 1) + [True])
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    buffer = EpisodeBuffer(**dict(zip(names, (*values, np.ones(count), *flags), strict=True)))
+    minari.create_dataset_from_buffers("test/any-v0", [buffer], observation_space=observed, action_space=space)
+    return open_episodes("minari:test/any-v0")
+
+
+@pytest.mark.parametrize(("space", "action", "expected"), ACTION_SPACES, ids=lambda value: str(value)[:30])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # minari misses descriptions and authors of the dataset
+def test_recordings_have_every_action_space_that_environments_have(
+    space: spaces.Space[Any], action: Any, expected: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    recording = of_actions(space, action)
+    rows = rows_of(recording)
+    keys = tuple(leaves_of(recording.action_spec))
+    for key, stored in zip(keys, previous_action_keys(keys), strict=True):
+        value = rows[stored]
+        wanted = expected[key] if isinstance(expected, dict) else expected
+        assert not value[0].any()
+        assert value[1:].tolist() == [wanted] * 3
+        assert recording.action_spec[key].expand(3, *recording.action_spec[key].shape).is_in(value[1:])
+    assert rows_of(recording.kept())["is_init"].flatten().tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("space", "action"), REFUSED, ids=lambda value: str(value)[:30])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_action_spaces_that_no_environment_may_have_are_named(
+    space: spaces.Space[Any], action: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"minari:test/any-v0: 'action'"):
+        of_actions(space, action)
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "CartPole-v1", "worldloom/Catch-v0", "recorded/Signals-v0"])

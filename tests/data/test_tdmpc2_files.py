@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch.serialization import skip_data
 
-from worldloom_rl.data import open_episodes
+from worldloom_rl.data import Windows, open_episodes
 from worldloom_rl.data.stored_episodes import StoredEpisodes
 
 torch.set_num_threads(1)
@@ -195,3 +197,27 @@ def test_newts_episodes_have_their_own_lengths_and_a_task_by_the_files_name(tmp_
     write(tmp_path, flat([0, 0, 1, 1, 0]), "walker-walk.pt")
     with pytest.raises(ValueError, match=r"walker-walk\.pt: the rows of episode 0 do not stand together"):
         open_episodes(f"newt:{tmp_path}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells its memory on Linux")
+def test_what_is_drawn_from_large_files_does_not_stay_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sparse file of 370 MB: without giving pages back, 20 batches would keep some 200 MB of it."""
+    monkeypatch.setattr("worldloom_rl.data.stored_episodes._READ_AT_ONCE", 100)
+    episodes, rows = 20_000, 101
+    leaves = {name: torch.empty(episodes, rows, width) for name, width in (("obs", 39), ("action", 6))}
+    tasks = torch.empty(episodes, rows, dtype=torch.int32)
+    with skip_data():
+        write(tmp_path, TensorDict({**leaves, "reward": torch.empty(episodes, rows), "task": tasks}, [episodes, rows]))
+    del leaves, tasks
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    windows = Windows(opened(tmp_path), window=4, batch_size=512, generator=torch.Generator().manual_seed(0))
+    windows.sample()
+    before = resident()
+    for _ in range(20):
+        windows.sample()
+    assert resident() - before < 40e6

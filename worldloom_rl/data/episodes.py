@@ -65,6 +65,14 @@ class Episodes(ABC):
         """The same episodes where rows can be drawn at random: mapped ones as they are, others read into memory."""
         return self
 
+    def name_all(self, name: str) -> None:
+        """Makes all episodes ones of this task, whatever they were before."""
+        if self.several:
+            self.observation_spec = self.observation_spec.clone()
+            del self.observation_spec[TASK]
+            self.tasks = torch.zeros_like(self.tasks)
+        self.names = (name,)
+
     @property
     def several(self) -> bool:
         """Whether rows say which task they are of."""

@@ -34,7 +34,8 @@ def join(parts: Sequence[Episodes], tasks: Sequence[str] | None = None) -> Episo
     if len({short_name(name) for name in names}) < len(names):
         raise ValueError(f"Tasks have different names (what stands before ':' does not count), got {list(names)}.")
     if len(parts) == 1 and _same(parts[0].names, names):
-        parts[0].names = names or parts[0].names
+        if names:
+            parts[0].names = names
         return parts[0]
     return JoinedEpisodes(parts, names)
 
@@ -79,16 +80,17 @@ class JoinedEpisodes(Episodes):
     def rows(self, index: Tensor) -> TensorDict:
         episode, step = self.places(index.reshape(-1))
         part_of, number = self._part[episode], self._starts[episode] + step
-        found, places = [], []
-        for part in part_of.unique().tolist():
+        found: list[TensorDict] = []
+        places: list[Tensor] = []
+        for part in sorted(set(part_of.tolist())):
             place = (part_of == part).nonzero().squeeze(-1)
             found.append(self._brought(part, self.parts[part].rows(number[place])))
             places.append(place)
-        rows = found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
+        rows: TensorDict = found[0] if len(found) == 1 else torch.cat(found)[torch.cat(places).argsort()]
         rows = rows.exclude(TASK)  # which a part numbers in its own way
         if self.several:
             rows[TASK] = self.tasks[episode]
-        return rows.reshape(index.shape)  # type: ignore[no-any-return]
+        return rows.reshape(index.shape)
 
     def _brought(self, part: int, rows: TensorDict) -> TensorDict:
         """Rows [N] of a part in the form of the set."""
@@ -151,13 +153,15 @@ def _renumbered(part: Episodes, names: Sequence[str]) -> Tensor:
     return table[part.tasks]
 
 
-def _check_all_there(episodes: Episodes, names: Sequence[str]) -> None:
+def _check_all_there(episodes: JoinedEpisodes, names: Sequence[str]) -> None:
     counts = torch.bincount(episodes.tasks, minlength=max(1, len(names)))
     for number, name in enumerate(names):
         if not counts[number]:
-            known = sorted({short_name(each) for part in getattr(episodes, "parts", ()) for each in part.names})
+            known = {short_name(each) for part in episodes.parts for each in part.names}
+            guess = did_you_mean(short_name(name), known)
             raise ValueError(
-                f"There is no episode of the task {name!r} in {episodes.source}.{did_you_mean(short_name(name), known)}"
+                f"There is no episode of the task {name!r} in {episodes.source}.{guess} If all of a source is of it, "
+                f"give that as {name}=…"
             )
 
 

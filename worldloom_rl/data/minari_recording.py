@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from tensordict import NestedKey
 from torch import Tensor
+from torch.nn import functional as F
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs.libs.gym import _gym_to_torchrl_spec_transform
 
@@ -75,7 +76,7 @@ class MinariRecording(Recording):
             resized = self.image_size is not None and _is_image(spec)
             observation[key] = torch.from_numpy(resize_image(values, spec.shape[-1]) if resized else values)
         action = {
-            key: _encoded(spec, _leaf_space(self._action_space, key), values)
+            key: _encoded(self.told(episode), spec, _leaf_space(self._action_space, key), values)
             for key, spec, values in _leaves(self.action_spec, _rows(data.actions, start, stop))
         }
         reward = torch.from_numpy(np.asarray(data.rewards[start:stop], dtype=np.float32))
@@ -99,7 +100,10 @@ def _load(name: str) -> MinariDataset:
             f"There is no local Minari dataset {name!r}; there are {known}. Download it with 'minari download {name}', "
             "or tell where it is by the environment variable MINARI_DATASETS_PATH."
         )
-    return minari.load_dataset(name)
+    try:
+        return minari.load_dataset(name)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"minari:{name} cannot be read, a file of it may be cut off: {error}") from error
 
 
 def _without_texts(name: str, space: Space) -> Space:
@@ -142,9 +146,14 @@ def _leaf_space(space: Space, key: NestedKey) -> Space:
     return space
 
 
-def _encoded(spec: TensorSpec, space: Space, values: np.ndarray) -> Tensor:
+def _encoded(name: str, spec: TensorSpec, space: Space, values: np.ndarray) -> Tensor:
     """Actions [T, …] as the agent gives them: float32, or one-hot of classes counted from zero."""
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        encoded: Tensor = spec.encode(values - space.start)
-        return encoded
-    return torch.from_numpy(values.astype(np.float32))
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return torch.from_numpy(values.astype(np.float32))
+    classes = [int(space.n)] if isinstance(space, spaces.Discrete) else [int(count) for count in space.nvec]
+    counted = torch.from_numpy((values - space.start).astype(np.int64)).reshape(len(values), len(classes))
+    if bool((counted < 0).any() | (counted >= torch.tensor(classes)).any()):
+        raise ValueError(f"{name}: an action is not in {space}.")
+    # TorchRL's own encoding of unequal choices takes one action at a time.
+    groups = [F.one_hot(counted[:, place], count) for place, count in enumerate(classes)]
+    return torch.cat(groups, -1).reshape(len(values), *spec.shape).to(spec.dtype)

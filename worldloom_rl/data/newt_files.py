@@ -59,7 +59,7 @@ def _open_file(file: Path) -> StoredEpisodes:
 
 def _episodes(file: Path, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """First row and rows [E] of every run of one number."""
-    names, lengths = numbers.unique_consecutive(return_counts=True)
+    names, lengths = torch.unique_consecutive(numbers, return_counts=True)
     twice = names.sort().values
     again = (twice[1:] == twice[:-1]).nonzero()
     if len(again):

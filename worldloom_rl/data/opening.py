@@ -60,9 +60,7 @@ def _named(source: str, tasks: Sequence[str] | None, image_size: int | None) -> 
         return _opened(source, tasks, image_size)
     parts = _opened(rest, (name,), image_size)
     for part in parts:
-        if part.several:
-            raise ValueError(f"{rest} holds episodes of several tasks, {list(part.names)}; leave {name}= out.")
-        part.names = (name,)
+        part.name_all(name)
     return parts
 
 

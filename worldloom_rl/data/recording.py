@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from worldloom_rl.keys import IS_INIT, REWARD, TERMINATED, TRUNCATED, previous_a
 from worldloom_rl.specs.observations import leaves_of
 
 _TOGETHER = 512  # rows that are read at once when all are read
+_MEMORY = Path("/proc/meminfo")
 _BESIDE = 4 + 3  # bytes of a row's reward and flags
 
 
@@ -84,7 +86,7 @@ class Recording(Episodes):
         breaks = ((episode[1:] != episode[:-1]) | (step[1:] != step[:-1] + 1)).nonzero().squeeze(-1) + 1
         bounds = pairwise([0, *breaks.tolist(), len(flat)])
         rows = torch.cat([self._stretch(int(episode[a]), int(step[a]), int(step[b - 1]) + 1) for a, b in bounds])
-        return rows.reshape(index.shape)  # type: ignore[no-any-return]
+        return rows.reshape(index.shape)
 
     def _stretch(self, episode: int, start: int, stop: int) -> TensorDict:
         """Rows `start` to `stop` (not included) of an episode."""
@@ -128,11 +130,18 @@ class Recording(Episodes):
     @property
     def bytes(self) -> int:
         leaves = [*leaves_of(self.observation_spec).values(), *leaves_of(self.action_spec).values()]
-        row = sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in leaves) + _BESIDE
+        row: int = sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in leaves) + _BESIDE
         return int(self.lengths.sum()) * row
 
     def kept(self) -> StoredEpisodes:
-        total = int(self.lengths.sum())
+        """See `Episodes`. Raises ValueError if there is less memory than they take."""
+        total, available = int(self.lengths.sum()), _available_memory()
+        if available is not None and self.bytes > available:
+            needed, free = self.bytes / 1e9, available / 1e9
+            raise ValueError(
+                f"{self.source} takes {needed:.1f} GB in memory, and {free:.1f} GB are free: learn from fewer "
+                "episodes, or from smaller images (image_size)."
+            )
         block: dict[NestedKey, Tensor] = {}
         for first in range(0, total, _TOGETHER):
             stop = min(first + _TOGETHER, total)
@@ -151,6 +160,14 @@ class Recording(Episodes):
             action_spec=self.action_spec,
             files=self.files(),
         )
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not tell."""
+    if not _MEMORY.exists():
+        return None
+    told = dict(line.split(":") for line in _MEMORY.read_text().splitlines())
+    return int(told["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in told else None
 
 
 def _plain(value: Tensor) -> Tensor:

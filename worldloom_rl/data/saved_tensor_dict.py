@@ -6,8 +6,9 @@ them. Inert stand-ins take the place of the classes and of the call.
 
 from __future__ import annotations
 
+import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from worldloom_rl.pretrained.pickles import read_tensor_file
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 
 class _Attributes:
@@ -38,7 +38,7 @@ def _attributes_of(_: type, attributes: object) -> _Attributes:
     return made
 
 
-_STAND_INS: Mapping[str, object] = MappingProxyType(
+_STAND_INS: Mapping[str, Callable[..., object]] = MappingProxyType(
     {
         "tensordict.tensordict.TensorDict": _Attributes,
         "tensordict.utils._StringOnlyDict": dict,
@@ -66,7 +66,7 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
     Raises FileNotFoundError; ValueError, naming the file and what is wrong, before any of the tensors is read: another
     object, layout, name, dtype or shape; tensors that share memory or reach beyond what the file holds of them.
     """
-    content = read_tensor_file(path, "TensorDict", _STAND_INS)
+    content = _mapped(path)
     attributes = content.attributes if isinstance(content, _Attributes) else None
     if not isinstance(attributes, dict) or not isinstance(attributes.get("_tensordict"), dict):
         raise ValueError(f"{path} holds no TensorDict, but {type(content).__name__}: take a file of tdmpc2 or newt.")
@@ -83,6 +83,24 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
         _check_leaf(f"{path}: {name!r}", tensor, leaves[name], batch)
     _check_memory(path, tensors)
     return dict(tensors)
+
+
+def _mapped(path: Path) -> object:
+    """What the file holds, with stand-ins; its tensors stay on disk, which is why it is not read as checkpoints are."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        foreign = sorted(set(get_unsafe_globals_in_checkpoint(path)).difference(_STAND_INS))
+        with safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
+            content = None if foreign else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no file of torch.save, or is cut off: {str(error)[:200]}") from error
+    if foreign:
+        raise ValueError(
+            f"{path} holds the pickled object {foreign[0][:100]!r}, which was not loaded: recorded data are tensors "
+            "only. Do not load this file with other tools."
+        )
+    return content
 
 
 def _check_leaf(name: str, tensor: object, leaf: Leaf, batch: torch.Size) -> None:

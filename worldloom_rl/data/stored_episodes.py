@@ -101,7 +101,7 @@ class StoredEpisodes(Episodes):
             return self.parts[0].leaves[key].index_select(0, place)
         like = self.parts[0].leaves[key]
         gathered = like.new_empty((len(place), *like.shape[1:]))
-        for part in part_of.unique().tolist():
+        for part in sorted(set(part_of.tolist())):
             chosen = (part_of == part).nonzero().squeeze(-1)
             start = self._ends[part] - len(self.parts[part])
             gathered[chosen] = self.parts[part].leaves[key].index_select(0, place[chosen] - start)

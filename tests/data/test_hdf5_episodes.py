@@ -1,0 +1,199 @@
+"""HDF5 files as people write them: vectors, groups of sensors, several episodes in one file, and broken files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from worldloom_rl.data import Episodes, open_episodes
+
+torch.set_num_threads(1)
+LENGTHS = (4, 2, 5)  # frames of the episodes that are told below
+
+
+def arrays(frames: int, *, last: bool) -> dict[str, np.ndarray]:
+    """An episode whose numbers tell their step; actions and rewards of as many rows as frames, or of one less."""
+    step = np.arange(frames, dtype=np.float64)
+    rows = step if last else step[:-1]
+    return {"observation": np.stack([step, -step, 0 * step], -1), "actions": rows[:, None] / 10, "rewards": rows + 1}
+
+
+def write(file: h5py.Group, entries: Mapping[str, Any]) -> None:
+    for name, value in entries.items():
+        file[name] = value
+
+
+def all_rows(episodes: Episodes) -> TensorDict:
+    return episodes.rows(torch.arange(int(episodes.lengths.sum())))
+
+
+def check(episodes: Episodes, lengths: Sequence[int], terminal: Sequence[int] = ()) -> None:
+    """The rows are those of episodes of `arrays`, and those with these numbers end in a terminal state."""
+    assert episodes.lengths.tolist() == list(lengths)
+    steps = [step for length in lengths for step in range(length)]
+    rows = all_rows(episodes)
+    assert rows["observation"][:, 0].tolist() == steps
+    assert torch.allclose(rows["previous_action"][:, 0], (torch.tensor(steps) - 1).clamp(min=0) / 10)
+    assert rows["reward"].flatten().tolist() == steps  # that of the step before is one more
+    assert rows["is_init"].flatten().tolist() == [step == 0 for step in steps]
+    ends = (episodes.ends - 1).tolist()
+    assert rows["terminated"].flatten().nonzero().flatten().tolist() == [ends[number] for number in terminal]
+    others = [end for number, end in enumerate(ends) if number not in terminal]
+    assert rows["truncated"].flatten().nonzero().flatten().tolist() == others
+
+
+def joined(entries: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([entry[name] for entry in entries]) for name in entries[0]}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("place", ["files", "groups", "nested"])
+def test_an_episode_is_a_file_or_a_group(place: str, last: bool, tmp_path: Path) -> None:
+    for number, length in enumerate(LENGTHS):
+        with h5py.File(tmp_path / (f"take{number}.h5" if place == "files" else "all.h5"), "a") as file:
+            group = {"files": "/", "groups": f"take{number}", "nested": f"data/demo_{number}"}[place]
+            entries = arrays(length, last=last) | {"terminated": number == 1}
+            write(file.require_group(group), entries)
+    check(open_episodes(str(tmp_path)), LENGTHS, terminal=[1])
+
+
+def ends(*numbers: int) -> np.ndarray:
+    """[11] set in the last rows of these episodes."""
+    flags = np.zeros(sum(LENGTHS), dtype=bool)
+    flags[[int(np.cumsum(LENGTHS)[number]) - 1 for number in numbers]] = True
+    return flags
+
+
+FLAT: dict[str, tuple[dict[str, np.ndarray], list[int]]] = {
+    "flags": ({"terminals": ends(1), "timeouts": ends(0, 2)}, [1]),
+    "flags, the last one open": ({"terminals": ends(1), "timeouts": ends(0)}, [1]),
+    "flags as real numbers": ({"terminals": ends(1).astype(np.float32), "timeouts": ends(0).astype(float)}, [1]),
+    "dones": ({"dones": ends(0, 1, 2).astype(np.uint8)}, []),
+    "ids": ({"episode_index": np.repeat([7, 3, 4], LENGTHS)}, []),
+    "ids and flags": ({"ep_idx": np.repeat([0, 1, 2], LENGTHS)[:, None], "terminated": ends(1, 2)}, [1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_flat_arrays_hold_several_episodes(kind: str, tmp_path: Path) -> None:
+    marks, terminal = FLAT[kind]
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        write(file, joined([arrays(length, last=True) for length in LENGTHS]) | marks)
+    check(open_episodes(str(tmp_path / "flat.h5")), LENGTHS, terminal)
+
+
+def test_next_observations_show_where_the_last_transition_leads(tmp_path: Path) -> None:
+    """As D4RL has it: a row is a transition, and its flag says what it leads to."""
+    parts = [arrays(length, last=False) for length in LENGTHS]
+    for part in parts:
+        shown = part.pop("observation")
+        part["observations"], part["next_observations"] = shown[:-1], shown[1:]
+    flags = np.cumsum([length - 1 for length in LENGTHS]) - 1
+    terminals, timeouts = np.zeros((2, sum(LENGTHS) - 3), dtype=bool)
+    terminals[flags[1]], timeouts[flags[0]] = True, True
+    with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
+        write(file, joined(parts) | {"terminals": terminals, "timeouts": timeouts})
+    check(open_episodes(str(tmp_path)), LENGTHS, terminal=[1])
+
+
+def test_single_frames_among_flat_episodes_are_left_out(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "flat.h5", "w") as file:
+        write(file, joined([arrays(length, last=True) for length in (3, 1, 2)]))
+        file["episode"] = np.repeat([0, 1, 2], (3, 1, 2))
+    check(open_episodes(str(tmp_path)), (3, 2))
+
+
+def test_sensors_of_a_group_have_keys_of_their_own(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 6, 3), np.uint8)
+    with h5py.File(tmp_path / "robot.hdf5", "w") as file:
+        group = file.create_group("data/demo_0")
+        write(group, {"actions": arrays(4, last=True)["actions"], "dones": np.array([0, 0, 1, 1])})
+        write(group.create_group("obs"), {"camera": frames, "joints": np.ones((4, 7)), "grip": np.arange(4)})
+    episodes = open_episodes(str(tmp_path))
+    rows = all_rows(episodes)
+    assert torch.equal(rows["camera"], torch.from_numpy(frames).permute(0, 3, 1, 2))
+    assert rows["joints"].shape == (4, 7)
+    assert rows["grip"].tolist() == [[0.0], [1.0], [2.0], [3.0]]
+    assert {str(key) for key in episodes.observation_spec.keys()} == {"camera", "joints", "grip"}  # noqa: SIM118
+
+
+def test_tasks_are_attributes(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        for number, task in enumerate(["open", "close", "open"]):
+            write(file.create_group(str(number)), arrays(3, last=True))
+            file[str(number)].attrs["task"] = task
+    episodes = open_episodes(str(tmp_path))
+    assert episodes.names == ("open", "close")
+    assert all_rows(episodes)["task"].tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert open_episodes(str(tmp_path), ["close"]).lengths.tolist() == [3]
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        write(file, arrays(3, last=True))
+    with pytest.raises(ValueError, match=r"b\.h5, / has no attribute 'task'"):
+        open_episodes(str(tmp_path))
+
+
+STATE = arrays(5, last=True)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({**STATE, "observation": STATE["observation"][:4]}, r"'actions' must be real numbers \[3 or 4, A\]"),
+        ({**STATE, "rewards": STATE["rewards"][:3]}, r"'rewards' must be one number a transition, \[4 or 5\]"),
+        ({**STATE, "rewards": np.zeros((5, 2))}, r"'rewards' must be one number a transition"),
+        ({**STATE, "observation": np.zeros((5, 2, 3))}, r"'observation' must be numbers \[5, P\]"),
+        ({**STATE, "observation": np.array([b"a"] * 5)}, r"'observation' must be numbers \[5, P\]"),
+        ({**STATE, "terminated": np.zeros(3)}, "flag of the ends of episodes has 3 rows for 5 frames"),
+        ({**STATE, "terminated": np.array([0, 1, 0, 0])}, "row 1 says that a terminal state came"),
+        ({**STATE, "episode": np.zeros(4)}, "'episode' has 4 rows for 5 frames"),
+        ({**STATE, "episode": np.arange(5)}, "none of its 5 episodes has a transition"),
+        ({**STATE, "observation": STATE["observation"] * np.nan}, "row 0: 'observation' is not finite"),
+        ({**STATE, "rewards": STATE["rewards"] * np.inf}, "row 1: 'reward' is not finite"),
+        ({"obs/action": np.zeros((5, 2)), "actions": STATE["actions"]}, r"\['action'\] have names of the key contract"),
+    ],
+)
+def test_what_does_not_fit_is_named(entries: Mapping[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "bad.h5", "w") as file:
+        write(file, entries)
+    with pytest.raises(ValueError, match=message) as raised:
+        all_rows(open_episodes(str(tmp_path)))
+    assert "bad.h5" in str(raised.value)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def spoil(file: Path) -> None:
+    """Damages the compressed content behind the headers."""
+    content = bytearray(file.read_bytes())
+    middle = content.rindex(b"x\x5e") if b"x\x5e" in content else len(content) - 40
+    content[middle : middle + 40] = bytes(40)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(b"half of a file"), lambda file: file.write_bytes(b""), halve, spoil]
+)
+def test_one_broken_file_among_many_is_named(damage: Callable[[Path], Any], tmp_path: Path) -> None:
+    for number in (0, 1, 7):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            for name, value in arrays(200, last=True).items():
+                file.create_dataset(name, data=value, compression="gzip")
+    damage(tmp_path / "7.h5")
+    with pytest.raises(ValueError, match=r"7\.h5 cannot be read as HDF5"):
+        all_rows(open_episodes(str(tmp_path)))
+
+
+def test_a_directory_with_the_name_of_a_file_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "takes.h5").mkdir()
+    with h5py.File(tmp_path / "takes.h5" / "0.h5", "w") as file:
+        write(file, arrays(3, last=True))
+    check(open_episodes(str(tmp_path)), [3])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from worldloom_rl.config import did_you_mean
+from worldloom_rl.config import Json, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class TaskSet:
         if len(short) != 1:
             raise ValueError(f"{name!r} is none of the tasks.{did_you_mean(name, self.names)}")
         return short[0]
+
+
+def trained_on(config: Mapping[str, Json]) -> str:
+    """The environment of a run's configuration, or its tasks."""
+    return str(config["env"]) or "+".join(config.get("tasks", ()))
 
 
 def plain_name(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +17,11 @@ from tensordict import TensorDictBase
 
 from worldloom_rl import AutoWorldModel, cli
 from worldloom_rl.data import Episodes, join
+from worldloom_rl.pretrained.model_card import model_card
 from worldloom_rl.recipes import tdmpc2, tdmpc2_offline
 from worldloom_rl.recipes.tdmpc2 import Config, State
 from worldloom_rl.report.examination import VALUE_HEADS
+from worldloom_rl.report.run_results import read_result
 from worldloom_rl.training import loop
 from worldloom_rl.training.checkpoint import load_state, save_state
 from worldloom_rl.training.run_directory import RunDirectory
@@ -75,6 +80,13 @@ def test_a_run_learns_from_recordings_and_is_judged_in_every_task(run: RunDirect
     table = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))
     assert float(table[-1][f"evaluation/return/{TASKS[1]}"]) == pytest.approx(means[TASKS[1]])
     assert (run.path / "curve.png").is_file()
+    assert read_result(run.path).task == f"{TASKS[0]}+{TASKS[1]} with a time limit of {TIME_LIMIT}"
+    assert f"Mean return on `{TASKS[0]}+{TASKS[1]}`" in model_card("a", model_config(run), 1, result)
+
+
+def model_config(run: RunDirectory) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run.checkpoints.latest() / "model" / "config.json").read_text())
+    return content
 
 
 def test_the_model_of_a_run_keeps_its_tasks(run: RunDirectory) -> None:
@@ -191,6 +203,28 @@ def test_report_and_imagine_play_the_first_task(run: RunDirectory) -> None:
     env.close()
 
 
+def test_one_task_is_learned_from_recordings_without_a_task_number(tmp_path: Path) -> None:
+    state = tdmpc2_offline.make_state(small(tmp_path, tasks=(), env=TASKS[0], data=(TASKS[0],)))
+    assert state.model.tasks is None
+    assert list(state.model.observation_keys) == ["observation"]
+    advance(tdmpc2_offline.RECIPE, state, 1)
+    state.close()
+
+
+def test_terminal_states_of_one_task_need_a_model_that_learns_of_them(
+    tmp_path: Path, sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = copy.copy(sources[TASKS[0]])
+    ending._rows = ending._rows.clone()
+    ending._rows["terminated"][ending.lengths.cumsum(0)[1] - 1] = True
+    monkeypatch.setitem(sources, TASKS[0], ending)
+    config = small(tmp_path, tasks=(), env=TASKS[0], data=(TASKS[0],))
+    with pytest.raises(ValueError, match=r"end in terminal states, .* Train with --episodic\."):
+        tdmpc2_offline.make_state(config)
+    tdmpc2_offline.make_state(dataclasses.replace(config, episodic=True)).close()
+    tdmpc2_offline.make_state(small(tmp_path, data=TASKS)).close()  # in several tasks they count in the targets alone
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -208,6 +242,16 @@ def test_options_that_do_not_go_together_are_refused(changes: dict[str, object],
 def test_a_single_task_is_an_environment() -> None:
     config = Config(tasks=("walker-walk",), data=("a",))
     assert (config.env, config.tasks) == ("dmc:walker-walk", ())
+
+
+def test_a_task_without_environment_cannot_be_played(tmp_path: Path) -> None:
+    config = small(tmp_path, tasks=(TASKS[0], "cup-spin"), data=("a",))
+    assert config.without_environment == ("cup-spin",)
+    assert config.played_tasks == (TASKS[0],)
+    with pytest.raises(ValueError, match=r"There are no environments \['cup-spin'\] to play in"):
+        _ = dataclasses.replace(config, eval_tasks=("cup-spin",)).played_tasks
+    with pytest.raises(ValueError, match=r"There are no environments \['cup-spin'\] to collect in; give recorded data"):
+        config.make_collection_env(0)
 
 
 def test_lists_of_tasks_are_written_out() -> None:

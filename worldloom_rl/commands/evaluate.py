@@ -66,7 +66,8 @@ def evaluate(
     elif all(evaluation.returns for evaluation in evaluations):
         say(f"{trained.config.env} after {trained.experience}, {_summary(evaluations)}")
     else:
-        say(f"No episode was played: {trained.config.task} gives no goals to plan to.")
+        reason = "has no environment" if getattr(config, "tasks", ()) else "gives no goals to plan to"
+        say(f"No episode was played: {trained.config.task} {reason}.")
 
 
 def _of_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:

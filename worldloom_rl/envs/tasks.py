@@ -33,7 +33,7 @@ class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.observation_width, self.action_width = tasks.observation_width, tasks.action_width
         space = env.action_space
         assert isinstance(space, spaces.Box)
-        self._own = space.shape[0]
+        self._own, self._space = space.shape[0], space
         self._unit = bool((space.low == -1).all() and (space.high == 1).all())
         self.observation_space = spaces.Dict(
             {
@@ -50,8 +50,7 @@ class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: np.ndarray) -> Step[dict[str, object]]:
         own = np.asarray(action)[: self._own]
         if not self._unit:  # bit for bit the agent's where it is
-            space = self.env.action_space
-            own = space.low + (own + 1) / 2 * (space.high - space.low)
+            own = self._space.low + (own + 1) / 2 * (self._space.high - self._space.low)
         observation, reward, terminated, truncated, info = self.env.step(own)
         return self._seen(observation), float(reward), terminated, truncated, info
 
@@ -102,9 +101,10 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            space = env.action_space
+            observed, space = env.observation_space, env.action_space
+            assert isinstance(observed, spaces.Box)
             assert isinstance(space, spaces.Box)
-            sizes.append((env.observation_space.shape[0], space.shape[0], env.episode_length))
+            sizes.append((observed.shape[0], space.shape[0], env.episode_length))
             action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
             env.close()
     columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from worldloom_rl.config import Json
 from worldloom_rl.functional.statistics import bootstrap_interval, mean_of_rows
 from worldloom_rl.pretrained.format import LIBRARY
+from worldloom_rl.tasks import trained_on
 
 CARD_FILE = "README.md"
 
@@ -28,7 +29,7 @@ def model_card(repo_id: str, config: Mapping[str, Json], num_parameters: int, re
     reached = "No evaluation was given when this model was pushed.\n"
     if result is not None:
         _check_result(result)
-        environment = result["config"]["env"]
+        environment = trained_on(result["config"])
         tags.append(environment)
         evaluation = _evaluation(result)
         evaluations = [evaluation]
@@ -71,7 +72,7 @@ def _check_result(result: Mapping[str, Json]) -> None:
 def _evaluation(result: Mapping[str, Json]) -> EvalResult:
     """The mean return with its interval, seeds and number of episodes, as the hub's model index has it."""
     returns = result["final_returns"]
-    environment = result["config"]["env"]
+    environment = trained_on(result["config"])
     return EvalResult(
         task_type="reinforcement-learning",
         task_name="Reinforcement learning",

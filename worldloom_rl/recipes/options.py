@@ -139,8 +139,13 @@ class TDMPC2RunConfig(CapturedRunConfig):
 
     @property
     def played_tasks(self) -> tuple[str, ...]:
-        """Those of several tasks that evaluations play. Raises ValueError for one that is none of them."""
+        """Those of several tasks that evaluations play.
+
+        Raises ValueError for one that is named and is none of them, or has no environment.
+        """
         tasks, without = self.task_set(), self.without_environment
+        if missing := [name for name in self.eval_tasks if tasks.names[tasks.number(name)] in without]:
+            raise ValueError(f"There are no environments {missing} to play in; leave these tasks out.")
         numbers = [tasks.number(name) for name in self.eval_tasks] or range(len(tasks))
         return tuple(tasks.names[number] for number in numbers if tasks.names[number] not in without)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom_rl.config import Json
+from worldloom_rl.tasks import trained_on
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_FILE
@@ -46,12 +47,13 @@ class RunResult:
     def task(self) -> str:
         """What must be the same for returns to be comparable: environment and time limit."""
         limit = self.config.get("time_limit")
-        return str(self.config["env"]) + (f" with a time limit of {limit}" if limit else "")
+        return trained_on(self.config) + (f" with a time limit of {limit}" if limit else "")
 
     @property
     def settings(self) -> dict[str, str]:
         """Name → text for people, of all that tells runs apart beside task, preset and seed."""
-        texts = {name: f"{name}={value}" for name, value in self.config.items() if name not in _NO_SETTINGS}
+        told = {name: value for name, value in self.config.items() if value not in ([], ())}  # as where it is missing
+        texts = {name: f"{name}={value}" for name, value in told.items() if name not in _NO_SETTINGS}
         overrides: Json = self.config.get("overrides", ())
         return {**texts, "overrides": ", ".join(sorted(overrides))}
 

@@ -100,9 +100,7 @@ class TDMPC2Config(WorldModelConfig):
         known = {"observation_dims": self.observation_dims, "episode_lengths": self.episode_lengths}
         for name, values in {"action_dims": self.action_dims, **known}.items():
             if (self.task_names or (name in known and values)) and len(values) != len(self.task_names):
-                raise ValueError(
-                    f"{name} are {len(values)} numbers, but task_names names {len(self.task_names)} tasks."
-                )
+                raise ValueError(f"{name} has {len(values)} numbers, but task_names {len(self.task_names)} names.")
         if self.episodic and self.action_dims:
             raise ValueError("TD-MPC2 learns either a termination head or several tasks, not both; set episodic=False.")
 

@@ -301,6 +301,38 @@ def test_specs_are_not_taken_of_an_environment_of_gymnasium() -> None:
         specs_of(Given())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("observation", [np.zeros(1, np.float32), np.zeros((3, 2)), None, [0.0, [1.0]]])
+def test_an_observation_to_be_rescaled_is_held_to_its_space_before(observation: Any) -> None:
+    with pytest.raises(ValueError, match=r"Given: the observation (has shape|is)"):
+        make_env(Given(see=lambda: observation), time_limit=5, rescale_observations=True).reset()
+
+
+def test_an_environment_without_a_space_is_refused() -> None:
+    class Bare(gymnasium.Env[Any, Any]):
+        pass
+
+    with pytest.raises(ValueError, match=r"^Bare: 'action' is None"):
+        make_env(Bare(), time_limit=5)
+    Bare.action_space = spaces.Discrete(2)
+    with pytest.raises(ValueError, match=r"^Bare: the observation 'observation' is None"):
+        make_env(Bare(), time_limit=5)
+
+
+def test_an_action_that_has_an_observation_s_name_is_refused() -> None:
+    for part in ("state", "observation"):
+        env = Given(space=spaces.Dict({part: spaces.Box(-1, 1, (2,))}))
+        env.action_space = spaces.Dict({"observation": spaces.Discrete(2), "b": spaces.Discrete(2)})
+        with pytest.raises(ValueError, match=r"Given: \['observation'\] name both an action and an observation"):
+            make_env(env, time_limit=5)
+
+
+def test_an_image_of_three_columns_keeps_its_name() -> None:
+    env = make_env(
+        Given(space=spaces.Box(0, 255, (2, 4, 3), np.uint8), see=lambda: np.zeros((2, 4, 3), np.uint8)), time_limit=5
+    )
+    assert set(env.observation_spec.keys()) == {"observation", "is_init"}
+
+
 def test_an_observation_without_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match="the observation 'a' has no numbers"):
         make(space=spaces.Dict({"a": spaces.Box(-1, 1, (0,)), "b": spaces.Box(-1, 1, (2,))}))

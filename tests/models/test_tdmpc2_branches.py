@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
+from worldloom_rl.models.tdmpc2.encoder import Encoder
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.world_model import repeat_latent
@@ -46,3 +48,16 @@ def test_branches_from_a_latent_are_single_predictions(changes: dict[str, object
     torch.testing.assert_close(branches.reward, single.reward, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(branches.continuation, single.continuation, rtol=1e-5, atol=1e-6)
     assert single.reward.unique().numel() == 8
+
+
+@pytest.mark.parametrize("preset", ["tiny", "1m", "5m", "19m", "48m", "317m"])
+def test_every_preset_reads_an_image_beside_a_vector(preset: str) -> None:
+    config = find_preset(f"tdmpc2:{preset}")[1]
+    assert isinstance(config, TDMPC2Config)
+    branches: tuple[list[Any], int, dict[Any, int]] = ["place"], 2, {"image": 3}
+    with torch.device("meta"):
+        encoder = Encoder(config, *branches)
+    width = config.latent_dim // 2
+    assert [leaf.out_channels * 16 for leaf in encoder.modules() if isinstance(leaf, torch.nn.Conv2d)] == [width] * 4
+    with pytest.raises(ValueError, match=rf"--overrides num_channels={width // 16}"):
+        Encoder(replace(config, num_channels=config.num_channels + 1), *branches)

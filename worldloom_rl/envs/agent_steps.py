@@ -53,15 +53,16 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.action_block = action_block
         self.name, self.action_repeat, self.episode_length, self.image = name, action_repeat, episode_length, image
-        self.action_space = action_block_space(name, action_space_of(name, env.action_space), action_block)
+        actions = action_space_of(name, getattr(env, "action_space", None))
+        self.action_space = action_block_space(name, actions, action_block)
         if image is not None:
             self.observation_space = spaces.Dict({"pixels": image.space})
         else:
-            space = observation_space_of(name, env.observation_space)
+            space = observation_space_of(name, getattr(env, "observation_space", None))
             self._read: Reader = observation_reader(name, env.observation_space)
             # By name: TorchRL calls an image that stands alone "pixels" where it is three columns wide.
             self.observation_space = space if isinstance(space, spaces.Dict) else spaces.Dict({_ALONE: space})
-        clashes = _names(self.action_space) & set(self.observation_space)
+        clashes = _names(self.action_space, keys.ACTION) & _names(self.observation_space, _ALONE)
         if clashes:
             raise ValueError(f"{name}: {sorted(clashes)} name both an action and an observation; rename one of them.")
         self.steps_done = 0
@@ -135,6 +136,7 @@ class Frames:
         return np.concatenate(self.frames)
 
 
-def _names(space: Space) -> set[str]:
-    """The names of actions at the root of the tensordict."""
-    return set(space) if isinstance(space, spaces.Dict) else {keys.ACTION}
+def _names(space: Space, alone: str) -> set[str]:
+    """The names at the root of the tensordict."""
+    names = set(space) if isinstance(space, spaces.Dict) else {alone}
+    return names - {"state"} | {_ALONE} if "state" in names and _ALONE not in names else names  # TorchRL renames it

@@ -16,6 +16,7 @@ from worldloom_rl.config import Json
 from worldloom_rl.envs import atari, crafter, dmc
 from worldloom_rl.envs.by_object import given_simulator
 from worldloom_rl.envs.simulator_output import Simulator, raised_below
+from worldloom_rl.specs.observed import observation_reader
 
 _DMC = "dmc:"
 _DMC_DOMAINS = {"cup": "ball_in_cup", "pointmass": "point_mass"}  # tdmpc2 envs/dmcontrol.py, make_env
@@ -53,7 +54,15 @@ def rescaled(name: str, simulator: Simulator) -> Simulator:
     if not bounded.any():
         raise ValueError(f"{name} gives no bounds of its observation {space}, so nothing can be rescaled.")
     low, high = np.where(bounded, -1.0, space.low), np.where(bounded, 1.0, space.high)
-    return gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
+    wrapped = gymnasium.wrappers.RescaleObservation(simulator, low.astype(space.dtype), high.astype(space.dtype))
+    check, rescale = observation_reader(name, space), wrapped.func
+
+    def checked(observation: object) -> object:
+        check(observation)  # NumPy would spread an observation of another shape over the space's
+        return rescale(np.asarray(observation))
+
+    wrapped.func = checked
+    return wrapped
 
 
 def _make_gym(

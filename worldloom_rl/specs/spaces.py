@@ -23,7 +23,7 @@ _WIDEST = 2**16  # numbers of an action, and of an observation's one-hots
 # ---------------------------------------------------------------------- actions
 
 
-def action_space_of(name: str, space: Space) -> Space:
+def action_space_of(name: str, space: Space | None) -> Space:
     """The action space as the agent sees it: float32 boxes with finite bounds, discrete actions counted from zero.
 
     A box without dimensions has one number there, a MultiDiscrete of one choice is that Discrete; `simulator_action`
@@ -32,7 +32,7 @@ def action_space_of(name: str, space: Space) -> Space:
     return _action_space(name, space, ())
 
 
-def _action_space(name: str, space: Space, key: tuple[str, ...]) -> Space:
+def _action_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space:
     leaf = f"{name}: {'.'.join(key) or keys.ACTION!r}"
     if isinstance(space, spaces.Dict) and len(space):
         for part in space:
@@ -100,7 +100,7 @@ def simulator_action(space: Space, action: object) -> object:
 # ---------------------------------------------------------------------- observations
 
 
-def observation_space_of(name: str, space: Space) -> Space:
+def observation_space_of(name: str, space: Space | None) -> Space:
     """The space of what `observation_reader` makes of an observation.
 
     Raises ValueError for a space that no model reads, before memory is taken for it.
@@ -121,7 +121,7 @@ def _parts(space: spaces.Dict, above: tuple[str, ...] = ()) -> Iterator[tuple[tu
             yield from _parts(below, (*above, part))
 
 
-def _observation_space(name: str, space: Space, key: tuple[str, ...]) -> Space:
+def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space:
     leaf = observation_text(name, key)
     if isinstance(space, spaces.Dict) and len(space):
         return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in space.items()})
@@ -195,7 +195,7 @@ def _check_width(leaf: str, space: Space, width: int) -> None:
         )
 
 
-def _shown(space: Space) -> str:
+def _shown(space: object) -> str:
     """The space as text, with where it comes from if that is not gymnasium."""
     text = f"{space}"
     text = text if len(text) <= 120 else f"{text[:120]}…"

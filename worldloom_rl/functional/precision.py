@@ -23,6 +23,16 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(precise(x.dtype))
 
 
+def first_weight(layers: nn.Sequential) -> Tensor:
+    """The first layer's weight, which says precision and device.
+
+    `parameters()` does not say them: it is empty while TorchRL's losses call a module with tensors in their places.
+    """
+    weight = layers[0].weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 class PreciseBuffers(nn.Module):
     """A module whose own buffers stay float32 or better when it is cast to fewer digits; its parameters do not.
 

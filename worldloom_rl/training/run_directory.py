@@ -23,6 +23,7 @@ from torchrl.record.loggers.common import Logger
 from worldloom_rl.atomic import write_json, write_text
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints
+from worldloom_rl.training.weights_and_biases import wandb_logger
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
@@ -113,7 +114,7 @@ class RunDirectory:
             self._loggers = [CSVLogger("csv", log_dir=logs), TensorboardLogger("tensorboard", log_dir=logs)]
         # Not while `cut_logs` writes anew what an earlier process logged there already.
         if self.wandb and not any(isinstance(logger, WandbLogger) for logger in self._loggers):
-            self._loggers.append(WandbLogger(self.path.name, save_dir=logs, project="worldloom"))
+            self._loggers.append(wandb_logger(self.path))
         for logger in self._loggers:
             for name, value in metrics.items():
                 logger.log_scalar(name, value, step=count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +14,34 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state
 from torch.utils import _pytree as pytree
+from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 
 from worldloom_rl import WorldModel
 from worldloom_rl.noise import ModeNoise
+from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.world_model import Latent
 
 BATCH, STEPS, NOISE = 2, 2, ModeNoise()
+MIXED = Composite(steering=Bounded(-2.0, 1.0, shape=(2,)), gripper=Composite(mode=Categorical(3)))
+OTHERS = {  # family, specs, numbers
+    "mixed actions": ("tdmpc2", Composite(seen=Unbounded((5,))), MIXED, {}),
+    "classes": ("dreamerv3", Composite(colour=Categorical(3), side=OneHot(4), height=Unbounded(())), MIXED, {}),
+    "tasks": (
+        "tdmpc2",
+        Composite(seen=Unbounded((5,)), task=Categorical(2, shape=(), dtype=torch.int64)),
+        Composite(action=Bounded(-1.0, 1.0, shape=(3,))),
+        {"action_dims": (2, 3)},
+    ),
+}
 Inputs = tuple[Latent | Tensor, ...]
+
+
+def make_other(family: str, observation: Composite, action: Composite, numbers: dict[str, Any]) -> WorldModel:
+    found, config = find_preset(f"{family}:tiny")
+    model: WorldModel = found.model_class(dataclasses.replace(config, **numbers), observation, action).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2 / max(parameter.shape[-1:], default=1) ** 0.5)
+    return model
 
 
 def encode(model: WorldModel, observation: Latent) -> Tensor:
@@ -61,7 +84,7 @@ class Work(nn.Module):
 @cache
 def family_model(family: str) -> tuple[WorldModel, dict[str, Inputs]]:
     """A tiny model and inputs for each work."""
-    model = make_model(family)
+    model = make_other(*OTHERS[family]) if family in OTHERS else make_model(family)
     rows = model.observation_spec.rand(torch.Size([BATCH]))
     observation = {str(key): rows[key] for key in model.observation_keys}
     latent = {name: value.detach() for name, value in model.read_latent(model.encode(rows)).items()}
@@ -81,7 +104,7 @@ def learned(module: nn.Module) -> dict[str, Tensor]:
 
 
 every_work = pytest.mark.parametrize("name", WORKS)
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 
 
 @every_work

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """float64 of float64, float32 of all that has fewer digits."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def at_least_float32(x: Tensor) -> Tensor:

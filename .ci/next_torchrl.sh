@@ -37,7 +37,7 @@ make_next_environment() {
     return
   fi
   echo "the index has no torchrl 0.15: $stand_in stands in"
-  build_stand_in && PIP_FIND_LINKS=$work/wheels install_next || return
+  build_stand_in && PIP_FIND_LINKS="$work/wheels ${PIP_FIND_LINKS:-}" install_next || return
   # The nightly asks for tensordict's too, which writes to the same folder.
   "$next_python" -m pip uninstall --quiet --yes tensordict-nightly &&
     "$next_python" -m pip install --quiet --no-deps --force-reinstall -c tests/constraints.txt tensordict

@@ -15,12 +15,22 @@ from torch import Tensor, nn
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """float64 of float64, float32 of all that has fewer digits."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or as it is in float64."""
     return x.to(precise(x.dtype))
+
+
+def first_weight(layers: nn.Sequential) -> Tensor:
+    """The first layer's weight, which says precision and device.
+
+    `parameters()` does not say them: it is empty while TorchRL's losses call a module with tensors in their places.
+    """
+    weight = layers[0].weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 class PreciseBuffers(nn.Module):

@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from torchrl.record import CSVLogger, TensorboardLogger, WandbLogger
+from torchrl.record import CSVLogger, TensorboardLogger
 from torchrl.record.loggers.common import Logger
 
 from worldloom_rl.atomic import write_text
 from worldloom_rl.config import Json
+from worldloom_rl.training.weights_and_biases import wandb_logger
 
 METRICS_FILE = "metrics.csv"
 _EVALUATION = "evaluation/"  # names of scalars that tell of one
@@ -38,7 +39,7 @@ class RunLogs:
         if not any(isinstance(logger, CSVLogger) for logger in self._loggers):
             self._loggers = [*self._tensorboard(), CSVLogger("csv", log_dir=str(self._logs))]
             if self.wandb:
-                self._loggers.append(WandbLogger(self.run.name, save_dir=str(self._logs), project="worldloom"))
+                self._loggers.append(wandb_logger(self.run))
         _log(self._loggers, metrics, count)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite
+from torchrl.objectives import add_random_module
 
 from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.functional.precision import PreciseBuffers, precise
@@ -243,3 +244,7 @@ class TensorCore(PreciseBuffers, TensorDictModuleBase, ABC):  # type: ignore[mis
         for key, value in self.action_space.unflatten(flat).items():
             td.set(key, value)
         return td
+
+
+# TorchRL's losses and value estimators map networks over weights and rows; a model in them draws for each its own.
+add_random_module(TensorCore)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldloom_rl.functional.precision import at_least_float32, precise
+from worldloom_rl.functional.precision import at_least_float32, first_weight, precise
 from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.nn.block_linear import BlockLinear
 from worldloom_rl.nn.mlp import NormedLinear
@@ -65,7 +65,7 @@ class ImageEncoder(nn.Sequential):
         x = image.reshape(-1, *image.shape[-3:])
         if not transformed():  # torch.vmap knows no other layout
             x = x.contiguous(memory_format=torch.channels_last)
-        dtype = next(self.parameters()).dtype
+        dtype = first_weight(self).dtype
         x = (x.to(precise(dtype)) / 255 - 0.5).to(dtype)
         for stage in self:
             x = stage(x)

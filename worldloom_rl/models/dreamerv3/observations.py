@@ -14,7 +14,7 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, OneHot, TensorSpec, Unbounded
 
-from worldloom_rl.functional.precision import at_least_float32, precise
+from worldloom_rl.functional.precision import at_least_float32, first_weight, precise
 from worldloom_rl.functional.scaling import symexp, symlog
 from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.keys import as_tuple
@@ -151,7 +151,7 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         branches = []
         if self.vector is not None:
-            dtype = next(self.vector.parameters()).dtype
+            dtype = first_weight(self.vector).dtype
             targets = [leaf.target(observation[leaf.key], precise(dtype))[0] for leaf in self.leaves]
             branches.append(self.vector(torch.cat(targets, -1).to(dtype)))
         if self.image is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worldloom_rl.config import Json
 from worldloom_rl.extras import require
+from worldloom_rl.kernels.attention import differentiable_attention
 from worldloom_rl.models.frozen_jepa.transformers_text import KINDS, read_transformers
 
 
@@ -53,7 +54,8 @@ def build_transformers(text: str) -> nn.Module:
 
 def tokens_of(encoder: nn.Module, images: Tensor) -> Tensor:
     """[N, P, d] of normalised images [N, C, S, S]: what a module returns, or its `last_hidden_state`."""
-    output = encoder(images)
+    with differentiable_attention():
+        output = encoder(images)
     tokens: Tensor = output if isinstance(output, Tensor) else output.last_hidden_state
     return tokens.unsqueeze(1) if tokens.dim() == 2 else tokens
 

@@ -10,6 +10,7 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import TensorSpec
 
+from worldloom_rl.functional.precision import first_weight
 from worldloom_rl.models.jepa.config import JEPAConfig
 from worldloom_rl.models.jepa.vision_transformer import VisionTransformer
 
@@ -90,7 +91,7 @@ class ObservationEncoder(nn.Module):
     def forward(self, observation: Mapping[NestedKey, Tensor]) -> Tensor:
         parts = [encoder(observation[key]) for key, encoder in zip(self.image_keys, self.images, strict=True)]
         if self.vector is not None:
-            dtype = next(self.vector.parameters()).dtype
+            dtype = first_weight(self.vector).dtype
             vectors = torch.cat([observation[key].to(dtype) for key in self.vector_keys], -1)
             parts.append(self.vector(vectors))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchrl.data import Composite, TensorSpec
 
 from worldloom_rl.functional.augmentation import shift_images
+from worldloom_rl.functional.precision import first_weight
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.nn.mlp import MLP
@@ -37,7 +38,7 @@ class PixelEncoder(nn.Sequential):
     def encode(self, image: Tensor, noise: Noise) -> Tensor:
         """[..., 16 · channels] from images [..., C, 64, 64], each shifted by its own draw."""
         lead = image.shape[:-3]
-        weight = next(self.parameters())
+        weight = first_weight(self)
         shift = noise.integers("shift", 7, (*lead, 2), weight).reshape(-1, 2)
         shifted = shift_images(image.reshape(-1, *image.shape[-3:]).to(weight.dtype), shift)
         features: Tensor = self(shifted / 255.0 - 0.5)
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
     def forward(self, observation: Observation, task: Tensor | None, noise: Noise) -> Tensor:
         branches = []
         if self.state is not None:
-            dtype = next(self.state.parameters()).dtype
+            dtype = first_weight(self.state).dtype
             vectors = [observation[key].to(dtype) for key in self.vector_keys]
             branches.append(self.state(torch.cat([*vectors, *([] if task is None else [task])], -1)))
         for key, encoder in zip(self.image_keys, self.pixels, strict=True):

@@ -18,6 +18,7 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
 from worldloom_rl.functional.precision import at_least_float32, precise
 from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot_mean
+from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
@@ -173,7 +174,13 @@ class TDMPC2(WorldModel):
 
     def embed_task(self, task: Tensor | None) -> Tensor | None:
         """[..., D] embedding of int64 tasks; rows longer than 1 are rescaled in place, as in the official code."""
-        return None if self.task_embedding is None else self.task_embedding(task)
+        if self.task_embedding is None or task is None:
+            return None
+        if not transformed():
+            return self.task_embedding(task)  # type: ignore[no-any-return]
+        row = F.embedding(task, self.task_embedding.weight)  # under torch.func weights stay as they are
+        scale = 1.0 / (row.detach().norm(dim=-1, keepdim=True) + 1e-7)
+        return row + (row * scale.clamp(max=1.0) - row).detach()
 
     def encode_latent(self, observation: Observation, noise: Noise) -> Latent:
         task = observation[self.task_key] if self.task_key is not None else None

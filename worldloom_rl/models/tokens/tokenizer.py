@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from worldloom_rl.functional.precision import at_least_float32, precise
+from worldloom_rl.functional.precision import at_least_float32, first_weight, precise
 from worldloom_rl.latents import CodebookLatent
 from worldloom_rl.nn.initialise import initialise_layers
 from worldloom_rl.nn.rms_norm import RMSNormSilu
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """[..., N, D] vectors, row by row, from images [..., C, H, W] in [0, 255]."""
         lead = image.shape[:-3]
-        dtype = self.encoder[0].weight.dtype
+        dtype = first_weight(self.encoder).dtype
         x = (image.reshape(-1, *image.shape[-3:]).to(precise(dtype)) / 255 - 0.5).to(dtype)
         return self.encoder(x).flatten(-2).transpose(-2, -1).reshape(*lead, self.space.count, self.space.width)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldloom_rl.extras import require
+from worldloom_rl.kernels.attention import differentiable_attention
 from worldloom_rl.models.vjepa2.predictor import normalise_tokens
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class VJEPA2Encoder(nn.Module):
                 pre-training; by default it sees all, in order of time, row and column.
         """
         if kept is None:
-            tokens: Tensor = self.encoder(pixel_values_videos=video).last_hidden_state
+            with differentiable_attention():
+                tokens: Tensor = self.encoder(pixel_values_videos=video).last_hidden_state
             return tokens
         embedded = self.encoder.embeddings(video)
         x = embedded.take_along_dim(kept.unsqueeze(-1), 1)

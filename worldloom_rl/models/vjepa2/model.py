@@ -198,6 +198,7 @@ class VJEPA2AC(WorldModel):
 
     def predict_latent(self, latent: Latent, action: Tensor, noise: Noise) -> Prediction:
         pose, camera = latent["proprio"], latent.get("extrinsics")
+        action = action.to(pose.dtype)
         window = _window(latent).leaving(torch.cat([action, pose], -1))
         actions, poses = window.actions.split(POSE, -1)
         cameras = None if camera is None else camera.unsqueeze(-2).expand(*poses.shape[:-1], -1)

@@ -1,0 +1,89 @@
+"""Every family in the precision that it is cast to: latents there, rewards and probabilities in float32 or better."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from family_work import FAMILIES, ROWS, acting_row, imagined, make_model, make_policy, make_rows
+from torch import Tensor
+from torchrl.envs.utils import check_env_specs
+
+from worldloom_rl import ImaginationEnv
+from worldloom_rl.functional.precision import precise
+from worldloom_rl.noise import ModeNoise
+
+PRECISIONS = (torch.float64, torch.bfloat16, torch.float16)
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_precision = pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+
+
+@cache
+def cast(family: str, dtype: torch.dtype) -> Any:
+    return make_model(family).to(dtype)
+
+
+def real(values: dict[Any, Tensor]) -> list[Tensor]:
+    return [value for value in values.values() if value.is_floating_point()]
+
+
+@every_precision
+@every_family
+def test_it_observes_and_imagines(family: str, dtype: torch.dtype) -> None:
+    model = cast(family, dtype)
+    rows = model.observe(make_rows(model, 3))
+    dreamt = imagined(model, rows.select(*model.latent_keys).detach(), ModeNoise())
+    for latents in (model.read_latent(rows), {key: dreamt["next"].get(key) for key in model.latent_keys}):
+        assert {value.dtype for value in real(latents)} == {dtype}
+        assert all(value.isfinite().all() for value in real(latents))
+    for key in (model.key_map.reward, model.key_map.continuation):
+        assert dreamt["next", key].dtype == precise(dtype)
+        assert dreamt["next", key].isfinite().all()
+    assert all(value.dtype == precise(dtype) for value in real(model.decode_latent(model.read_latent(rows))))
+
+
+@every_precision
+@every_family
+def test_it_acts_and_learns(family: str, dtype: torch.dtype) -> None:
+    model = cast(family, dtype)
+    policy = make_policy(model)
+    with torch.no_grad():
+        acted = policy(acting_row(model, policy))
+    assert all(model.action_spec[key].is_in(acted.get(key)[0]) for key in model.action_keys)
+    terms, _ = model.compute_loss(make_rows(model, *ROWS[family]))
+    sum(term.mean() for term in terms.values()).backward()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    model.zero_grad()
+    assert gradients
+    assert all(gradient.dtype == dtype for gradient in gradients)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every_precision
+@every_family
+def test_its_imagination_says_its_precision(family: str, dtype: torch.dtype) -> None:
+    check_env_specs(ImaginationEnv(cast(family, dtype)))
+
+
+@every_family
+def test_a_double_model_gives_the_numbers_of_float32_with_more_digits(family: str) -> None:
+    start = make_rows(make_model(family), 3)
+    results = []
+    for model in (make_model(family), cast(family, torch.float64)):
+        latent = model.encode(start.clone()).select(*model.latent_keys)
+        results.append(model.features(imagined(model, latent, ModeNoise())["next"]).double())
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
+
+@every_family
+def test_bounds_and_bins_keep_their_digits(family: str) -> None:
+    model = make_model(family)
+    buffers = {name: value.clone() for name, value in model.named_buffers() if name not in model.state_dict()}
+    cast_and_back = model.bfloat16().float()
+    kept = dict(cast_and_back.named_buffers())
+    for name in buffers:
+        if name.startswith(("action_space.", "discounts")) or name.endswith(".bins"):
+            assert torch.equal(kept[name], buffers[name]), name

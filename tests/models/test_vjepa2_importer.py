@@ -128,6 +128,18 @@ def test_an_action_conditioned_checkpoint_becomes_a_world_model(
         same_numbers(small, found)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module._orig_mod."])
+def test_compiled_and_other_precisions_come_in(
+    model: VJEPA2AC, action_conditioned: Checkpoint, prefix: str, kind: torch.dtype, tmp_path: Path
+) -> None:
+    for part in ("encoder", "predictor"):
+        tensors = {name.replace("module.", prefix, 1): x.to(kind) for name, x in action_conditioned[part].items()}
+        action_conditioned[part] = tensors
+    imported = import_checkpoint(save(action_conditioned, tmp_path), tmp_path / "model", SETTINGS).state_dict()
+    assert all(torch.equal(x.to(kind).float(), imported[name]) for name, x in model.state_dict().items())
+
+
 def test_a_target_encoder_alone_will_do(model: VJEPA2AC, action_conditioned: Checkpoint, tmp_path: Path) -> None:
     action_conditioned["target_encoder"] = action_conditioned.pop("encoder")
     imported = import_checkpoint(save(action_conditioned, tmp_path), tmp_path / "model", SETTINGS)
@@ -189,6 +201,8 @@ SPOILT: list[tuple[Callable[[Checkpoint], object], str]] = [
     (with_entry("predictor", "module.action_encoder.weight", torch.zeros(32, 4)), "actions have 4 numbers"),
     (with_entry("predictor", "norm", 3.0), "'norm' of the checkpoint's 'predictor' is no real tensor"),
     (with_entry("predictor", "module.backbone.predictor_norm.bias", torch.zeros(32)), "under several prefixes"),
+    (with_entry("predictor", "module.predictor_norm.bias", torch.zeros(1).expand(10**9)), "lacks numbers of its own"),
+    (with_entry("predictor", "module.predictor_norm.bias", torch.full((32,), torch.inf)), "that are not finite"),
     (lambda c: c.update(note=Foreign()), "Foreign', which was not loaded"),
 ]  # fmt: skip
 

@@ -60,11 +60,12 @@ def require_trust(run: Path, config: Mapping[str, Json]) -> None:
     new = {name: places for name, places in _wanted(run, config).items() if _entry(name, places) not in known}
     _refuse_inside(run, new)
     for name, places in new.items():
-        kind = "is a link to" if name.startswith("/") else "imports"
-        what = f"{name[-80:]} {kind} {places[-1][-100:]}" if kind == "is a link to" else f"imports {name!r:.80}"
+        link = name.startswith("/")
+        does = f"imports {name!r:.80}, which may run any code"
+        leads = f"has the link {name[-80:]}, which is a link to {places[-1][-80:]}"
         raise ValueError(
-            f"{str(run)[-80:]} was not made here, and {what}, which may run any code or change any file: look at it, "
-            "then repeat the command with --trust."
+            f"{str(run)[-80:]} may be somebody else's, and {leads if link else does}: look at it, then repeat the "
+            "command with --trust."
         )
 
 
@@ -123,7 +124,8 @@ def _places(module: str) -> Places:
         folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         places += [spec.origin] if spec.origin else folders or []
         if not others:
-            return [str(Path(place).absolute()) if os.sep in place else place for place in places]
+            whole = (str(Path(place).absolute()) if os.sep in place else place for place in places)
+            return list(dict.fromkeys(whole))  # a namespace is found once for each way to it
         # By its last name, for what a namespace's full name means is known only when that is imported.
         spec = None if folders is None else _spec(PathFinder, others.pop(0), folders)
     return []

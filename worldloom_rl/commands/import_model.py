@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from worldloom_rl.commands.ranges import check_settings
+from worldloom_rl.models.dreamerv3.config import DreamerV3Config
 from worldloom_rl.models.dreamerv3.official.settings import ImportSettings as DreamerV3Settings
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as TDMPC2Settings
+from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.official.settings import ImportSettings as VJEPA2Settings
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ def import_dreamerv3(
     source: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[DreamerV3Settings] = _DREAMERV3
 ) -> None:
     """Turn an official DreamerV3 log directory or agent.pkl into a directory for AutoWorldModel.from_pretrained."""
+    check_settings(settings, DreamerV3Config)
     from worldloom_rl.models.dreamerv3.importer import import_checkpoint
 
     _say_imported(import_checkpoint(source, output, settings), output)
@@ -31,6 +36,7 @@ def import_tdmpc2(
     checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[TDMPC2Settings] = _TDMPC2
 ) -> None:
     """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
+    check_settings(settings, TDMPC2Config)
     from worldloom_rl.models.tdmpc2.importer import import_checkpoint
 
     _say_imported(import_checkpoint(checkpoint, output, settings), output)
@@ -40,6 +46,7 @@ def import_vjepa2(
     checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[VJEPA2Settings] = _VJEPA2
 ) -> None:
     """Turn an official V-JEPA 2 checkpoint (.pt) into a directory: a world model or, of pre-training, an encoder."""
+    check_settings(settings, VJEPA2ACConfig)
     from worldloom_rl.models.vjepa2.encoder import VJEPA2Encoder
     from worldloom_rl.models.vjepa2.importer import import_checkpoint
 

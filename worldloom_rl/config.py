@@ -175,6 +175,12 @@ def flat_json(values: list[Json]) -> Iterator[Json]:
 # ---------------------------------------------------------------------- what a field takes
 
 
+def limits_of(kind: type[Dataclass]) -> dict[str, Limits]:
+    """The ranges of its fields that have one, by name."""
+    found = {field.name: field.metadata.get(_LIMITS) for field in dataclasses.fields(kind)}
+    return {name: limits for name, limits in found.items() if limits is not None}
+
+
 def check_fields(config: Dataclass) -> None:
     """Raise ValueError by name unless each value is of its field's type and in its range. Lists become tuples."""
     hints = _type_hints(type(config))

@@ -57,6 +57,12 @@ REFUSED = [
     (["imagine", "run", "--context", "0"], "--context must be a whole number in [1, 10000], got 0."),
     (["imagine", "run", "--horizon", "0"], "--horizon must be a whole number in [1, 10000], got 0."),
     (["report", "run", "--steps", "1"], "--steps must be a whole number in [2, 1000000000], got 1."),
+    (
+        ["import", "tdmpc2", "a.pt", "out", "--discount", "nan"],
+        "worldloom: --discount must be a number in [0.0, ",
+    ),
+    (["import", "dreamerv3", "logs", "out", "--groups", "0"], "worldloom: --groups must be a whole number in"),
+    (["import", "vjepa2", "a.pt", "out", "--image-size", "-1"], "worldloom: --image-size must be a whole number in"),
     (["compare", "--outptu", "x.png"], "--output"),
     (["list", "tdmpc2:*", "jepa:*"], "jepa"),
     (["import"], "vjepa2"),

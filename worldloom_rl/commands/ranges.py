@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
-from worldloom_rl.config import Limits, check_value
+from worldloom_rl.config import Dataclass, Limits, check_value, limits_of
 from worldloom_rl.training.options import LARGEST_SEED, MOST_ENVS, MOST_STEPS, RunConfig
 
 Parameters = ParamSpec("Parameters")
@@ -40,6 +40,17 @@ def checked(kind: type[ConfigT], typed: ConfigT) -> ConfigT:
         if name not in values:
             raise
         raise ValueError(f"{_option(name)} {said}") from error
+
+
+def check_settings(settings: Dataclass, config: type[Dataclass]) -> None:
+    """Raise ValueError by option unless the settings are of their types, and in the ranges of a configuration's fields.
+
+    Args:
+        config: that the settings become fields of, by the same names.
+    """
+    hints, limits = get_type_hints(type(settings)), limits_of(config)
+    for field in dataclasses.fields(settings):
+        check_value(_option(field.name), getattr(settings, field.name), hints[field.name], limits.get(field.name))
 
 
 def in_range(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

@@ -20,7 +20,7 @@ from worldloom_rl.envs.simulator_output import (
     reset_simulator,
     step_simulator,
 )
-from worldloom_rl.specs.observed import Reader, observation_reader
+from worldloom_rl.specs.observed import Observed, Reader, observation_reader
 from worldloom_rl.specs.spaces import (
     Space,
     action_block_space,
@@ -99,7 +99,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
             seen = self._seen(observation)
         return seen, total, terminated, truncated, info
 
-    def _seen(self, observation: object) -> dict[str, Any]:
+    def _seen(self, observation: object) -> dict[str, Observed]:
         read = self._read(observation)
         return read if isinstance(read, dict) else {_ALONE: read}
 

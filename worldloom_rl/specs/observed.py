@@ -163,6 +163,6 @@ def _narrowed(where: str, array: np.ndarray) -> np.ndarray:
     """The float64 numbers as float32."""
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32)
-    if not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
+    if not np.isfinite(narrow).all() and not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
         raise ValueError(f"{where} holds {np.abs(array[np.isfinite(array)]).max()}, too large for float32: scale it.")
     return narrow

@@ -135,10 +135,18 @@ def channels_axis(shape: tuple[int, ...]) -> int | None:
     return None
 
 
+def is_renamed(space: spaces.Space[Any], *, root: bool) -> bool:
+    """Whether TorchRL would call a "state" an "observation" somewhere, or at the root too."""
+    if not isinstance(space, spaces.Dict):
+        return False
+    here = root and "state" in space.spaces and "observation" not in space.spaces
+    return here or any(is_renamed(below, root=True) for below in space.values())
+
+
 def cannot_be_observed(path: tuple[Any, ...], space: spaces.Space[Any]) -> bool:
     if path and path[0] in RESERVED:
         return True
-    if {"shape", "_reset"} & set(path) or "state" in path[1:]:
+    if {"shape", "_reset"} & set(path):
         return True
     if isinstance(space, spaces.Box):
         if 0 in space.shape:
@@ -255,7 +263,8 @@ def walk(observation: Any, action: Any, number: int, form: str) -> None:
     simulator = Played(observation, action, number, form)
     refusable = any(cannot_be_observed(*leaf) for leaf in leaves(observation))
     refusable |= any(cannot_be_acted(*leaf) for leaf in leaves(action))
-    names = set(observation) if isinstance(observation, spaces.Dict) else {"observation"}
+    refusable |= is_renamed(observation, root=False) or is_renamed(action, root=True)
+    names = {key_of(path, observation, "observation")[0] for path, _ in leaves(observation)}
     refusable |= bool(names & (set(action) if isinstance(action, spaces.Dict) else {"action"}))
     refusal = None
     try:
@@ -369,7 +378,7 @@ def replaced(value: Any, path: tuple[Any, ...], wrong: Any) -> Any:
 
 
 def slip(observation: Any, number: int, step: int) -> None:
-    if any(cannot_be_observed(*leaf) for leaf in leaves(observation)):
+    if any(cannot_be_observed(*leaf) for leaf in leaves(observation)) or is_renamed(observation, root=False):
         return
     simulator = Slipping(observation, spaces.Discrete(2), number, "as it is")
     env = make_env(simulator, time_limit=LIMIT)

@@ -67,6 +67,7 @@ def test_a_box_without_numbers_is_refused(shape: tuple[int, ...]) -> None:
         (spaces.Box(-1.0, 1.0, (), np.float32), spaces.Box(-1.0, 1.0, (1,), np.float32)),
         (spaces.Box(-0.1, 0.3, (2, 2), np.float64), spaces.Box(np.float32(-0.1), np.float32(0.3), (2, 2), np.float32)),
         (spaces.Box(-0.1, 0.3, (2,), np.float16), None),
+        (spaces.Box(-0.1, 0.3, (), np.float64), None),
     ],
 )
 def test_an_action_of_the_agent_is_one_of_the_simulator(space: Any, seen: Any) -> None:
@@ -78,6 +79,7 @@ def test_an_action_of_the_agent_is_one_of_the_simulator(space: Any, seen: Any) -
         kept = np.array(action)
         taken = simulator_action(space, action)
         assert space.contains(taken), taken
+        assert isinstance(taken, np.ndarray) or not isinstance(space, spaces.Box)
         if isinstance(taken, np.ndarray) and taken.ndim:
             taken[...] = 0  # a simulator may change what it is given
         np.testing.assert_array_equal(action, kept)
@@ -107,6 +109,13 @@ def test_an_action_without_bounds_in_float32_is_refused(bounds: tuple[float, flo
 def test_an_action_whose_name_would_be_lost_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"Mine: the action '{name}' has .*TransformAction"):
         action_space_of("Mine", spaces.Dict({name: BOX, "b": BOX}))
+
+
+def test_an_action_that_torchrl_would_rename_is_refused() -> None:
+    for space in (spaces.Dict(state=BOX), spaces.Dict(arm=spaces.Dict(state=BOX, b=BOX))):
+        with pytest.raises(ValueError, match="state' would be renamed to 'observation' by TorchRL; rename it"):
+            action_space_of("Mine", space)
+    assert action_space_of("Mine", spaces.Dict(state=BOX, observation=BOX))
 
 
 @pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 1.0), (-1e300, 1e300)])

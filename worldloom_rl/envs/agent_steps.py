@@ -21,7 +21,7 @@ from worldloom_rl.envs.simulator_output import (
     reset_simulator,
     step_simulator,
 )
-from worldloom_rl.specs.observed import Reader, observation_reader
+from worldloom_rl.specs.observed import Observed, Reader, observation_reader
 from worldloom_rl.specs.spaces import (
     Space,
     action_block_space,
@@ -111,7 +111,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.forbidden += allowed is not action
         return allowed
 
-    def _seen(self, observation: object) -> dict[str, Any]:
+    def _seen(self, observation: object) -> dict[str, Observed]:
         read = self._read(observation)
         check_observed(self.name, read, self.steps_done)
         return read if isinstance(read, dict) else {_ALONE: read}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -11,7 +11,8 @@ from gymnasium import spaces
 from worldloom_rl.specs.images import image_layout
 from worldloom_rl.specs.spaces import Space, observation_text, one_hot_width
 
-Reader = Callable[[object], Any]  # from an observation to fresh arrays, in dictionaries where it has parts
+Observed: TypeAlias = "np.ndarray | dict[str, Observed]"  # fresh arrays, in dictionaries where there are parts
+Reader = Callable[[object], Observed]
 _MEND = "mend one of them."
 
 
@@ -27,7 +28,7 @@ def observation_reader(name: str, space: Space) -> Reader:
     return _reader(name, space, ())
 
 
-def convert_episode(name: str, space: Space, observation: Any) -> Any:
+def convert_episode(name: str, space: Space, observation: object) -> Observed:
     """Observations [T, …] of a whole episode, read one by one as `observation_reader` does."""
     read = observation_reader(name, space)
     return _joined([read(row) for row in _rows(observation)])
@@ -41,10 +42,10 @@ def _rows(observation: Any) -> list[Any]:
     return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
 
 
-def _joined(rows: list[Any]) -> Any:
-    if isinstance(rows[0], dict):
-        return {part: _joined([row[part] for row in rows]) for part in rows[0]}
-    return np.stack(rows)
+def _joined(rows: Sequence[Observed]) -> Observed:
+    if not isinstance(rows[0], dict):
+        return np.stack(rows)  # type: ignore[arg-type]  # alike: of one reader
+    return {part: _joined([row[part] for row in rows]) for part in rows[0]}
 
 
 def _reader(name: str, space: Space, key: tuple[str, ...]) -> Reader:
@@ -59,7 +60,7 @@ def _reader(name: str, space: Space, key: tuple[str, ...]) -> Reader:
 
 
 def _dictionary_reader(where: str, space: spaces.Dict, readers: Mapping[str, Reader]) -> Reader:
-    def read(observation: object) -> dict[str, Any]:
+    def read(observation: object) -> Observed:
         if not isinstance(observation, Mapping):
             raise ValueError(f"{where} is a {type(observation).__name__}, its space a dictionary: {space}.")
         if observation.keys() != readers.keys():
@@ -162,6 +163,6 @@ def _narrowed(where: str, array: np.ndarray) -> np.ndarray:
     """The float64 numbers as float32."""
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float32)
-    if not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
+    if not np.isfinite(narrow).all() and not np.array_equal(np.isfinite(narrow), np.isfinite(array)):
         raise ValueError(f"{where} holds {np.abs(array[np.isfinite(array)]).max()}, too large for float32: scale it.")
     return narrow

@@ -17,6 +17,7 @@ Space = spaces.Space[object]
 
 # Composite takes its leaves and these by name in one call, and "_reset" tells TorchRL which environments to reset.
 _OF_TORCHRL = frozenset({"shape", "batch_size", "device", "names", "data_cls", "step_mdp_static", "_reset"})
+_RENAMED = "would be renamed to 'observation' by TorchRL"  # in its spec, not in its values
 _WIDEST = 2**16  # numbers of an action, and of an observation's one-hots
 
 
@@ -37,6 +38,8 @@ def _action_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space
     if isinstance(space, spaces.Dict) and len(space):
         for part in space:
             _check_name(name, "action", (*key, part), keys.RESERVED - {keys.ACTION})
+            if part == "state" and "observation" not in space.spaces:
+                raise ValueError(_rename(name, "action", (*key, part), _RENAMED))
         return spaces.Dict({part: _action_space(name, below, (*key, part)) for part, below in space.items()})
     if isinstance(space, spaces.Discrete):
         _check_width(leaf, space, int(space.n))
@@ -93,7 +96,7 @@ def simulator_action(space: Space, action: object) -> object:
     if isinstance(space, spaces.Box):
         number = np.array(action, dtype=space.dtype).reshape(space.shape)
         # A bound such as 0.1 is another number in float32, which may be outside.
-        return number if space.dtype == np.float32 else number.clip(space.low, space.high)
+        return number if space.dtype == np.float32 else np.clip(number, space.low, space.high, out=number)
     return action
 
 
@@ -109,7 +112,7 @@ def observation_space_of(name: str, space: Space | None) -> Space:
         for key, part in _parts(space):
             _check_name(name, "observation", key, keys.RESERVED)
             if len(key) > 1 and key[-1] == "state" and "observation" not in part.spaces:
-                raise ValueError(_rename(name, "observation", key, "would be renamed to 'observation' by TorchRL"))
+                raise ValueError(_rename(name, "observation", key, _RENAMED))
     return _observation_space(name, space, ())
 
 

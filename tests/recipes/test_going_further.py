@@ -114,13 +114,15 @@ def test_a_run_that_was_killed_at_its_end_tells_it_once(lost: str, run: RunDirec
     assert_told_once(run)
 
 
-def test_the_best_checkpoint_is_scored_by_an_evaluation_of_its_own_weights(run: RunDirectory) -> None:
+def test_the_best_checkpoint_is_scored_by_an_evaluation_of_its_own_weights_and_can_be_asked_for(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluations = {(each["agent_steps"], each["updates"]): each["returns"] for each in result_of(run)["evaluations"]}
     best = run.checkpoints.best()
     steps, updates = (int(part) for part in best.name.split("_")[1:])
     assert (steps, updates) in evaluations
-    resume(run, "--from", steps, "--steps", steps + 1)
-    assert RunDirectory(run.path).checkpoints.best().name >= best.name
+    cli.main(["eval", str(run.path), "--best", "--episodes", "1"])
+    assert f"after {steps} agent steps, 1 episodes" in capsys.readouterr().out
 
 
 def test_back_to_an_earlier_checkpoint_what_followed_is_gone_and_comes_again(run: RunDirectory) -> None:

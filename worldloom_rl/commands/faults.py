@@ -5,7 +5,6 @@ from __future__ import annotations
 import dis
 import errno
 import os
-import sysconfig
 import tempfile
 import traceback
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 _OURS = Path(__file__).resolve().parents[1]
-_STANDARD = sysconfig.get_path("stdlib")
+_STANDARD = str(Path(os.__file__).parent)
 _LONGEST = 980  # characters that a person is told
 _LONGEST_OF_OTHERS = 600  # of an error's text that was not written for this
 _SENTENCES = (ValueError, OSError, ImportError, FloatingPointError)  # raised on purpose, these are for a person

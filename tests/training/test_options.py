@@ -113,14 +113,7 @@ def test_options_import_nothing_heavy_before_a_method_asks(module: ModuleType) -
     tree = ast.parse(inspect.getsource(module))
     named = [[alias.name for alias in node.names] for node in tree.body if isinstance(node, ast.Import)]
     named += [[str(node.module)] for node in tree.body if isinstance(node, ast.ImportFrom)]
-    light = {
-        "__future__",
-        "dataclasses",
-        "importlib.util",
-        "math",
-        "typing",
-        "worldloom_rl.config",
-        "worldloom_rl.extras",
-    }
-    light |= {"worldloom_rl.config", "worldloom_rl.extras", "worldloom_rl.training.options"}
+    light = {"__future__", "dataclasses", "functools", "importlib.util", "math", "typing"}
+    light |= {f"worldloom_rl.{name}" for name in ("config", "extras", "tasks", "recipes.suites")}
+    light |= {"worldloom_rl.training.options", "worldloom_rl.training.env_arguments"}
     assert {name for names in named for name in names} <= light

@@ -218,7 +218,8 @@ def _load_weights(state: RunState[ConfigT, ModelT], directory: Path) -> None:
     saved = type(state.model).from_pretrained(directory / "model")
     if saved.config != state.model.config:
         ours, theirs = state.model.config.to_json(), saved.config.to_json()
-        differ = {name: (theirs[name], ours[name]) for name in ours if theirs[name] != ours[name]}
+        names = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+        differ = {name: (theirs.get(name), ours.get(name)) for name in names}
         raise ValueError(
             f"{directory} holds a model of other numbers than the run's configuration ({differ}, the model's "
             "first); restore config.json."

@@ -104,6 +104,11 @@ class TDMPC2Config(WorldModelConfig):
         if self.episodic and self.action_dims:
             raise ValueError("TD-MPC2 learns either a termination head or several tasks, not both; set episodic=False.")
 
+    def to_json(self) -> dict[str, Json]:
+        """As of every configuration; a model that knows no tasks by name says nothing of them, as before they had."""
+        known = ("task_names", "observation_dims", "episode_lengths")
+        return {name: value for name, value in super().to_json().items() if value or name not in known}
+
     @property
     def activation(self) -> Activation:
         """Mish, in the form that `fast_mish` asks for."""

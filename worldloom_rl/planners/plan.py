@@ -64,8 +64,8 @@ def plan(
     """
     options = distribution.options
     mask = model.action_mask(latent)  # [B, A], of the actions that a task has
-    followed = policy_trajectories(model, latent, options, noise)
-    mean = distribution.warm_start(previous_mean)
+    mean = distribution.warm_start(previous_mean)  # in whose precision plans are made, whatever the model's
+    followed = [part.to(mean.dtype) for part in policy_trajectories(model, latent, options, noise)]
     std = distribution.init_std.expand_as(mean)
     beside = followed  # sequences that are not drawn
     iterations: list[Iteration] = []
@@ -74,7 +74,7 @@ def plan(
         actions = torch.cat([*beside, distribution.sample(mean, std, count, noise)], 2)
         if mask is not None:
             actions = actions * mask.unsqueeze(-2)
-        value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0)
+        value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0).to(actions.dtype)
         elite_value, elite_index = value.topk(options.num_elites, -1)
         elites = actions.take_along_dim(elite_index[None, :, :, None], 2)
         weight = score(elite_value)

@@ -7,7 +7,7 @@ products. A discount of 0.995 or a bin at 4.9e8 has more digits than bfloat16 ho
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +40,18 @@ class PreciseBuffers(nn.Module):
         dtype: what the module was made in or cast to.
     """
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Of a module's parts, whose kinds its class knows; nn.Module's own says `Tensor | Module`."""
+
     def __init__(self) -> None:
         super().__init__()
         self.dtype = torch.get_default_dtype()
 
     def _apply(self: Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
         before = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # fn says what it makes of a number of the present precision, also where buffers have another.
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         for name, after in self._buffers.items():

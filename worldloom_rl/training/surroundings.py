@@ -31,7 +31,7 @@ _ROOM = 160  # characters of a value in a message
 def surroundings(state: RunState[ConfigT, ModelT]) -> dict[str, Json]:
     """What the run's environment looks like, and the versions of the libraries; plain JSON."""
     model, env = state.model, state.source.environment
-    seen = {
+    seen: dict[str, Json] = {
         "what the model observes": spec_to_json(model.observation_spec),
         "what the model does": spec_to_json(model.action_spec),
     }

@@ -18,11 +18,13 @@ def check_data(
     from worldloom_rl.recipes import tdmpc2_offline
     from worldloom_rl.recipes.options import TDMPC2RunConfig
     from worldloom_rl.report.recorded_data import describe_recorded
+    from worldloom_rl.training.recorded_windows import RecordedWindows
 
     config = TDMPC2RunConfig(
         env=env, tasks=tasks, data=data, action_repeat=action_repeat, time_limit=time_limit, episodic=not tasks
     )
     state = tdmpc2_offline.make_state(config)
+    assert isinstance(state.source, RecordedWindows)
     try:
         told = describe_recorded(
             state.source, config.task_set(), state.model.discounts.tolist(), config.without_environment

@@ -70,9 +70,11 @@ def _of_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
     """The configuration of a run whose evaluations play these tasks, all if none is named."""
     import dataclasses
 
+    from worldloom_rl.recipes.options import TDMPC2RunConfig
+
     if not tasks:
         return config
-    if not getattr(config, "tasks", ()):
+    if not isinstance(config, TDMPC2RunConfig) or not config.tasks:
         raise ValueError(f"--tasks {' '.join(tasks)} are some of several tasks, but the run knows one: {config.task}.")
     return dataclasses.replace(config, eval_tasks=tasks)
 

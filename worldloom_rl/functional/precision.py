@@ -46,7 +46,7 @@ class PreciseBuffers(nn.Module):
 
     def _apply(self: Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Module:
         before = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # fn says what it makes of a number of the present precision, also where buffers have another.
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         for name, after in self._buffers.items():

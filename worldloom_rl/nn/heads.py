@@ -173,7 +173,7 @@ class Actor(nn.Module):
                 stds.append((self.max_std - self.min_std) * share + self.min_std)
             else:
                 assert head.logits is not None
-                groups = at_least_float32(head.logits(hidden)).split(list(part.categories), -1)
+                groups = torch.split(at_least_float32(head.logits(hidden)), list(part.categories), -1)
                 locations.append(torch.cat([logits.log_softmax(-1) for logits in groups], -1))
                 stds.append(torch.ones_like(locations[-1]))
         return ActionDistribution(torch.cat(locations, -1), torch.cat(stds, -1), self.action_space)

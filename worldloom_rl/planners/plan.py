@@ -64,7 +64,7 @@ def plan(
     """
     options = distribution.options
     mask = model.action_mask(latent)  # [B, A], of the actions that a task has
-    mean = distribution.warm_start(previous_mean)  # in whose precision plans are made, whatever the model's
+    mean = distribution.warm_start(previous_mean)
     followed = [part.to(mean.dtype) for part in policy_trajectories(model, latent, options, noise)]
     std = distribution.init_std.expand_as(mean)
     beside = followed  # sequences that are not drawn
@@ -74,7 +74,7 @@ def plan(
         actions = torch.cat([*beside, distribution.sample(mean, std, count, noise)], 2)
         if mask is not None:
             actions = actions * mask.unsqueeze(-2)
-        value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0).to(actions.dtype)
+        value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0)
         elite_value, elite_index = value.topk(options.num_elites, -1)
         elites = actions.take_along_dim(elite_index[None, :, :, None], 2)
         weight = score(elite_value)
@@ -144,4 +144,7 @@ def refit(
         new_mean[..., start:stop] = (1 - options.floor) * group + options.floor / (stop - start)
     if not distribution.has_momentum:
         return new_mean, new_std
-    return torch.lerp(new_mean, mean, distribution.momentum), torch.lerp(new_std, std, distribution.momentum_std)
+    pairs = ((new_mean, mean, distribution.momentum), (new_std, std, distribution.momentum_std))
+    # Rewards of more digits than the plan's give it those.
+    new_mean, new_std = (torch.lerp(new, old.to(new.dtype), momentum.to(new.dtype)) for new, old, momentum in pairs)
+    return new_mean, new_std

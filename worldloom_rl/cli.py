@@ -44,7 +44,7 @@ _WORLDLOOM.command(name="imagine")(imagine)
 _WORLDLOOM.command(name="report")(report)
 _WORLDLOOM.command(name="compare")(compare)
 _WORLDLOOM.command(name="list")(list_models)
-_WORLDLOOM.command(_IMPORT, name="import", help="Load an official checkpoint: dreamerv3, tdmpc2 or vjepa2.")
+_WORLDLOOM.command(_IMPORT, name="import", help="Load an official checkpoint: dreamerv3, lewm, tdmpc2 or vjepa2.")
 
 
 def _in_a_run() -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldloom_rl.models.tdmpc2.running_scale import RunningScale
+from worldloom_rl.models.tdmpc2.behavior import RunningScale
 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (20,), (101,), (256, 1), (7, 13, 1)])

@@ -38,10 +38,10 @@ from worldloom_rl.functional.two_hot import soft_cross_entropy, two_hot, two_hot
 from worldloom_rl.keys import PLANNER_MEAN
 from worldloom_rl.latents.categorical import gumbel_argmax
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss, PolicyPrior, make_planner
+from worldloom_rl.models.tdmpc2.behavior import RunningScale
 from worldloom_rl.models.tdmpc2.config import discount_for
 from worldloom_rl.models.tdmpc2.importer import ImportSettings, model_from_state_dict
 from worldloom_rl.models.tdmpc2.official.names import official_name
-from worldloom_rl.models.tdmpc2.running_scale import RunningScale
 from worldloom_rl.nn.percentile_range import percentile
 from worldloom_rl.planners import sticky_cut
 from worldloom_rl.planners.plan import trajectory_value

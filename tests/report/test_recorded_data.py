@@ -8,7 +8,7 @@ from recorded_tasks import TASKS, TIME_LIMIT, InMemory, recorded
 
 from worldloom_rl import cli
 from worldloom_rl.data import Windows, join
-from worldloom_rl.models.tdmpc2.model import specs_of_tasks
+from worldloom_rl.models.tdmpc2.encoder import specs_of_tasks
 from worldloom_rl.report.recorded_data import RecordedData, describe_recorded
 from worldloom_rl.tasks import TaskSet
 from worldloom_rl.training.recorded_windows import RecordedWindows

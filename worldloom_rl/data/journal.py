@@ -73,10 +73,7 @@ class Journal:
         return path
 
     def _listed(self, entry: Entry) -> Path:
-        name = entry["file"]
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{self.directory / _MANIFEST} lists {name!r}, which is no file beside it.")
-        path = self.directory / name
+        path = self.directory / entry["file"]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but {_MANIFEST} lists it: copy the whole directory.")
         return path
@@ -95,7 +92,7 @@ class Journal:
             (self.directory / name).unlink(missing_ok=True)
 
     def manifest(self) -> Manifest:
-        """What was last committed."""
+        """What was last committed; the files that it lists stand beside it."""
         path = self.directory / _MANIFEST
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file: nothing was saved in this directory.")
@@ -103,11 +100,16 @@ class Journal:
             manifest: Manifest = json.loads(path.read_bytes())
         except ValueError as error:
             raise DamagedFile(f"{path} is damaged: {error}") from error
+        for name in self._files(manifest):
+            if not isinstance(name, str) or Path(name).name != name:
+                raise DamagedFile(f"{path} lists {name!r:.80}, which is no file beside it.")
         return manifest
 
-    @staticmethod
-    def _files(manifest: Manifest) -> set[str]:
-        return {entry["file"] for entries in manifest["files"].values() for entry in entries}
+    def _files(self, manifest: Manifest) -> set[str]:
+        try:
+            return {entry["file"] for entries in manifest["files"].values() for entry in entries}
+        except (LookupError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{self.directory / _MANIFEST} lists its files in an unknown way.") from error
 
     def _replace(self, name: str, content: bytes) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

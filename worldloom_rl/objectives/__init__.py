@@ -1,6 +1,6 @@
 """Losses without weights of their own, written against the WorldModel verbs."""
 
-from worldloom_rl.objectives.imagined_actor_critic import ActorPolicy as ActorPolicy
-from worldloom_rl.objectives.imagined_actor_critic import ImaginedActorCriticLoss as ImaginedActorCriticLoss
-from worldloom_rl.objectives.replay_value import ReplayValueLoss as ReplayValueLoss
+from worldloom_rl.objectives.actor_critic import ActorPolicy as ActorPolicy
+from worldloom_rl.objectives.actor_critic import ImaginedActorCriticLoss as ImaginedActorCriticLoss
+from worldloom_rl.objectives.actor_critic import ReplayValueLoss as ReplayValueLoss
 from worldloom_rl.objectives.world_model_loss import WorldModelLoss as WorldModelLoss

@@ -83,11 +83,14 @@ def shown(name: str) -> str:
 def in_one_precision(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor]) -> Mapping[str, TensorKind]:
     """What a file's tensors are once they are read: where all have one precision, they get that of the model.
 
+    A model that was cast to half precision keeps some numbers in single precision, which counts as one.
+
     Args:
         found: dtypes as safetensors names them.
     """
-    theirs = {kind.dtype for kind in found.values()} & _PRECISIONS
+    kinds = {kind.dtype for kind in found.values()} & _PRECISIONS
     ours = {_DTYPES[value.dtype] for value in expected.values()} & _PRECISIONS
+    theirs = kinds - ours if kinds & {"F16", "BF16"} else kinds
     if len(theirs) != 1 or len(ours) != 1:
         return found
     return {name: kind._replace(dtype=min(ours)) if kind.dtype in theirs else kind for name, kind in found.items()}

@@ -14,7 +14,7 @@ from worldloom_rl.data import Episodes, open_episodes
 from worldloom_rl.data.windows import Windows
 from worldloom_rl.envs import episode_length
 from worldloom_rl.models.tdmpc2 import TDMPC2
-from worldloom_rl.models.tdmpc2.model import specs_of_tasks
+from worldloom_rl.models.tdmpc2.encoder import specs_of_tasks
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.recipes.tdmpc2 import State, TDMPC2Recipe

@@ -8,11 +8,11 @@ from worldloom_rl.models.tdmpc2.config import TDMPC2Config as TDMPC2Config
 from worldloom_rl.pretrained.registry import register_family
 
 if TYPE_CHECKING:
+    from worldloom_rl.models.tdmpc2.behavior import PolicyLoss as PolicyLoss
     from worldloom_rl.models.tdmpc2.model import TDMPC2 as TDMPC2
     from worldloom_rl.models.tdmpc2.policy import PolicyPrior as PolicyPrior
     from worldloom_rl.models.tdmpc2.policy import make_planner as make_planner
     from worldloom_rl.models.tdmpc2.policy import make_policy as make_policy
-    from worldloom_rl.models.tdmpc2.policy_loss import PolicyLoss as PolicyLoss
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
@@ -20,7 +20,7 @@ else:
             ".config": ["TDMPC2Config"],
             ".model": ["TDMPC2"],
             ".policy": ["PolicyPrior", "make_planner", "make_policy"],
-            ".policy_loss": ["PolicyLoss"],
+            ".behavior": ["PolicyLoss"],
         },
     )
 

@@ -1,4 +1,4 @@
-"""TD-MPC2's behaviour: the policy prior, and the Q ensemble with its slow copy.
+"""TD-MPC2's behaviour: the policy prior, the Q ensemble with its slow copy, and how the prior learns.
 
 Discrete actions are an extension: a categorical prior, and exact expectations over up to 64 actions where the reference
 samples one.
@@ -10,9 +10,11 @@ import copy
 from typing import NamedTuple
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+from torchrl.objectives import LossModule
 
-from worldloom_rl.functional.precision import at_least_float32
+from worldloom_rl.functional.precision import PreciseBuffers, at_least_float32
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
     gaussian_log_probability,
@@ -23,9 +25,11 @@ from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
+from worldloom_rl.nn.percentile_range import percentile
 from worldloom_rl.nn.slow_copy import lerp_parameters
 from worldloom_rl.noise import Noise
 from worldloom_rl.specs.actions import ActionSpace
+from worldloom_rl.world_model import Latent, WorldModel
 
 _MOST_ENUMERATED = 64  # actions whose expectation is taken exactly when learning
 _MOST_ENUMERATED_IN_PLANS = 8  # and at the end of every sampled sequence, where each costs a pass through the Qs
@@ -214,3 +218,79 @@ class Behavior(nn.Module):
 
 def _join(features: Tensor, action: Tensor) -> Tensor:
     return torch.cat([features, action.to(features.dtype)], -1)
+
+
+class RunningScale(PreciseBuffers):
+    """Divides by a running range between the 5th and 95th percentile, never below one.
+
+    Args:
+        rate: share of a new range that enters the running one.
+    Reference: tdmpc2 common/scale.py.
+    """
+
+    value: Tensor
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("value", torch.ones(1))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the scale towards the range of x (any shape, taken as one sample)."""
+        flat = x.detach().flatten().sort().values
+        low, high = (percentile(flat, share) for share in (5.0, 95.0))
+        self.value.lerp_((high - low).clamp(min=1.0).to(self.value.dtype).reshape(1), self.rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x divided by the scale, which gets no gradient."""
+        return x / self.value
+
+
+class PolicyLoss(LossModule):
+    """The policy prior's loss on latents that the model rolled out; reads the latent, writes "loss_policy" and metrics.
+
+    −(entropy_coef · scaled entropy + Q / scale), weighted by ρ^t and averaged over [B, T]; one-hot groups add an
+    entropy bonus of their own. Gradients reach the policy and, as in the official code, the task embedding. Each call
+    in training mode updates the running scale first.
+    Reference: tdmpc2.py, update_pi.
+    """
+
+    model: WorldModel
+    scale: RunningScale
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = RunningScale(model.config.tau).to(model.action_space.center.device)
+        self.in_keys = list(model.latent_keys)
+        self.out_keys = ["loss_policy", "policy_entropy", "policy_scaled_entropy", "policy_scale"]
+
+    def forward(self, tensordict: TensorDictBase, noise: Noise | None = None) -> TensorDictBase:
+        """Losses and metrics, all without batch dimensions, from the latents [B, T, …]."""
+        latent = {name: value.detach().transpose(0, 1) for name, value in self.model.read_latent(tensordict).items()}
+        metrics, _, _ = self.terms(latent, noise or self.model.noise)
+        return TensorDict(metrics, batch_size=[])
+
+    def terms(self, latent: Latent, noise: Noise) -> tuple[dict[str, Tensor], PolicySample, Tensor]:
+        """The metrics, the prior's sample and the unscaled values [T, B, 1] of latents [T, B, …], time first."""
+        config = self.model.config
+        features = self.model.latent_features(latent)
+        if not config.carry_task_gradient:
+            features = features.detach()
+        dropout = noise if self.training else None
+        prior, value = self.model.behavior.policy_value(features, self.model.action_mask(latent), noise, dropout)
+        if self.training:
+            self.scale.update(value[0])
+        steps = torch.arange(len(value), device=value.device, dtype=value.dtype)
+        entropy_bonus = config.entropy_coef * prior.scaled_entropy
+        if not self.model.action_space.is_continuous:
+            entropy_bonus = entropy_bonus + config.categorical_entropy_coef * prior.categorical_entropy
+        objective = (entropy_bonus + self.scale(value)).mean((1, 2))
+        metrics = {
+            "loss_policy": -(config.rho**steps * objective).mean(),
+            "policy_entropy": (prior.entropy + prior.categorical_entropy).detach().mean(),
+            "policy_scaled_entropy": prior.scaled_entropy.detach().mean(),
+            "policy_scale": self.scale.value.clone(),
+        }
+        return metrics, prior, value

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from tensordict import NestedKey
 from torch import Tensor, nn
-from torchrl.data import Composite, TensorSpec
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
 from worldloom_rl.functional.augmentation import shift_images
 from worldloom_rl.functional.precision import first_weight
@@ -19,6 +19,7 @@ from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.specs.observations import is_byte_image, leaves_of, sort_leaves
+from worldloom_rl.tasks import TaskSet
 from worldloom_rl.world_model import Observation
 
 _PIXELS = 64  # height and width of images; the four convolutions leave 4 x 4 of them
@@ -120,3 +121,14 @@ def sort_observations(spec: Composite, num_tasks: int) -> Observed:
     if num_tasks and images:
         raise ValueError("TD-MPC2 learns several tasks from vectors only; the observation spec has images.")
     return Observed(vectors, images, tasks[-1] if tasks else None)
+
+
+def specs_of_tasks(tasks: TaskSet) -> tuple[Composite, Composite]:
+    """What an agent of these tasks observes, padded and with the task's number, and its actions in [-1, 1]."""
+    return (
+        Composite(
+            observation=Unbounded((tasks.observation_width,)),
+            task=Categorical(len(tasks), shape=(), dtype=torch.int64),
+        ),
+        Composite(action=Bounded(-1.0, 1.0, shape=(tasks.action_width,), dtype=torch.float32)),
+    )

@@ -22,7 +22,7 @@ from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
-from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations
+from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations, specs_of_tasks
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.models.tdmpc2.policy import PolicyPrior, make_policy
 from worldloom_rl.nn.mlp import MLP
@@ -333,17 +333,6 @@ class TDMPC2(WorldModel):
 
 def _join(features: Tensor, action: Tensor) -> Tensor:
     return torch.cat([features, action.to(features.dtype)], -1)
-
-
-def specs_of_tasks(tasks: TaskSet) -> tuple[Composite, Composite]:
-    """What an agent of these tasks observes, padded and with the task's number, and its actions in [-1, 1]."""
-    return (
-        Composite(
-            observation=Unbounded((tasks.observation_width,)),
-            task=Categorical(len(tasks), shape=(), dtype=torch.int64),
-        ),
-        Composite(action=Bounded(-1.0, 1.0, shape=(tasks.action_width,), dtype=torch.float32)),
-    )
 
 
 def _time_first(x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ REFUSED = [
     (["eval", "run", "--seeds", "0", "-3"], "--seeds must be a whole number in [0, 2147483647], got -3."),
     (["imagine", "run", "--samples", "1000000"], "--samples must be a whole number in [1, 10000], got 1000000."),
     (["report", "run", "--seed", "-1"], "--seed must be a whole number in"),
-    (["check"], "Missing from worldloom check"),
+    (["check"], "worldloom check needs the name of an environment"),
     (["check", "Pendulum-v1", "--pixles"], "--pixels"),
     (["resume"], "Missing from worldloom resume"),
     (["resume", "run", "again"], "again"),

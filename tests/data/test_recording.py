@@ -143,7 +143,7 @@ ACTION_SPACES: list[tuple[spaces.Space[Any], Any, Any]] = [
     (spaces.Discrete(300), 299, one_hot(300, 299)),
     (spaces.MultiDiscrete([3, 3]), np.array([2, 0]), [one_hot(3, 2), one_hot(3, 0)]),
     (spaces.MultiDiscrete([2, 4, 3]), np.array([1, 2, 0]), [*one_hot(2, 1), *one_hot(4, 2), *one_hot(3, 0)]),
-    (spaces.MultiDiscrete([2]), np.array([1]), [one_hot(2, 1)]),
+    (spaces.MultiDiscrete([2]), np.array([1]), one_hot(2, 1)),
     (spaces.MultiDiscrete([3, 2], start=[1, -5]), np.array([3, -5]), [*one_hot(3, 2), *one_hot(2, 0)]),
     (spaces.MultiDiscrete([3, 3], dtype=np.int32), np.array([1, 0], np.int32), [one_hot(3, 1), one_hot(3, 0)]),
     (spaces.Box(-1.0, 2.0, (), np.float32), np.float32(0.5), 0.5),

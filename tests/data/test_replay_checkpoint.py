@@ -214,7 +214,7 @@ def test_memory_mapped_rows_are_loaded_too(tmp_path):
 
 
 def test_damaged_missing_and_foreign_checkpoints_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is no file: nothing was saved"):
         build().load(tmp_path)
     replay = build()
     replay.extend(rows(10))

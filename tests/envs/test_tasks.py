@@ -84,10 +84,10 @@ def test_a_task_is_the_environment_of_its_name_bit_for_bit() -> None:
     alone = make_env(NAMES[1], time_limit=LIMIT, seed=3)
     among = make_task_env(tasks, [NAMES[1]], time_limit=LIMIT, seed=3)
     (left,), (right,) = simulators(alone), simulators(among)
-    assert np.array_equal(left.reset()[0], right.reset()[0]["observation"][:2])
+    assert np.array_equal(left.reset()[0]["observation"], right.reset()[0]["observation"][:2])
     for value in np.linspace(-1, 1, LIMIT, dtype=np.float32):
         ours, theirs = right.step(np.array([value], np.float32)), left.step(np.array([value], np.float32))
-        assert np.array_equal(ours[0]["observation"][:2], theirs[0])
+        assert np.array_equal(ours[0]["observation"][:2], theirs[0]["observation"])
         assert ours[1:4] == theirs[1:4]
     alone.close()
     among.close()

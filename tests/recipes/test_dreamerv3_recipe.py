@@ -65,7 +65,7 @@ def test_train_writes_a_result_and_a_model_that_loads(tmp_path: Path, capsys: py
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         cli.main(["imagine", str(run.path), "--context", "0"])
-    assert "context must be at least 1" in capsys.readouterr().err
+    assert "--context must be a whole number in [1, 10000], got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])

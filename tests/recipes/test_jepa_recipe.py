@@ -253,7 +253,7 @@ def test_a_given_policy_collects(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"env": "", "data": ""}, "learns from an environment .* or from recorded episodes"),
-        ({"frame_skip": 0}, "frame_skip must be at least 1"),
+        ({"frame_skip": 0}, r"frame_skip must be a whole number in \[1, 1000\], got 0"),
         ({"held_out": 1.0}, r"held_out must be a share in \[0, 1\)"),
         ({"data": "somewhere", "policy": "a:b"}, "policy='a:b' would collect, but data='somewhere'"),
     ],

@@ -169,7 +169,10 @@ def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: P
         (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "horizon=0"], "horizon must be a whole number in"),
         (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "horzon=3"], "Did you mean 'horizon'"),
         (["train", "tdmpc2", "--env", "Pendulum-v1", "--overrides", "num_elites=999"], "num_samples"),
-        (["train", "tdmpc2", "--env", "Pendulum-v1", "--steps", "0"], "steps must be at least 1"),
+        (
+            ["train", "tdmpc2", "--env", "Pendulum-v1", "--steps", "0"],
+            "--steps must be a whole number in [1, 1000000000], got 0",
+        ),
         (["eval", "nowhere"], "not a run directory"),
         (["resume", "nowhere"], "not a run directory"),
         (["imagine", "nowhere"], "not a run directory"),

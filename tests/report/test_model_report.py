@@ -454,7 +454,7 @@ def test_report_writes_a_page_for_a_short_run_and_replaces_it(
     assert ("no continue head" in page) == (family == "tdmpc2")
     with pytest.raises(SystemExit):
         cli.main(["report", str(run), "--episodes", "0"])
-    assert "episodes must be at least 1, got 0" in capsys.readouterr().err
+    assert "--episodes must be a whole number in [1, 4096], got 0" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ trained models, each head shuffled

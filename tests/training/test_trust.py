@@ -126,7 +126,7 @@ def test_a_link_that_leads_out_of_a_run_is_asked_for(here: Path, link: str) -> N
     (run / link).unlink(missing_ok=True)
     (run / link).parent.mkdir(exist_ok=True)
     (run / link).symlink_to(here / "thesis")
-    assert f"is a link to {here / 'thesis'}" in asked(run)
+    assert f"is a link to {str(here / 'thesis')[-80:]}" in asked(run)
     RunDirectory(run).trust()
     RunDirectory(run).read_config()
 

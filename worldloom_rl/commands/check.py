@@ -37,6 +37,8 @@ def check(
         tasks: environments that one agent learns from recorded data; see data.
         data: what is recorded of the environment or the tasks; it alone is looked at, as train tdmpc2 would read it.
     """
+    if not (env or data or tasks):
+        raise ValueError("worldloom check needs the name of an environment, or recorded data of it (--data).")
     if data or tasks:
         from worldloom_rl.commands.check_data import check_data
 

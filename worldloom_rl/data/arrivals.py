@@ -215,7 +215,7 @@ class Arrivals:
         asked = going_on & _with_room(self._remembers, most).to(going_on.device)[streams.numbers]
         for key, value in observed.items():
             before = _with_room(self._last[key], most).index_select(0, streams.numbers)
-            same = (value.index_select(0, streams.first) == before).flatten(1).all(1)
+            same = (value.index_select(0, streams.first) == before).reshape(len(before), -1).all(1)
             if bool((asked & ~same).any()):
                 number = int(streams.numbers[asked & ~same][0])
                 raise ValueError(

@@ -54,9 +54,10 @@ class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(own)
         return self._seen(observation), float(reward), terminated, truncated, info
 
-    def _seen(self, observation: np.ndarray) -> dict[str, object]:
+    def _seen(self, observation: dict[str, np.ndarray]) -> dict[str, object]:
+        own = observation[OBSERVATION]
         padded = np.zeros(self.observation_width, np.float32)  # a new one: TorchRL does not copy
-        padded[: len(observation)] = observation
+        padded[: len(own)] = own
         return {OBSERVATION: padded, TASK: self.task}
 
 
@@ -101,8 +102,7 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            observed, space = env.observation_space, env.action_space
-            assert isinstance(observed, spaces.Box)
+            observed, space = env.observation_space[OBSERVATION], env.action_space
             assert isinstance(space, spaces.Box)
             sizes.append((observed.shape[0], space.shape[0], env.episode_length))
             action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
@@ -164,7 +164,9 @@ def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, re
     env = make_env(known, action_repeat=repeat, time_limit=time_limit, rescale_observations=rescale_observations)
     (steps,) = simulators(env)
     assert isinstance(steps, AgentSteps)
-    for role, space in (("observes", steps.observation_space), ("takes", steps.action_space)):
+    seen = dict(steps.observation_space)
+    observed = seen[OBSERVATION] if set(seen) == {OBSERVATION} else steps.observation_space
+    for role, space in (("observes", observed), ("takes", steps.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype == np.uint8:
             steps.close()
             raise ValueError(

@@ -87,7 +87,7 @@ class TDMPC2RunConfig(CapturedRunConfig):
         super().__post_init__()
         if bool(self.env) == bool(self.tasks):
             raise ValueError(
-                f"TD-MPC2 learns one environment (env) or several (tasks), got env={self.env!r} and tasks="
+                f"TD-MPC2 learns one environment (--env) or several (--tasks), got {self.env!r} and "
                 f"{list(self.tasks)}: name one of them, also where data is recorded."
             )
         if self.tasks and self.pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +93,16 @@ def test_bounds_and_bins_keep_their_digits(family: str) -> None:
     for name in buffers:
         if name.startswith(("action_space.", "discounts")) or name.endswith(".bins"):
             assert torch.equal(kept[name], buffers[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2", "tokens", "jepa"])
+def test_a_cast_model_that_was_saved_is_read_in_single_precision(
+    family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = make_model(family).to(dtype)
+    model.save_pretrained(tmp_path / "model")
+    read = type(model).from_pretrained(tmp_path / "model")
+    assert {value.dtype for value in read.parameters()} == {torch.float32}
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], value.to(read.state_dict()[name].dtype))

@@ -16,7 +16,8 @@ _DTYPES = {  # as safetensors names them
 }  # fmt: skip
 
 
-_PRECISIONS = {"F32", "F64", "F16", "BF16"}
+_HALF = {"F16", "BF16"}
+_PRECISIONS = {"F32", "F64", *_HALF}
 _LONGEST_NAME = 80  # in a message
 _LONGEST_LIST = 200  # of what is wrong, in a message
 
@@ -83,14 +84,16 @@ def shown(name: str) -> str:
 def in_one_precision(found: Mapping[str, TensorKind], expected: Mapping[str, Tensor]) -> Mapping[str, TensorKind]:
     """What a file's tensors are once they are read: where all have one precision, they get that of the model.
 
-    A model that was cast to half precision keeps some numbers in single precision, which counts as one.
+    A model that was cast to half precision keeps some numbers in single precision, which counts as one: where most
+    tensors are half ones, the single ones are those.
 
     Args:
         found: dtypes as safetensors names them.
     """
-    kinds = {kind.dtype for kind in found.values()} & _PRECISIONS
+    real = [kind.dtype for kind in found.values() if kind.dtype in _PRECISIONS]
     ours = {_DTYPES[value.dtype] for value in expected.values()} & _PRECISIONS
-    theirs = kinds - ours if kinds & {"F16", "BF16"} else kinds
+    mostly_half = 2 * sum(dtype in _HALF for dtype in real) > len(real)
+    theirs = {*real} - ours if mostly_half else {*real}
     if len(theirs) != 1 or len(ours) != 1:
         return found
     return {name: kind._replace(dtype=min(ours)) if kind.dtype in theirs else kind for name, kind in found.items()}

@@ -13,13 +13,14 @@ import pytest
 import worldloom_rl
 
 # What pdoc cannot read: annotations that TorchRL keeps for type checkers, in members that ours inherit; and those of
-# a NamedTuple or of an inherited dataclass, whose generated `__init__` forgets the module that it was written in; and
-# the keys that a TypedDict inherits.
+# a NamedTuple or of an inherited dataclass, whose generated `__init__` forgets the module that it was written in; the
+# keys that a TypedDict inherits; and types of an optional package that is not there.
 NOT_OURS = re.compile(
     r"Import of (Storage|LLMCollector|BaseCollector|_AcceptedKeys) failed"
     r"|Cannot determine where [\w.]+\._storage is taken from"
     r"|Cannot determine where [\w.]+Keywords\.\w+ is taken from"
     r"|Error parsing type annotation .* for [\w.]+\.__init__\. Import of"
+    r"|pyarrow\.\w+ .*worldloom_rl\.data\.parquet"
 )
 
 

@@ -108,7 +108,7 @@ def fresh_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (reason := missing_compiler()) is not None:
         pytest.skip(reason)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # more would be processes that import torch first
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more would be processes that import torch first
     torch.manual_seed(0)
 
 

@@ -73,7 +73,7 @@ class Journal:
         return path
 
     def _listed(self, entry: Entry) -> Path:
-        path = self.directory / entry["file"]
+        path: Path = self.directory / entry["file"]
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing, but {_MANIFEST} lists it: copy the whole directory.")
         return path

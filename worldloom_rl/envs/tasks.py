@@ -102,9 +102,11 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            observed, space = env.observation_space[OBSERVATION], env.action_space
+            observed, space = env.observation_space, env.action_space
+            assert isinstance(observed, spaces.Dict)
             assert isinstance(space, spaces.Box)
-            sizes.append((observed.shape[0], space.shape[0], env.episode_length))
+            width = spaces.flatdim(observed[OBSERVATION])
+            sizes.append((width, space.shape[0], env.episode_length))
             action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
             env.close()
     columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]
@@ -164,8 +166,9 @@ def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, re
     env = make_env(known, action_repeat=repeat, time_limit=time_limit, rescale_observations=rescale_observations)
     (steps,) = simulators(env)
     assert isinstance(steps, AgentSteps)
-    seen = dict(steps.observation_space)
-    observed = seen[OBSERVATION] if set(seen) == {OBSERVATION} else steps.observation_space
+    seen = steps.observation_space
+    assert isinstance(seen, spaces.Dict)
+    observed = seen[OBSERVATION] if set(seen) == {OBSERVATION} else seen
     for role, space in (("observes", observed), ("takes", steps.action_space)):
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype == np.uint8:
             steps.close()

@@ -103,6 +103,18 @@ def test_a_module_that_cannot_be_imported_is_told_in_a_sentence(
     assert told.count("\n") == 1
 
 
+def ended_by(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
+    """How a command ends whose work raises the error."""
+
+    def fail(pattern: str) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(registry, "list_world_models", fail)
+    return ended(["list"], capsys)
+
+
 @pytest.mark.parametrize(
     "error",
     [KeyError("rows"), TypeError("'NoneType' object is not subscriptable"), RuntimeError("shapes"), AssertionError()],
@@ -110,11 +122,7 @@ def test_a_module_that_cannot_be_imported_is_told_in_a_sentence(
 def test_the_programs_own_fault_keeps_its_traceback_and_asks_for_a_report(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(pattern: str) -> list[str]:
-        raise error
-
-    monkeypatch.setattr(registry, "list_world_models", fail)
-    status, told = ended(["list"], capsys)
+    status, told = ended_by(error, monkeypatch, capsys)
     assert status == 1
     assert told.startswith("Traceback (most recent call last):")
     assert "please report it" in told.splitlines()[-1]
@@ -134,11 +142,7 @@ def test_the_programs_own_fault_keeps_its_traceback_and_asks_for_a_report(
 def test_what_files_memory_and_devices_refuse_is_no_fault_of_the_program(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(pattern: str) -> list[str]:
-        raise error
-
-    monkeypatch.setattr(registry, "list_world_models", fail)
-    status, told = ended(["list"], capsys)
+    status, told = ended_by(error, monkeypatch, capsys)
     assert (status, told.count("\n")) == (2, 1)
     assert "Traceback" not in told
     assert ("Make room" in told) == (getattr(error, "errno", None) == errno.ENOSPC)

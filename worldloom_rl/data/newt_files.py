@@ -10,8 +10,8 @@ from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.data.saved_tensor_dict import Leaf, read_tensor_dict
 from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
-from worldloom_rl.data.tdmpc2_chunks import OBSERVATION
-from worldloom_rl.keys import ACTION, PREVIOUS_ACTION, REWARD, TERMINATED
+from worldloom_rl.data.tdmpc2_chunks import OBSERVATION, ROW_KEYS
+from worldloom_rl.keys import ACTION
 
 _REAL = (torch.float32,)
 _LEAVES = {
@@ -24,7 +24,6 @@ _LEAVES = {
     "feat": Leaf((torch.float32, torch.float16), 1, optional=True),
     "task": Leaf((torch.int32, torch.int64), optional=True),
 }
-_KEYS = {"obs": OBSERVATION, "action": PREVIOUS_ACTION, "reward": REWARD, "terminated": TERMINATED}  # of rows
 
 
 def open_newt(path: Path) -> list[StoredEpisodes]:
@@ -44,7 +43,7 @@ def open_newt(path: Path) -> list[StoredEpisodes]:
 def _open_file(file: Path) -> StoredEpisodes:
     tensors = read_tensor_dict(file, _LEAVES, dimensions=1)
     starts, lengths = _episodes(file, tensors["episode"])
-    part = Part(str(file), {_KEYS[name]: leaf for name, leaf in tensors.items() if name in _KEYS}, file)
+    part = Part(str(file), {ROW_KEYS[name]: leaf for name, leaf in tensors.items() if name in ROW_KEYS}, file)
     width = tensors["action"].shape[1]
     return StoredEpisodes(
         f"newt:{file}",

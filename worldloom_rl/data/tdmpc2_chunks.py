@@ -27,7 +27,7 @@ _LEAVES = {
     "terminated": Leaf((torch.float32, torch.bool), optional=True),
     "episode": Leaf((torch.int64,), optional=True),
 }
-_KEYS = {"obs": OBSERVATION, "action": PREVIOUS_ACTION, "reward": REWARD, "terminated": TERMINATED}  # of rows
+ROW_KEYS = {"obs": OBSERVATION, "action": PREVIOUS_ACTION, "reward": REWARD, "terminated": TERMINATED}  # of rows
 _PIECE = 10_000  # episodes whose tasks are read together
 
 
@@ -51,7 +51,7 @@ def open_chunks(directory: Path, tasks: Sequence[str] | None = None) -> StoredEp
     for file in files:
         tensors = read_tensor_dict(file, _LEAVES, dimensions=2)
         episodes, rows = tensors["reward"].shape
-        leaves = {_KEYS[name]: leaf.flatten(0, 1) for name, leaf in tensors.items() if name in _KEYS}
+        leaves = {ROW_KEYS[name]: leaf.flatten(0, 1) for name, leaf in tensors.items() if name in ROW_KEYS}
         parts.append(Part(str(file), leaves, file))
         _check_widths(parts[0], parts[-1])
         lengths.append(torch.full((episodes,), rows))

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from worldloom_rl.data import Arrivals
-from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.recipes.dreamerv3 import DreamerV3Recipe, State, make_learning
 from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.training import loop
 from worldloom_rl.training.clock import UPDATES
-from worldloom_rl.training.recorded import RecordedWithLatents, open_as_seen
-from worldloom_rl.training.replay import make_replay
+from worldloom_rl.training.recorded import RecordedWithLatents, record_all
 from worldloom_rl.training.run_directory import RunDirectory
 
 
@@ -28,24 +25,16 @@ def make_state(config: Config) -> State:
     model = DreamerV3(config.model_config, *specs).to(config.device).eval()
     numbers = model.config
     losses, optimizer = make_learning(config, model)
-    episodes = open_as_seen(config.data, config.env, *specs, config.rendered_size)
-    arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
-    replay = make_replay(
-        config,
-        model,
-        arrivals,
-        window=numbers.batch_length + numbers.replay_context,
-        batch_size=numbers.batch_size,
-        by=WindowLaw,
-        rows=int(episodes.lengths.sum()),
+    window = numbers.batch_length + numbers.replay_context
+    source = record_all(
+        config, config.data, model, specs, RecordedWithLatents, window=window, batch_size=numbers.batch_size
     )
-    every = range(len(episodes.lengths))
     return State(
         config=config,
         model=model,
         losses=losses,
         optimizer=optimizer,
-        source=RecordedWithLatents(replay, arrivals, episodes, every, str(episodes), model.latent_spec),
+        source=source,
         learning_starts=0,
         updates_due=float(config.steps),
     )

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from worldloom_rl.data import Arrivals
-from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.models.tokens import TokenWorldModel
 from worldloom_rl.recipes.options import TokensRunConfig as Config
 from worldloom_rl.recipes.tokens import State, TokensRecipe, make_losses, make_optimizer
 from worldloom_rl.training import loop
 from worldloom_rl.training.clock import UPDATES
-from worldloom_rl.training.recorded import Recorded, open_as_seen
-from worldloom_rl.training.replay import make_replay
+from worldloom_rl.training.recorded import record_all
 from worldloom_rl.training.run_directory import RunDirectory
 
 
@@ -25,19 +22,14 @@ def make_state(config: Config) -> State:
     torch.manual_seed(config.seed)
     specs = config.specs()
     model = TokenWorldModel(config.model_config, *specs).to(config.device).eval()
-    numbers = model.config
-    episodes = open_as_seen(config.data, config.env, *specs, config.rendered_size)
-    arrivals = Arrivals(model.observation_keys, model.action_keys)
-    rows = int(episodes.lengths.sum())
-    replay = make_replay(
-        config, model, arrivals, window=numbers.context + 1, batch_size=numbers.batch_size, by=WindowLaw, rows=rows
-    )
+    window, batch_size = model.config.context + 1, model.config.batch_size
+    source = record_all(config, config.data, model, specs, window=window, batch_size=batch_size)
     return State(
         config=config,
         model=model,
         losses=make_losses(model),
         optimizer=make_optimizer(model),
-        source=Recorded(replay, arrivals, episodes, range(len(episodes.lengths)), str(episodes)),
+        source=source,
         learning_starts=0,
         updates_due=float(config.steps),
     )

@@ -11,10 +11,14 @@ from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.filling import fill
+from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_generators, save_generators
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recorded_windows import wider_than_read
+from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.source import ReplaySource, Saved
+from worldloom_rl.world_model import WorldModel
 
 _REPLAY = "replay"  # in a checkpoint
 
@@ -128,5 +132,30 @@ class RecordedWithLatents(Recorded):
     def load(self, directory: Path, saved: Saved, seed: int) -> str:
         told = super().load(directory, saved, seed)
         self.replay.load(directory / _REPLAY)
-        self.replay._rng.set_state(saved["sampling"])
+        set_sampling_state(self.replay, saved["sampling"])
         return told
+
+
+def record_all(
+    config: RunConfig,
+    sources: Sequence[str],
+    model: WorldModel,
+    specs: tuple[Composite, Composite],
+    kind: type[Recorded] = Recorded,
+    *,
+    window: int,
+    batch_size: int,
+) -> Recorded:
+    """All recorded episodes of a run's environment, of whose windows each is drawn as often as any other.
+
+    Args:
+        specs: of the observations and actions of the environment.
+        kind: `RecordedWithLatents` for a model that writes latents back.
+    Raises what `open_as_seen` does, and ValueError if they do not all fit.
+    """
+    episodes = open_as_seen(sources, config.env, *specs, config.rendered_size)
+    latent_keys = model.latent_keys if kind is RecordedWithLatents else ()
+    arrivals = Arrivals(model.observation_keys, model.action_keys, latent_keys)
+    rows = int(episodes.lengths.sum())
+    replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=WindowLaw, rows=rows)
+    return kind(replay, arrivals, episodes, range(len(episodes.lengths)), str(episodes), model.latent_spec)

@@ -6,11 +6,7 @@ them. Inert stand-ins take the place of the classes and of the call.
 
 from __future__ import annotations
 
-import mmap
-import pickle
-import warnings
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -18,36 +14,45 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from worldloom_rl.pretrained.pickles import StateTaker
+from worldloom_rl.pretrained.tensor_files import map_tensor_file
 
 
-class _Attributes:
+class _Saved(StateTaker):
     """Where a TensorDict stood: its attributes, as the file has them."""
 
     attributes: object = None
 
-    def __setstate__(self, attributes: object) -> None:
-        self.attributes = attributes
+    def set_state(self, state: object) -> None:
+        self.attributes = state
 
 
-class _Class:
-    """Where a class stood, which is only an argument."""
+def _made() -> _Saved:
+    return _Saved()
 
 
-def _attributes_of(_: type, attributes: object) -> _Attributes:
-    made = _Attributes()
-    made.attributes = attributes
-    return made
+def _called(kind: object, attributes: object) -> _Saved:
+    saved = _Saved()
+    saved.set_state(attributes)
+    return saved
 
 
-_STAND_INS: Mapping[str, Callable[..., object]] = MappingProxyType(
+def _dictionary() -> dict[object, object]:
+    return {}
+
+
+def _set(items: object) -> object:
+    return items
+
+
+_MEANINGS: Mapping[str, object] = MappingProxyType(
     {
-        "tensordict.tensordict.TensorDict": _Attributes,
-        "tensordict.utils._StringOnlyDict": dict,
-        "tensordict._td.TensorDict": _Class,
-        "tensordict._reductions._make_td": _attributes_of,
-        "__builtin__.set": set,
+        "tensordict.tensordict.TensorDict": _made,
+        "tensordict.utils._StringOnlyDict": _dictionary,
+        "tensordict._td.TensorDict": "TensorDict",
+        "tensordict._reductions._make_td": _called,
+        "__builtin__.set": _set,
     }
 )
 
@@ -69,12 +74,13 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
     Raises FileNotFoundError; ValueError, naming the file and what is wrong, before any of the tensors is read: another
     object, layout, name, dtype or shape; tensors that share memory or reach beyond what the file holds of them.
     """
-    content = _described(path)
-    attributes = content.attributes if isinstance(content, _Attributes) else None
+    content = map_tensor_file(path, _MEANINGS)
+    attributes = content.attributes if isinstance(content, _Saved) else None
     if not isinstance(attributes, dict) or not isinstance(attributes.get("_tensordict"), dict):
         kind = "Tensor" if isinstance(content, Tensor) else type(content).__name__
         raise ValueError(f"{path} holds no TensorDict, but {kind}: take a file of tdmpc2 or newt.")
-    tensors, batch = attributes["_tensordict"], attributes.get("_batch_size")
+    tensors: dict[str, Tensor] = attributes["_tensordict"]
+    batch = attributes.get("_batch_size")
     if attributes.get("_td_dim_names") is not None:
         raise ValueError(f"{path}: its dimensions have names, which files of tdmpc2 and newt have not.")
     if not isinstance(batch, torch.Size) or len(batch) != dimensions:
@@ -85,27 +91,8 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
         raise ValueError(f"{path} lacks {missing} and has the unknown {sorted(map(str, unknown))[:5]}.")
     for name, tensor in tensors.items():
         _check_leaf(f"{path}: {name!r}", tensor, leaves[name], batch)
-    places = {name: _place(tensor) for name, tensor in tensors.items()}
-    _check_places(path, places)
-    return _mapped(path, tensors, places)
-
-
-def _described(path: Path) -> object:
-    """What the file holds, with stand-ins and with tensors that have no numbers, but know where theirs are."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        foreign = sorted(set(get_unsafe_globals_in_checkpoint(path)).difference(_STAND_INS))
-        with FakeTensorMode(), safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
-            content = None if foreign else torch.load(path, map_location="cpu", weights_only=True)
-    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no file of torch.save, or is cut off: {str(error)[:200]}") from error
-    if foreign:
-        raise ValueError(
-            f"{path} holds the pickled object {foreign[0][:100]!r}, which was not loaded: recorded data are tensors "
-            "only. Do not load this file with other tools."
-        )
-    return content
+    _check_apart(path, tensors)
+    return tensors
 
 
 def _check_leaf(name: str, tensor: object, leaf: Leaf, batch: torch.Size) -> None:
@@ -124,37 +111,8 @@ def _check_leaf(name: str, tensor: object, leaf: Leaf, batch: torch.Size) -> Non
         )
 
 
-def _place(tensor: Tensor) -> tuple[int, int]:
-    """First byte of a tensor in its file, and the one after its last; torch keeps it for readers of such tensors."""
-    start = int(getattr(tensor.untyped_storage(), "_checkpoint_offset"))  # noqa: B009 - not in its types
-    return start, start + tensor.nbytes
-
-
-def _check_places(path: Path, places: Mapping[str, tuple[int, int]]) -> None:
-    """Raise ValueError unless the file has a record of its own for every tensor, whole, uncompressed and apart."""
-    ordered = sorted((start, stop, name) for name, (start, stop) in places.items())
-    for (_, stop, name), (start, _, other) in pairwise(ordered):
-        if start < stop:
+def _check_apart(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    ordered = sorted((tensor.data_ptr(), tensor.nbytes, name) for name, tensor in tensors.items())
+    for (start, size, name), (next_start, _, other) in pairwise(ordered):
+        if next_start < start + size:
             raise ValueError(f"{path}: {name!r} and {other!r} share memory.")
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-    size = path.stat().st_size
-    for record in records:
-        if record.compress_type != zipfile.ZIP_STORED or record.header_offset + record.file_size > size:
-            raise ValueError(f"{path}: its record {record.filename!r} is compressed or cut off.")
-    held = sorted(record.file_size for record in records if Path(record.filename).parent.name == "data")
-    if ordered[-1][1] > size or held != sorted(stop - start for start, stop, _ in ordered):
-        raise ValueError(f"{path}: its tensors take other sizes than its records have.")
-
-
-def _mapped(path: Path, tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]]) -> dict[str, Tensor]:
-    """The tensors as views of the file, for reading only: a private mapping, as torch's, must fit into memory."""
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        flat = {
-            name: torch.frombuffer(content, dtype=tensor.dtype, count=tensor.numel(), offset=places[name][0])
-            for name, tensor in tensors.items()
-        }
-    return {name: flat[name].view(tensor.shape) for name, tensor in tensors.items()}

@@ -131,7 +131,7 @@ class PickleReader:
                 if self._stored is None:
                     raise ValueError("it refers to what stands elsewhere")
                 stack.append(self._stored(self._pop()))
-            case "R":
+            case "R" | "\x81":  # a call, or a class's new object
                 arguments, function = _of_kind(self._pop(), tuple), self._pop()
                 if type(function) is not FunctionType:
                     raise ValueError(f"it calls a {type(function).__name__}")

@@ -1,7 +1,7 @@
-"""What torch.save wrote, in any format since torch 0.2, for importers: read whole, and without running any of it.
+"""What torch.save wrote, in any format since torch 0.2: read whole or mapped, and without running any of it.
 
 Torch itself, where it maps a file, checks neither how long a record is nor its checksum, so that a cut file becomes
-weights; nor does it stop at a file that names a call.
+weights; nor does it stop at a file that names a call. What it allows in a file hangs on what else was imported.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which
 _EXPANSION = 8  # times its length that an archive may hold; weights are not written compressed
 _MOST_DIMENSIONS = 64
 _LARGEST_SIZE = 2**48
+_UNREADABLE = (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, NotImplementedError)
 
 
 def read_tensor_file(path: str | Path, origin: str) -> object:
@@ -48,8 +50,34 @@ def read_tensor_file(path: str | Path, origin: str) -> object:
             f"{path} holds the pickled object {error.name!r}, which was not loaded: an official {origin} checkpoint "
             "holds tensors only. Do not load this file with other tools."
         ) from error
-    except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, SafetensorError, NotImplementedError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise ValueError(f"{path} is not a checkpoint written by torch.save: {str(error)[:150]}.") from error
+
+
+def map_tensor_file(path: str | Path, known: Mapping[str, object]) -> object:
+    """What an archive of `torch.save` holds, its tensors as views of the file that nobody may write to.
+
+    Nothing is copied, and the tensors' checksums, which would cost reading them, are not compared.
+
+    Args:
+        known: meanings of more names than those of tensors, as `PickleReader` takes them.
+    Raises FileNotFoundError; ValueError if the file is something else, is cut, compressed, or holds any other object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with path.open("rb") as stream:
+            # A private mapping, which could be written to, must fit into memory.
+            content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        return _read_archive(path, content, {**_KNOWN, **known})
+    except ForeignObject as error:
+        raise ValueError(
+            f"{path} holds the pickled object {error.name!r}, which was not loaded: recorded data are tensors only. Do "
+            "not load this file with other tools."
+        ) from error
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is no file of torch.save, or is cut off: {str(error)[:200]}.") from error
 
 
 def _read(path: Path) -> object:
@@ -59,7 +87,7 @@ def _read(path: Path) -> object:
         content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     start = bytes(content[:512])
     if start.startswith(b"PK"):
-        return _read_archive(path, content)
+        return _read_archive(path, content, _KNOWN)
     if start.startswith(_LEGACY):
         return _read_legacy(content)
     if start[8:9] == b"{":
@@ -85,7 +113,7 @@ class _Storage(NamedTuple):
 # ---------------------------------------------------------------------- archives, of torch since 1.6
 
 
-def _read_archive(path: Path, content: memoryview) -> object:
+def _read_archive(path: Path, content: memoryview, known: Mapping[str, object]) -> object:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     names = {record.filename: record for record in records}
@@ -102,7 +130,7 @@ def _read_archive(path: Path, content: memoryview) -> object:
     def record(name: str) -> memoryview:
         if f"{roots[0]}/{name}" not in names:
             raise ValueError(f"it lacks the record {name[:100]!r}")
-        return _whole(content, names[f"{roots[0]}/{name}"], summed)
+        return _whole(content, names[f"{roots[0]}/{name}"], summed and not (content.readonly and "data/" in name))
 
     if f"{roots[0]}/byteorder" in names and bytes(record("byteorder")) != b"little":
         raise ValueError("its numbers are not little-endian; save it again on a usual machine")
@@ -117,7 +145,7 @@ def _read_archive(path: Path, content: memoryview) -> object:
             raise ValueError(f"its record data/{key[:20]} has {found} bytes where {length * dtype.itemsize} are needed")
         return storages[key]._replace(dtype=dtype)
 
-    return PickleReader(record("data.pkl"), _KNOWN, stored).read()[0]
+    return PickleReader(record("data.pkl"), known, stored).read()[0]
 
 
 def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memoryview:
@@ -128,7 +156,7 @@ def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memory
         raise ValueError(f"its record {name!r} is not where it should be")
     start = record.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     taken = content[start : start + record.compress_size]
-    if record.compress_type == zipfile.ZIP_DEFLATED:
+    if record.compress_type == zipfile.ZIP_DEFLATED and not content.readonly:
         try:
             taken = memoryview(bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(taken, size + 1)))
         except zlib.error as error:
@@ -196,8 +224,14 @@ def _described(identifier: object) -> tuple[torch.dtype, str, int]:
 def _storage(content: memoryview) -> torch.UntypedStorage:
     if not len(content):
         return torch.empty(0).untyped_storage()
-    numbers = torch.frombuffer(content, dtype=torch.uint8)
-    return (numbers.clone() if numbers.data_ptr() % 16 else numbers).untyped_storage()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        numbers = torch.frombuffer(content, dtype=torch.uint8)
+    if numbers.data_ptr() % 16:
+        if content.readonly:
+            raise ValueError("one of its records begins where no tensor can; save it again")
+        numbers = numbers.clone()
+    return numbers.untyped_storage()
 
 
 def _tensor(

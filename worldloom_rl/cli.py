@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
         _WORLDLOOM.cli(prog="worldloom", description=__doc__, args=given or ["--help"])
+        sys.stdout.flush()
     except KeyboardInterrupt as stopped:
         raise SystemExit(130) from stopped
+    except BrokenPipeError as closed:  # whoever read it has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from closed
     except Exception as error:  # of whatever kind: `faults` knows whose it is
         if "WORLDLOOM_TRACEBACK" in os.environ:
             raise

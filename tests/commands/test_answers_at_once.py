@@ -51,6 +51,8 @@ REFUSED = [
     (["check", "Pendulum-v1", "--pixles"], "--pixels"),
     (["resume"], "Missing from worldloom resume"),
     (["resume", "run", "again"], "again"),
+    (["resume", "run", "--steps", "0"], "worldloom: --steps must be a whole number in [1, "),
+    (["resume", "run", "--from", "-1"], "worldloom: --from must be a whole number in [0, "),
     (["eval", "run", "--episods", "3"], "--episodes"),
     (["eval", "run", "--episodes", "0"], "worldloom: --episodes must be a whole number in [1, 4096], got 0."),
     (["eval", "run", "--seeds", "7", "7"], "each only once"),
@@ -151,3 +153,13 @@ def test_help_tells_of_every_option_of_a_recipe(recipe: object, answers: dict[tu
     out = answers["train", name, "--help"].out
     for field in dataclasses.fields(config):
         assert f"--{field.name.replace('_', '-')}" in out
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly() -> None:
+    command = [sys.executable, "-c", "from worldloom_rl.cli import main; main()", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        assert listing.stdout
+        assert listing.stderr
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 141  # as a program that SIGPIPE ends

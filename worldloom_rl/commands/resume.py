@@ -7,11 +7,16 @@ from typing import Annotated
 
 import tyro
 
+from worldloom_rl.commands.ranges import StepCount, in_range
+from worldloom_rl.config import Limits
+from worldloom_rl.training.options import MOST_STEPS
 
+
+@in_range
 def resume(
     run: Annotated[Path, tyro.conf.Positional],
-    steps: int | None = None,
-    start: Annotated[int | None, tyro.conf.arg(name="from")] = None,
+    steps: StepCount | None = None,
+    start: Annotated[Annotated[int, Limits(0, MOST_STEPS)] | None, tyro.conf.arg(name="from")] = None,
     trust: bool = False,
 ) -> None:
     """Go on from the newest checkpoint of a run.
@@ -22,9 +27,6 @@ def resume(
         start: go back to the checkpoint of that many steps; what the run did after it is removed.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
-    for name, value, least in (("steps", steps, 1), ("from", start, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
     from worldloom_rl.commands.finish import finish_run
     from worldloom_rl.commands.trained import open_run
     from worldloom_rl.training import loop

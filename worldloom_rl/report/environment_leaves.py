@@ -17,7 +17,7 @@ from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.specs.spaces import Space
+from worldloom_rl.specs.spaces import Space, shown
 from worldloom_rl.torchrl_insides import wrapped
 
 
@@ -93,7 +93,7 @@ def _action_text(segment: ActionSegment, low: Tensor, high: Tensor) -> str:
 
 
 def _space_text(space: Space) -> str:
-    return f"Box {space.dtype} {list(space.shape)}" if isinstance(space, spaces.Box) else str(space)
+    return f"Box {space.dtype} {list(space.shape)}" if isinstance(space, spaces.Box) else shown(space)
 
 
 def _dtype(dtype: torch.dtype) -> str:

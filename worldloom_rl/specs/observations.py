@@ -63,8 +63,10 @@ def sort_leaves(
         elif vector(leaf):
             found.vectors[key] = leaf
         else:
+            grid = leaf.dtype.is_floating_point and leaf.ndim > 1
+            flat = " gymnasium.wrappers.FlattenObservation makes a vector of a grid of numbers." if grid else ""
             raise ValueError(
                 f"{reader} cannot read the observation {key!r} of shape {tuple(leaf.shape)} and dtype {leaf.dtype}: it "
-                f"takes {takes}. {remedy}"
+                f"takes {takes}. {remedy}{flat}"
             )
     return found

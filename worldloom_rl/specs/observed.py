@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl.specs.images import image_layout
-from worldloom_rl.specs.spaces import Space, observation_text, one_hot_width
+from worldloom_rl.specs.spaces import Space, observation_text, one_hot_width, shown
 
 Observed: TypeAlias = "np.ndarray | dict[str, Observed]"  # fresh arrays, in dictionaries where there are parts
 Reader = Callable[[object], Observed]
@@ -62,7 +62,7 @@ def _reader(name: str, space: Space, key: tuple[str, ...]) -> Reader:
 def _dictionary_reader(where: str, space: spaces.Dict, readers: Mapping[str, Reader]) -> Reader:
     def read(observation: object) -> Observed:
         if not isinstance(observation, Mapping):
-            raise ValueError(f"{where} is a {type(observation).__name__}, its space a dictionary: {space}.")
+            raise ValueError(f"{where} is a {type(observation).__name__}, its space a dictionary: {shown(space)}.")
         if observation.keys() != readers.keys():
             missing = sorted(readers.keys() - observation.keys())
             added = sorted(map(str, observation.keys() - readers.keys()))
@@ -107,7 +107,7 @@ def _choice_reader(where: str, space: spaces.Discrete | spaces.MultiDiscrete) ->
             array = _reshaped(where, space, array)
         chosen = array.ravel()
         if chosen.dtype.kind == "f" or bool((chosen < low).any() or (chosen >= high).any()):
-            raise ValueError(f"{where} is {observation!r:.80}, none of {space}: {_MEND}")
+            raise ValueError(f"{where} is {observation!r:.80}, none of {shown(space)}: {_MEND}")
         one_hot = np.zeros(width, np.float32)
         one_hot[places + chosen.astype(np.int64)] = 1.0
         return one_hot
@@ -121,7 +121,7 @@ def _flag_reader(where: str, space: spaces.MultiBinary) -> Reader:
         if array.shape != space.shape:
             array = _reshaped(where, space, array)
         if not bool(((array == 0) | (array == 1)).all()):
-            raise ValueError(f"{where} is {observation!r:.80}, none of {space}: {_MEND}")
+            raise ValueError(f"{where} is {observation!r:.80}, none of {shown(space)}: {_MEND}")
         return np.array(array, np.float32).ravel()
 
     return read
@@ -134,9 +134,9 @@ def _numbers(where: str, space: Space, observation: object) -> np.ndarray:
     try:
         array = np.asarray(observation)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal length, tensors that need a gradient
-        raise ValueError(f"{where} is {observation!r:.80}, no array ({error}); its space is {space}.") from error
+        raise ValueError(f"{where} is {observation!r:.80}, no array ({error}); its space is {shown(space)}.") from error
     if observation is None or array.dtype.kind not in "biuf":
-        raise ValueError(f"{where} is {observation!r:.80}, its space {space}: {_MEND}")
+        raise ValueError(f"{where} is {observation!r:.80}, its space {shown(space)}: {_MEND}")
     return array
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,7 +51,7 @@ def _action_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space
         return spaces.Discrete(space.nvec[0]) if len(space.nvec) == 1 else spaces.MultiDiscrete(space.nvec)
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or 0 in space.shape:
         raise ValueError(
-            f"{leaf} is {_shown(space)}; a Discrete, a flat MultiDiscrete, a real Box or a Dict of them is expected. "
+            f"{leaf} is {shown(space)}; a Discrete, a flat MultiDiscrete, a real Box or a Dict of them is expected. "
             "Register the environment under gymnasium.wrappers.TransformAction, which gives it such a space."
         )
     _check_width(leaf, space, math.prod(space.shape))
@@ -76,7 +77,7 @@ def action_block_space(name: str, space: Space, length: int) -> Space:
         return spaces.MultiDiscrete(np.tile(space.nvec, length))
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return spaces.Box(np.tile(space.low, length), np.tile(space.high, length), dtype=np.float32)
-    raise ValueError(f"{name}: actions of {space} cannot be given in blocks of {length}; a flat one can.")
+    raise ValueError(f"{name}: actions of {shown(space)} cannot be given in blocks of {length}; a flat one can.")
 
 
 def simulator_action(space: Space, action: object) -> object:
@@ -129,7 +130,7 @@ def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> 
     if isinstance(space, spaces.Dict) and len(space):
         return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in space.items()})
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary) and 0 in space.shape:
-        raise ValueError(f"{leaf} has no numbers: {space}. Leave it out (gymnasium.wrappers.FilterObservation).")
+        raise ValueError(f"{leaf} has no numbers: {shown(space)}. Leave it out (gymnasium.wrappers.FilterObservation).")
     if isinstance(space, spaces.Box):
         layout = image_layout(leaf, space)
         if layout is not None and layout.bytes:
@@ -140,7 +141,7 @@ def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> 
         _check_width(leaf, space, width)
         return spaces.Box(0.0, 1.0, (width,), np.float32)
     raise ValueError(
-        f"{leaf} is {_shown(space)}, not numbers of a fixed shape. Leave it out or encode it as a Box "
+        f"{leaf} is {shown(space)}, not numbers of a fixed shape. Leave it out or encode it as a Box "
         "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
     )
 
@@ -193,13 +194,13 @@ def _rename(name: str, what: str, key: tuple[str, ...], reason: str) -> str:
 def _check_width(leaf: str, space: Space, width: int) -> None:
     if width > _WIDEST:
         raise ValueError(
-            f"{leaf} is {_shown(space)}, which makes {width} numbers of it; at most {_WIDEST} are taken. Give it as "
+            f"{leaf} is {shown(space)}, which makes {width} numbers of it; at most {_WIDEST} are taken. Give it as "
             "fewer choices or as a Box."
         )
 
 
-def _shown(space: object) -> str:
-    """The space as text, with where it comes from if that is not gymnasium."""
-    text = f"{space}"
+def shown(space: object) -> str:
+    """The space as text for a person, with where it comes from if that is not gymnasium."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{space}")  # of functions, which differ from run to run
     text = text if len(text) <= 120 else f"{text[:120]}…"
     return text if isinstance(space, spaces.Space) else f"{text} ({type(space).__module__}, not of gymnasium)"

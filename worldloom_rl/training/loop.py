@@ -154,18 +154,23 @@ def _go_back(
 def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunDirectory) -> RunDirectory:
     with Run(recipe, state, directory) as run:
         try:
-            while run.goes_on():
-                if run.evaluation_is_due():
-                    run.evaluate()
-                else:
-                    run.after_step(step(recipe, state))
-            run.finish()
-        except Interrupted as interrupted:
-            run.save_interrupted()
-            interrupted.end()
+            _walk(recipe, state, run)
         except FloatingPointError as error:
             raise run.with_remedy(error) from error
     return directory
+
+
+def _walk(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, run: Run[ConfigT, ModelT, StateT]) -> None:
+    try:
+        while run.goes_on():
+            if run.evaluation_is_due():
+                run.evaluate()
+            else:
+                run.after_step(step(recipe, state))
+        run.finish()
+    except Interrupted as interrupted:
+        run.save_interrupted()
+        interrupted.end()
 
 
 def read_config(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory) -> ConfigT:

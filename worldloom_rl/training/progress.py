@@ -13,22 +13,24 @@ _PLAIN_INTERVAL = 5.0  # seconds between plain lines
 
 
 class LiveLine:
-    """Shows phase, agent steps, steps per second, metrics and the time left; use as a context manager.
+    """Shows phase, how far the run is and how fast it goes, metrics and the time left; use as a context manager.
 
     Args:
-        total: agent steps of the whole run.
-        start: agent steps done before, for a resumed run.
+        total: of the whole run, in the clock's unit.
+        start: done before, for a resumed run.
+        unit: what is counted, such as "steps".
     """
 
-    def __init__(self, total: int, start: int = 0) -> None:
+    def __init__(self, total: int, start: int = 0, unit: str = "steps") -> None:
         self.console = Console(soft_wrap=True)
         self.total = total
+        self.unit = unit
         self._begin = time.monotonic()
         self._start = start
         self._shown = 0.0
         columns = (
             TextColumn("{task.description}", markup=False),
-            TextColumn("{task.completed}/{task.total} steps"),
+            TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
             TextColumn("{task.fields[rate]:.1f}/s, left"),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[metrics]}", markup=False),
@@ -57,17 +59,18 @@ class LiveLine:
         """Count this time neither in the rate nor in the time left; for evaluations."""
         self._begin += seconds
 
-    def show(self, phase: str, agent_steps: int, metrics: Mapping[str, float]) -> None:
+    def show(self, phase: str, done: int, metrics: Mapping[str, float]) -> None:
         """Show the state of the run now."""
         self._shown = time.monotonic()
-        rate = (agent_steps - self._start) / max(self._shown - self._begin, 1e-9)
+        rate = (done - self._start) / max(self._shown - self._begin, 1e-9)
         text = "  ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=agent_steps, description=phase, rate=rate, metrics=text)
+            self._bar.update(self._task, completed=done, description=phase, rate=rate, metrics=text)
             return
-        left = (self.total - agent_steps) / rate if rate > 0 else float("inf")
+        left = (self.total - done) / rate if rate > 0 else float("inf")
         remaining = "?" if left == float("inf") else f"{int(left) // 60}:{int(left) % 60:02d}"
-        self.say(f"{phase}  {agent_steps}/{self.total} steps  {rate:.1f} steps/s  {text}  left {remaining}")
+        pace = f"{done}/{self.total} {self.unit}  {rate:.1f} {self.unit}/s"
+        self.say(f"{phase}  {pace}  {text}  left {remaining}")
 
     def say(self, message: str) -> None:
         """A line that stays."""

@@ -48,7 +48,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             opened.callback(self.state.close)
             opened.callback(self.directory.logs.close)
             self.interruption = opened.enter_context(Interruption())
-            self.line = opened.enter_context(LiveLine(self.config.steps, self.count))
+            self.line = opened.enter_context(LiveLine(self.config.steps, self.count, self.recipe.clock.unit))
             self._begin()
             self._open = opened.pop_all()
         return self

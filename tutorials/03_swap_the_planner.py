@@ -76,7 +76,7 @@ print(f"A planner of our own through the same model: return {returns_of_ranking:
 # start latents are those of replayed rows.
 
 # %%
-tdmpc2_config = tdmpc2.Config(**SETTINGS)
+tdmpc2_config = tdmpc2.Config(**SETTINGS, seed_steps=min(500, STEPS // 2))  # of random actions before learning
 state = tdmpc2.make_state(tdmpc2_config)
 while state.agent_steps < STEPS or state.updates_due >= 1:
     loop.step(tdmpc2.RECIPE, state)

@@ -19,7 +19,7 @@ from worldloom_rl.training.evaluate import evaluate, with_primers
 
 ENV = "my_environment:Harbour-v0"
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test runs fewer
-EPISODES = 10
+EPISODES = 10 if STEPS > 1000 else 2
 
 # %% [markdown]
 # First the check, which is also `worldloom check my_environment:Harbour-v0` in this folder: what models read, whether
@@ -31,7 +31,7 @@ print(report.text())
 assert report.trainable
 
 # %% [markdown]
-# What doing anything is worth: ten episodes of random actions.
+# What doing anything is worth: episodes of random actions.
 
 # %%
 env = make_env(ENV, num_envs=EPISODES, seed=0)
@@ -46,8 +46,9 @@ print(f"random actions: return {random.mean_return:.1f}")
 config = tdmpc2.Config(
     env=ENV,
     steps=STEPS,
-    seed_steps=STEPS // 5,  # random actions before learning
+    seed_steps=min(300, STEPS // 2),  # random actions before learning
     eval_every=500,
+    eval_episodes=EPISODES,
     final_eval_episodes=EPISODES,
     run_directory=str(Path(tempfile.mkdtemp()) / "harbour"),
 )

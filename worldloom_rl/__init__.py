@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from worldloom_rl.objectives import ReplayValueLoss as ReplayValueLoss
     from worldloom_rl.objectives import WorldModelLoss as WorldModelLoss
     from worldloom_rl.planners import CEMPlanner as CEMPlanner
+    from worldloom_rl.planners import GradientPlanner as GradientPlanner
+    from worldloom_rl.planners import ICEMPlanner as ICEMPlanner
     from worldloom_rl.planners import MPPIPlanner as MPPIPlanner
     from worldloom_rl.planners import PredictiveSamplingPlanner as PredictiveSamplingPlanner
+    from worldloom_rl.planners import RandomShootingPlanner as RandomShootingPlanner
     from worldloom_rl.pretrained.registry import list_world_models as list_world_models
     from worldloom_rl.pretrained.registry import register_world_model as register_world_model
     from worldloom_rl.world_model import LatentPolicy as LatentPolicy
@@ -30,7 +33,14 @@ else:  # torch and torchrl, which take seconds, are imported by the first name t
             ".functional.goal_reward": ["GoalReward"],
             ".noise": ["GeneratorNoise", "ModeNoise", "ReplayNoise"],
             ".objectives": ["ActorPolicy", "ImaginedActorCriticLoss", "ReplayValueLoss", "WorldModelLoss"],
-            ".planners": ["CEMPlanner", "MPPIPlanner", "PredictiveSamplingPlanner"],
+            ".planners": [
+                "CEMPlanner",
+                "GradientPlanner",
+                "ICEMPlanner",
+                "MPPIPlanner",
+                "PredictiveSamplingPlanner",
+                "RandomShootingPlanner",
+            ],
             ".pretrained.registry": ["list_world_models", "register_world_model"],
             ".world_model": ["LatentPolicy", "WorldModel"],
             ".world_model.env": ["ImaginationEnv"],

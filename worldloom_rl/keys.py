@@ -29,6 +29,7 @@ DONE = "done"  # [1]  bool, terminated or truncated
 POLICY_ACTION = ("policy", "action")  # [A]  flat action as a policy drew it, before the environment's bounds cut it
 LAMBDA_RETURN = "lambda_return"  # [H]  of imagined steps
 PLANNER_MEAN = ("planner", "mean")  # [H, A]  warm start of the next plan
+PLANNER_ELITES = ("planner", "elites")  # [S, H, A]  best sequences of the last plan, that the next one begins with
 PLANNER_SEQUENCE = ("planner", "sequence")  # [E, A]  flat actions of the last plan, executed one after the other
 PLANNER_LEFT = ("planner", "left")  # [1]  int64, how many of them are still to be executed
 STREAM = ("replay", "stream")  # []  int64, which environment a replay row comes from; stored with it, not sampled

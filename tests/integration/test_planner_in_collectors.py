@@ -21,7 +21,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl import GeneratorNoise
 from worldloom_rl.models.tdmpc2 import TDMPC2, make_planner
 from worldloom_rl.noise import Noise
-from worldloom_rl.planners import Planner, PredictiveSamplingPlanner
+from worldloom_rl.planners import ICEMPlanner, Planner, PredictiveSamplingPlanner
 from worldloom_rl.pretrained.registry import find_preset
 from worldloom_rl.specs.environment import specs_of
 
@@ -143,14 +143,12 @@ def assert_rows_equal_single_runs(name: str, kind: type[SerialEnv] | type[Parall
 
 
 def replanned(planner: Planner, rows: TensorDictBase, noise: Callable[[], Noise]) -> TensorDict:
-    """[T] what the planner writes when it is given each row's latent and the previous row's mean, zeros at a start."""
-    previous = torch.zeros_like(rows["planner", "mean"])
-    previous[1:] = rows["planner", "mean"][:-1]
-    previous[rows["is_init"].squeeze(-1)] = 0.0
+    """[T] what the planner writes, given each row's latent and what the previous row carried, none at a start."""
     steps = []
-    for row, mean in zip(rows, previous, strict=True):
+    for number, row in enumerate(rows):
         planner.noise = noise()
-        td = row.select("latent").set("is_init", torch.zeros(1, dtype=torch.bool)).set(("planner", "mean"), mean)
+        before = rows[max(number - 1, 0)]["planner"]
+        td = row.select("latent", "is_init").set("planner", before.clone())
         steps.append(planner(td))
     return torch.stack(steps)
 
@@ -235,9 +233,10 @@ def test_deterministic_collection_repeats_under_a_seed_and_differs_from_explorat
 
 
 @NAMES
-def test_predictive_sampling_carries_its_best_sequence_through_a_collector(name):
+@pytest.mark.parametrize("kind", [PredictiveSamplingPlanner, ICEMPlanner])
+def test_a_planner_carries_what_its_next_plan_begins_with_through_a_collector(kind, name):
     model, _, _ = make_policy(name)
-    planner = PredictiveSamplingPlanner(model, horizon=3, num_samples=64, noise=RowNoise([0], repeat=True))
+    planner = kind(model, horizon=3, num_samples=64, noise=RowNoise([0], repeat=True))
     rows = collect(makers(name)[0](), TensorDictSequential(model.encode, planner))[0]
     assert rows["is_init"].flatten().nonzero().flatten().tolist() == [0, 7, 14]
     assert_warm_start_is_carried(planner, rows)

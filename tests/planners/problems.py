@@ -14,10 +14,11 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec, Un
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.models.tdmpc2 import TDMPC2
-from worldloom_rl.planners import CEMPlanner, MPPIPlanner, Planner, PredictiveSamplingPlanner
+from worldloom_rl.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, Planner, PredictiveSamplingPlanner
 from worldloom_rl.pretrained.registry import find_preset
 
 PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner, PredictiveSamplingPlanner])
+ACTING = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner, PredictiveSamplingPlanner, ICEMPlanner])
 BOX = Bounded(-1.0, 1.0, shape=(2,), dtype=torch.float32)
 ACTIONS = pytest.mark.parametrize(
     "action",
@@ -76,10 +77,11 @@ def acting_state(planner: Planner, batch: Sequence[int], seed: int = 0) -> Tenso
     td = TensorDict({}, batch)
     for name, leaf in model.latent_spec.items():
         td[model.key_map.leaf(name)] = torch.randn(*batch, *leaf.shape, generator=generator).softmax(-1)
-    mean = torch.rand(*batch, planner.horizon, model.action_space.width, generator=generator) - 0.5
-    for start, stop in model.action_space.groups:
-        mean[..., start:stop] = (5 * mean[..., start:stop]).softmax(-1)
-    td["planner", "mean"] = mean
+    for key, spec in planner.make_tensordict_primer().primers.items(True, True):
+        carried = torch.rand(*batch, *spec.shape, generator=generator) - 0.5
+        for start, stop in model.action_space.groups:
+            carried[..., start:stop] = (5 * carried[..., start:stop]).softmax(-1)
+        td[key] = carried
     td["is_init"] = torch.zeros(*batch, 1, dtype=torch.bool)
     return td
 

@@ -19,9 +19,13 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.planners import (
     CEMPlanner,
+    Coloured,
+    GradientPlanner,
+    ICEMPlanner,
     MPPIPlanner,
     PlanOptions,
     PredictiveSamplingPlanner,
+    RandomShootingPlanner,
     soft_continue,
     sticky_cut,
 )
@@ -29,7 +33,15 @@ from worldloom_rl.planners.plan import trajectory_value
 
 # Predictive sampling makes one round a step, and its steps close in on the best plan: here all at one state.
 CLOSING_IN = partial(PredictiveSamplingPlanner, iterations=40, min_std=0.05)
-PLANNERS = pytest.mark.parametrize("kind", [MPPIPlanner, CEMPlanner, CLOSING_IN], ids=["mppi", "cem", "predictive"])
+REFINING = partial(ICEMPlanner, iterations=8, num_samples=512, num_elites=32)
+PLANNERS = pytest.mark.parametrize(
+    "kind", [MPPIPlanner, CEMPlanner, CLOSING_IN, REFINING], ids=["mppi", "cem", "predictive", "icem"]
+)
+WITH_GRADIENT = pytest.mark.parametrize(
+    "kind",
+    [MPPIPlanner, CEMPlanner, CLOSING_IN, REFINING, partial(GradientPlanner, iterations=60)],
+    ids=["mppi", "cem", "predictive", "icem", "gradient"],
+)
 RANGE = 2.0  # of a flat action, from −1 to 1
 
 
@@ -40,7 +52,7 @@ def unit_box(width: int) -> Bounded:
 # ---------------------------------------------------------------------- bandits
 
 
-@PLANNERS
+@WITH_GRADIENT
 def test_the_best_arm_of_a_quadratic_bandit_is_found_within_5_percent_of_the_range(kind):
     target = torch.tensor([[0.3, -0.8], [-0.95, 0.0], [1.0, 0.5]])  # the state is the target: one bandit a row
 
@@ -52,7 +64,7 @@ def test_the_best_arm_of_a_quadratic_bandit_is_found_within_5_percent_of_the_ran
     assert (action - target).abs().max().item() < 0.05 * RANGE
 
 
-@PLANNERS
+@WITH_GRADIENT
 def test_a_bandit_with_other_bounds_is_solved_in_the_environments_units(kind):
     def step(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, float]:
         force = 5 + 5 * action  # flat [-1, 1] is 0 … 10 newton
@@ -64,10 +76,11 @@ def test_a_bandit_with_other_bounds_is_solved_in_the_environments_units(kind):
         {
             "latent": {"deterministic": torch.zeros(4, 1)},
             "is_init": torch.ones(4, 1, dtype=torch.bool),
-            "planner": {"mean": torch.zeros(4, 1, 1)},
         },
         [4],
     )
+    for key, spec in planner.make_tensordict_primer().primers.items(True, True):
+        td[key] = torch.zeros(4, *spec.shape)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         force = planner(td)["arm", "force"]
     assert force.shape == (4, 1)
@@ -168,7 +181,7 @@ def residuals(start: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
 SETTINGS: dict[Any, dict[str, float]] = {MPPIPlanner: {"temperature": 20.0}, CLOSING_IN: {"iterations": 100}}
 
 
-@PLANNERS
+@WITH_GRADIENT
 def test_the_double_integrator_is_driven_within_5_percent_of_the_quadratic_programs_cost(kind):
     horizon = 8
     planner = kind(integrator(), horizon=horizon, **{"iterations": 12, "num_samples": 1024, **SETTINGS.get(kind, {})})
@@ -182,7 +195,7 @@ def test_the_double_integrator_is_driven_within_5_percent_of_the_quadratic_progr
         assert abs(plan.action[row, 0].item() - best.x[0]) < 0.05 * RANGE
 
 
-@PLANNERS
+@WITH_GRADIENT
 def test_a_short_plan_with_the_exact_terminal_value_takes_the_infinite_horizon_action(kind):
     riccati = solve_discrete_are(A, B, Q, R)
     feedback = np.linalg.solve(R + B.T @ riccati @ B, B.T @ riccati @ A)
@@ -217,6 +230,41 @@ def test_the_policy_priors_sequence_is_executed_when_it_alone_finds_the_reward(k
     )
     action = plan_from(planner, torch.zeros(2, 1), seeded()).action
     torch.testing.assert_close(action, needle.expand(2, 3), rtol=1e-4, atol=1e-4)
+
+
+def test_a_value_without_gradient_and_discrete_actions_are_refused_by_the_gradient_planner():
+    def step(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, float]:
+        return state, (action.detach() > 0.5).to(action.dtype), 1.0
+
+    with pytest.raises(ValueError, match="gradient of the value"):
+        plan_from(GradientPlanner(Analytic(step, unit_box(1)), horizon=2), torch.zeros(1, 1), seeded())
+    with pytest.raises(ValueError, match="take CEMPlanner for discrete ones"):
+        GradientPlanner(Analytic(step, OneHot(3)))
+
+
+def test_random_shooting_takes_the_best_of_uniform_sequences():
+    planner = RandomShootingPlanner(integrator(), horizon=3, num_samples=400)
+    warm = torch.full((3, 3, 1), 0.9)
+    plan = plan_from(planner, torch.tensor(STARTS), seeded(), mean=warm)
+    (round_,) = plan.iterations
+    assert torch.equal(round_.actions, plan_from(planner, torch.tensor(STARTS), seeded()).iterations[0].actions)
+    histogram = torch.histc(round_.actions, bins=4, min=-1, max=1)
+    assert (histogram / histogram.sum() - 0.25).abs().max() < 0.02
+    assert torch.equal(plan.mean[..., 0], round_.actions[:, range(3), round_.value.argmax(-1), 0].T)
+
+
+@pytest.mark.parametrize("horizon", [1, 7, 8])
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.5])
+def test_coloured_deviations_have_unit_variance_and_the_spectrum_of_their_exponent(exponent: float, horizon: int):
+    like = torch.zeros(1, dtype=torch.float64)
+    drawn = Coloured(exponent)((horizon, 20_000), like, seeded())
+    assert (drawn.var(1) - 1).abs().max() < 0.05
+    power = torch.fft.rfft(drawn, dim=0).abs().square().mean(1)
+    ratios = power[1:] / power[1:2]
+    expected = torch.arange(1, len(power)).double() ** -exponent
+    torch.testing.assert_close(ratios, expected, rtol=0.06, atol=0)
+    if exponent == 0:
+        assert torch.allclose(drawn, seeded().normal("sample", (horizon, 20_000), like))
 
 
 # ---------------------------------------------------------------------- values of trajectories

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from analytic_model import Analytic, plan_from, seeded
-from problems import ACTIONS, BOX, PLANNERS, SMALL, WIDTH, acting_state, pushed, quadratic, run, states
+from problems import ACTING, ACTIONS, BOX, PLANNERS, SMALL, WIDTH, acting_state, pushed, quadratic, run, states
 from scipy import stats
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
@@ -151,7 +151,7 @@ def test_predictive_sampling_executes_its_best_sequence_which_is_no_worse_than_t
 
 
 @ACTIONS
-@PLANNERS
+@ACTING
 def test_planned_actions_lie_in_the_action_spec(kind, action):
     planner = kind(quadratic(action, scale=-1.0), horizon=2, num_samples=64, num_elites=8)  # the best is at the bounds
     td = run(planner, acting_state(planner, [20]), seeded())

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from analytic_model import RecordingNoise, seeded
-from problems import ACTIONS, BOX, PLANNERS, SMALL, WIDTH, acting_state, pushed, quadratic, run, states, tdmpc2
+from problems import ACTING, ACTIONS, BOX, SMALL, WIDTH, acting_state, pushed, quadratic, run, states, tdmpc2
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Composite
 from torchrl.envs.utils import ExplorationType
 
 from worldloom_rl import ReplayNoise
-from worldloom_rl.keys import PLANNER_LEFT, PLANNER_MEAN, PLANNER_SEQUENCE
+from worldloom_rl.keys import PLANNER_LEFT, PLANNER_SEQUENCE
 from worldloom_rl.models.tdmpc2 import make_planner
 from worldloom_rl.noise import Noise
-from worldloom_rl.planners import CEMPlanner, MPPIPlanner, Planner
+from worldloom_rl.planners import CEMPlanner, ICEMPlanner, MPPIPlanner, Planner
 from worldloom_rl.planners.distribution import SequenceDistribution
 from worldloom_rl.planners.options import PlanOptions
 from worldloom_rl.planners.plan import Plan
@@ -44,7 +44,7 @@ def test_tdmpc2_plans_a_batch_as_it_plans_each_environment_alone(action, explora
             torch.testing.assert_close(alone[key], together[row : row + 1][key], rtol=0, atol=1e-5)
 
 
-@PLANNERS
+@ACTING
 @ACTIONS
 def test_a_planner_plans_a_batch_as_it_plans_each_environment_alone(kind, action):
     planner = kind(quadratic(action), horizon=4, num_samples=64, num_elites=8)
@@ -56,7 +56,7 @@ def test_a_planner_plans_a_batch_as_it_plans_each_environment_alone(kind, action
             torch.testing.assert_close(alone[key], together[row : row + 1][key], rtol=0, atol=1e-5)
 
 
-@PLANNERS
+@ACTING
 @pytest.mark.parametrize("batch", [[], [1], [6], [2, 3]], ids=str)
 def test_any_batch_shape_gives_the_same_as_the_flat_one(kind, batch):
     planner = kind(quadratic(), horizon=3, num_samples=32, num_elites=4)
@@ -73,7 +73,7 @@ def test_any_batch_shape_gives_the_same_as_the_flat_one(kind, batch):
 # ---------------------------------------------------------------------- what is carried
 
 
-@PLANNERS
+@ACTING
 @ACTIONS
 def test_the_warm_start_is_forgotten_exactly_where_is_init_is_set(kind, action):
     planner = kind(quadratic(action), horizon=4, num_samples=32, num_elites=4, iterations=2)
@@ -82,6 +82,8 @@ def test_the_warm_start_is_forgotten_exactly_where_is_init_is_set(kind, action):
     reset["is_init"][1] = True
     zeroed = td.clone()
     zeroed["planner", "mean"][1] = 0.0
+    if planner.options.carry_elites:
+        zeroed["planner", "elites"][1] = torch.nan
     expected, got, kept = (run(planner, each, seeded())["planner", "mean"] for each in (zeroed, reset, td))
     assert torch.equal(got, expected)
     assert torch.equal(got[[0, 2]], kept[[0, 2]])
@@ -135,7 +137,27 @@ def test_any_plan_function_is_a_policy(execute):
     assert torch.equal(acted["planner", "mean"], acted["action"].unsqueeze(1).expand(2, 4, WIDTH))
 
 
-@PLANNERS
+def test_the_best_sequences_of_a_plan_stand_moved_on_among_the_samples_of_the_next():
+    planner = ICEMPlanner(pushed(), noise=seeded(), include_mean=False, **{**SMALL, "num_samples": 32})
+    td = planner(acting(planner, 2))
+    elites = td["next", "planner", "elites"]
+    assert elites.shape == (2, 3, 4, WIDTH)
+    following = carried(td, [False, True])
+    plan = planner.plan(
+        {"deterministic": following["latent", "deterministic"]},
+        following["planner", "mean"],
+        seeded(),
+        explore=False,
+        previous_elites=elites.index_fill(0, torch.tensor([1]), torch.nan),
+    )
+    first = plan.iterations[0].actions[:, :, :3]
+    assert torch.equal(first[:-1, 0], elites[0].transpose(0, 1)[1:])
+    assert first.isfinite().all()
+    assert not torch.equal(first[:-1, 1], elites[1].transpose(0, 1)[1:])
+    assert [len(each.value[0]) for each in plan.iterations] == [32, 25, 20]
+
+
+@ACTING
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda planner: pickle.loads(pickle.dumps(planner))])
 def test_a_copied_or_pickled_planner_plans_the_same(kind, copied):
     planner = kind(tdmpc2(Composite(action=BOX)), horizon=3, num_samples=32, num_elites=4, execute=2)
@@ -150,7 +172,7 @@ def test_a_copied_or_pickled_planner_plans_the_same(kind, copied):
 
 
 @ACTIONS
-@PLANNERS
+@ACTING
 def test_deterministic_planning_repeats_under_a_seed_and_draws_no_action_noise(kind, action):
     planner = kind(quadratic(action), horizon=3, num_samples=32, num_elites=4)
     td, noise = acting_state(planner, [3]), RecordingNoise(seeded())
@@ -173,15 +195,10 @@ def test_every_exploration_type_but_random_plans_without_action_noise(exploratio
 
 def acting(planner: Planner, batch: int) -> TensorDict:
     """What an environment hands to the planner at its first step."""
-    leaves = {
-        ("latent", "deterministic"): states(batch),
-        "is_init": torch.ones(batch, 1, dtype=torch.bool),
-        PLANNER_MEAN: torch.rand(batch, planner.horizon, WIDTH),
-    }
-    if planner.execute > 1:
-        leaves[PLANNER_SEQUENCE] = torch.rand(batch, planner.execute, WIDTH)
-        leaves[PLANNER_LEFT] = torch.full((batch, 1), 1)
-    return TensorDict(leaves, batch_size=[batch])
+    td = TensorDict({"is_init": torch.ones(batch, 1, dtype=torch.bool)}, batch_size=[batch])
+    for key, spec in planner.make_tensordict_primer().primers.items(True, True):
+        td[key] = torch.full((batch, *spec.shape), 1) if key == PLANNER_LEFT else torch.rand(batch, *spec.shape)
+    return td.set(("latent", "deterministic"), states(batch))
 
 
 def carried(td: TensorDict, is_init: list[bool]) -> TensorDict:
@@ -192,7 +209,7 @@ def carried(td: TensorDict, is_init: list[bool]) -> TensorDict:
     return following.set("is_init", torch.tensor(is_init).unsqueeze(-1))
 
 
-@PLANNERS
+@ACTING
 def test_a_whole_plan_is_executed_before_the_next_one_and_a_reset_drops_it(kind) -> None:
     planner = kind(pushed(), execute=3, **SMALL)
     planner.noise = noise = RecordingNoise(seeded())
@@ -202,7 +219,7 @@ def test_a_whole_plan_is_executed_before_the_next_one_and_a_reset_drops_it(kind)
     td = planner(carried(td, [False, False]))
     assert torch.equal(td["action"], plan[:, 1])
     assert td[PLANNER_LEFT].flatten().tolist() == [1, 1]
-    assert len(noise.draws["sample"]) == 3  # one plan of three iterations so far
+    assert len(noise.draws["sample"]) == 3 + (kind is ICEMPlanner)  # one plan of three iterations so far
     td = planner(carried(td, [False, True]))  # the second environment begins anew: it alone plans
     assert noise.draws["sample"][-1].shape[1] == 1
     assert torch.equal(td["action"][0], plan[0, 2])

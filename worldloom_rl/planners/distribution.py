@@ -73,7 +73,7 @@ class SequenceDistribution(nn.Module):
         if self.space.is_discrete:
             actions = mean.new_zeros(shape)
         else:
-            epsilon = noise.normal("sample", shape, mean)
+            epsilon = self.options.draws(shape, mean, noise)
             actions = mean.unsqueeze(2) + std.unsqueeze(2) * epsilon
             if self.options.clip:
                 actions = actions.clamp(self.low, self.high)

@@ -9,6 +9,7 @@ from typing import TypedDict
 from torch import Tensor
 
 from worldloom_rl.noise import Noise
+from worldloom_rl.planners.draws import Draws, white
 from worldloom_rl.planners.termination import soft_continue
 from worldloom_rl.world_model import Latent, RewardFunction
 
@@ -33,6 +34,8 @@ class PlanOptions:
     num_policy_trajectories: int = 0  # of the N sequences, how many are rollouts of `policy_prior`
     include_mean: bool = False  # one sample is the mean itself
     keep_elites: int = 0  # best sequences of an iteration that stand among the samples of the next one
+    carry_elites: int = 0  # best sequences of a plan that stand, moved on, among the first samples of the next plan
+    decay: float = 1.0  # what is left of N in each further iteration, at least twice K and what stands there already
 
     # Where a plan starts
     warm_start: bool = True  # from the previous plan, moved by the actions executed; False starts every plan anew
@@ -42,6 +45,7 @@ class PlanOptions:
     # Samples and refitting
     low: PerDimension = -1.0  # bounds of sampled continuous dimensions, inside the action's own
     high: PerDimension = 1.0
+    draws: Draws = white  # deviations of continuous dimensions from the mean, along a sequence
     clip: bool = True  # keep samples within the bounds; False lets the model see what the environment will cut
     min_std: float = 0.0  # bounds of the refitted standard deviation
     max_std: float = 2.0
@@ -80,16 +84,24 @@ class PlanOptions:
             raise ValueError(f"floor is a share of probability mass in [0, 1], got {self.floor}.")
         if not 1 <= self.execute <= self.horizon:
             raise ValueError(f"A plan of {self.horizon} actions (horizon) cannot give {self.execute} (execute).")
-        if not 0 <= self.keep_elites <= self.num_elites:
-            raise ValueError(f"keep_elites {self.keep_elites} must be between 0 and num_elites {self.num_elites}.")
-        given = self.num_policy_trajectories + self.keep_elites
-        if (self.keep_elites or self.include_mean) and given >= self.num_samples:
+        for name in ("keep_elites", "carry_elites"):
+            if not 0 <= getattr(self, name) <= self.num_elites:
+                raise ValueError(f"{name} {getattr(self, name)} must be between 0 and num_elites {self.num_elites}.")
+        elites = max(self.keep_elites, self.carry_elites)
+        if (elites or self.include_mean) and self.num_policy_trajectories + elites >= self.num_samples:
             raise ValueError(
                 f"Of {self.num_samples} samples, {self.num_policy_trajectories} policy trajectories and "
-                f"{self.keep_elites} kept elites leave none to be drawn; raise num_samples."
+                f"{elites} kept elites leave none to be drawn; raise num_samples."
             )
+        if not 0.0 < self.decay <= 1.0:
+            raise ValueError(f"decay must be in (0, 1], got {self.decay}.")
         if self.unbiased_std and self.num_elites < 2:
             raise ValueError("unbiased_std needs at least 2 elites.")
+
+    def samples_of(self, number: int, given: int) -> int:
+        """Sequences of an iteration, counted from 0, of which so many are given."""
+        least = max(2 * self.num_elites, given + 1)
+        return min(self.num_samples, max(int(self.num_samples * self.decay**number), least))
 
 
 class PlanKeywords(TypedDict, total=False):
@@ -102,11 +114,14 @@ class PlanKeywords(TypedDict, total=False):
     num_policy_trajectories: int
     include_mean: bool
     keep_elites: int
+    carry_elites: int
+    decay: float
     warm_start: bool
     init_mean: PerDimension
     init_std: PerDimension | None
     low: PerDimension
     high: PerDimension
+    draws: Draws
     clip: bool
     min_std: float
     max_std: float

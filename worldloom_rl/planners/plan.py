@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     mean: Tensor  # [B, H, A], warm start of the next plan
     iterations: list[Iteration]
     sequence: Tensor  # [B, E, A] flat, to be executed before the next plan; `action` is its first
+    elites: Tensor | None = None  # [B, S, H, A] the best S = `carry_elites` sequences, for the next plan
 
 
 def plan(
@@ -50,17 +51,20 @@ def plan(
     explore: bool,
     score: Score,
     choose: Choose,
+    previous_elites: Tensor | None = None,
 ) -> Plan:
     """The plan for B environments at once.
 
     Args:
         latent: leaves [B, …].
         previous_mean: [B, H, A] warm start, `init_mean` (zeros unless given) for none.
+        previous_elites: [B, S, H, A] of the previous plan, NaN for none.
         distribution: with the options of the plan.
         explore: add action noise to the actions that will be executed.
         score: how much each elite weighs; choose: what is executed. The two make a planner.
-    Draws, in order: the policy trajectories step by step, then per iteration the samples, the last latent's action
-    and what the terminal value draws, then the choice among the elites and the exploration noise.
+    Draws, in order: the policy trajectories step by step, what carried elites lack, then per iteration the samples,
+    the last latent's action and what the terminal value draws, then the choice among the elites and the exploration
+    noise.
     """
     options = distribution.options
     mask = model.action_mask(latent)  # [B, A], of the actions that a task has
@@ -68,9 +72,12 @@ def plan(
     followed = [part.to(mean.dtype) for part in policy_trajectories(model, latent, options, noise)]
     std = distribution.init_std.expand_as(mean)
     beside = followed  # sequences that are not drawn
+    if previous_elites is not None:
+        beside = [*followed, _moved_on(distribution, previous_elites, mean, noise)]
     iterations: list[Iteration] = []
-    for _ in range(options.iterations):
-        count = options.num_samples - sum(part.shape[2] for part in beside)
+    for number in range(options.iterations):
+        given = sum(part.shape[2] for part in beside)
+        count = options.samples_of(number, given) - given
         actions = torch.cat([*beside, distribution.sample(mean, std, count, noise)], 2)
         if mask is not None:
             actions = actions * mask.unsqueeze(-2)
@@ -81,13 +88,21 @@ def plan(
         mean, std = refit(distribution, elites, weight, mean, std)
         if mask is not None:
             mean, std = mean * mask, std * mask
-        if options.keep_elites:
-            beside = [*followed, elites[:, :, : options.keep_elites]]
+        beside = [*followed, elites[:, :, : options.keep_elites]] if options.keep_elites else followed
         iterations.append(Iteration(actions, value, elite_index, weight, mean, std))
     chosen = choose(model.action_space, mean, elites, weight, noise)[: options.execute]
     if explore:
         chosen = distribution.explore(chosen, mean, std, noise)
-    return Plan(chosen[0], mean.transpose(0, 1), iterations, chosen.transpose(0, 1))
+    kept = elites[:, :, : options.carry_elites].permute(1, 2, 0, 3) if options.carry_elites else None
+    return Plan(chosen[0], mean.transpose(0, 1), iterations, chosen.transpose(0, 1), kept)
+
+
+def _moved_on(distribution: SequenceDistribution, previous: Tensor, mean: Tensor, noise: Noise) -> Tensor:
+    """[H, B, S, A] elites [B, S, H, A] of the plan before, moved by what was executed; what they lack is drawn."""
+    moved = previous.permute(2, 0, 1, 3).roll(-distribution.options.execute, 0)
+    moved[-distribution.options.execute :] = torch.nan
+    drawn = distribution.sample(mean, distribution.init_std.expand_as(mean), moved.shape[2], noise)
+    return torch.where(moved.isnan(), drawn, moved)
 
 
 def policy_trajectories(model: WorldModel, latent: Latent, options: PlanOptions, noise: Noise) -> list[Tensor]:

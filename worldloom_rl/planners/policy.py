@@ -12,12 +12,14 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from worldloom_rl.keys import PLANNER_LEFT, PLANNER_MEAN, PLANNER_SEQUENCE
+from worldloom_rl.keys import PLANNER_ELITES, PLANNER_LEFT, PLANNER_MEAN, PLANNER_SEQUENCE
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.distribution import SequenceDistribution
 from worldloom_rl.planners.options import PlanOptions
 from worldloom_rl.planners.plan import Plan
 from worldloom_rl.world_model import Latent, WorldModel
+
+Carried = dict[tuple[str, str], Tensor]  # by key, [B, …]
 
 
 class PlanFunction(Protocol):
@@ -34,7 +36,10 @@ class PlanFunction(Protocol):
         *,
         explore: bool,
     ) -> Plan:
-        """The plan, whose mean [B, H, A] comes back as `previous_mean`."""
+        """The plan, whose mean [B, H, A] comes back as `previous_mean`.
+
+        With `carry_elites` it takes `previous_elites` [B, S, H, A] as well, the elites of its last plan.
+        """
 
 
 class Planner(TensorDictModuleBase):  # type: ignore[misc]
@@ -61,7 +66,9 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         self.plan_function = plan_function
         self.distribution = SequenceDistribution(options, model.action_space)
         self.noise = noise
-        self._carried = [PLANNER_MEAN]
+        self._carried: list[tuple[str, str]] = [PLANNER_MEAN]
+        if options.carry_elites:
+            self._carried += [PLANNER_ELITES]
         if options.execute > 1:
             self._carried += [PLANNER_SEQUENCE, PLANNER_LEFT]
         self.in_keys: list[NestedKey] = [*model.latent_keys, model.key_map.is_init, *self._carried]
@@ -88,6 +95,8 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         """The transform that gives an environment a place for the warm start, and for what is left of a plan."""
         width = self.model.action_space.width
         leaves = Composite({PLANNER_MEAN: Unbounded((self.horizon, width))})
+        if self.options.carry_elites:
+            leaves[PLANNER_ELITES] = Unbounded((self.options.carry_elites, self.horizon, width))
         if self.execute > 1:
             leaves[PLANNER_SEQUENCE] = Unbounded((self.execute, width))
             leaves[PLANNER_LEFT] = Unbounded((1,), dtype=torch.int64)
@@ -99,49 +108,68 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         latent = model.read_latent(tensordict)
         self._move_to(next(iter(latent.values())).device)
         flat = {name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in latent.items()}
-        is_init, (previous, *unfinished) = self._read_carried(tensordict)
+        is_init, carried = self._read_carried(tensordict)
         fresh = is_init.reshape(-1, 1, 1)
-        mean = torch.where(fresh, self.init_mean.expand(previous.shape), previous)
+        carried[PLANNER_MEAN] = torch.where(
+            fresh, self.init_mean.expand_as(carried[PLANNER_MEAN]), carried[PLANNER_MEAN]
+        )
+        if PLANNER_ELITES in carried:
+            carried[PLANNER_ELITES] = carried[PLANNER_ELITES].masked_fill(fresh.unsqueeze(-1), torch.nan)
         explore = exploration_type() is ExplorationType.RANDOM
         if self.execute == 1:
-            plan = self.plan(flat, mean, self.noise or model.noise, explore=explore)
-            action, carried = plan.action, [plan.mean]
+            action, carried = self._plan_anew(flat, carried, explore)
         else:
-            sequence, left = unfinished
-            left = torch.where(fresh.reshape(-1), 0, left.reshape(-1))
-            action, carried = self._go_on(flat, mean, sequence, left, explore)
+            carried[PLANNER_LEFT] = carried[PLANNER_LEFT].masked_fill(is_init.reshape(-1, 1), 0)
+            action, carried = self._go_on(flat, carried, explore)
         model.write_action(tensordict, action.reshape(*batch, action.shape[-1]))
-        for key, value in zip(self._carried, carried, strict=True):
+        for key, value in carried.items():
             shaped = value.reshape(*batch, *value.shape[1:])
             tensordict.set(key, shaped).set(("next", *key), shaped)
         return tensordict
 
-    def plan(self, latent: Latent, previous_mean: Tensor, noise: Noise, *, explore: bool) -> Plan:
+    def plan(
+        self,
+        latent: Latent,
+        previous_mean: Tensor,
+        noise: Noise,
+        *,
+        explore: bool,
+        previous_elites: Tensor | None = None,
+    ) -> Plan:
         """The plan for latents [B, …], the previous plan's mean being [B, H, A]; see `planners.plan.plan`."""
         self._move_to(previous_mean.device)
-        return self.plan_function(self.model, latent, previous_mean, self.distribution, noise, explore=explore)
+        elites = {} if previous_elites is None else {"previous_elites": previous_elites}
+        return self.plan_function(
+            self.model, latent, previous_mean, self.distribution, noise, explore=explore, **elites
+        )
 
-    def _go_on(
-        self, latent: Latent, mean: Tensor, sequence: Tensor, left: Tensor, explore: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """[B, A] the next action of each plan and what is carried; a plan that is used up is made anew.
+    def _plan_anew(self, latent: Latent, carried: Carried, explore: bool) -> tuple[Tensor, Carried]:
+        """[B, A] the first action of a new plan for each, and what is carried."""
+        elites = carried.get(PLANNER_ELITES)
+        noise = self.noise or self.model.noise
+        plan = self.plan(latent, carried[PLANNER_MEAN], noise, explore=explore, previous_elites=elites)
+        kept = {PLANNER_MEAN: plan.mean}
+        if plan.elites is not None:
+            kept[PLANNER_ELITES] = plan.elites
+        if self.execute > 1:
+            kept[PLANNER_SEQUENCE] = plan.sequence
+            kept[PLANNER_LEFT] = torch.full_like(carried[PLANNER_LEFT], self.execute)
+        return plan.action, kept
 
-        Args:
-            mean: [B, H, A]; sequence: [B, E, A]; left: [B] actions of it that are still to be executed.
-        """
-        due = (left == 0).nonzero().squeeze(-1)
+    def _go_on(self, latent: Latent, carried: Carried, explore: bool) -> tuple[Tensor, Carried]:
+        """[B, A] the next action of each plan and what is carried; a plan that is used up is made anew."""
+        due = (carried[PLANNER_LEFT] == 0).nonzero()[:, 0]
         if len(due):
             start = {name: value.index_select(0, due) for name, value in latent.items()}
-            plan = self.plan(start, mean.index_select(0, due), self.noise or self.model.noise, explore=explore)
-            mean = mean.index_copy(0, due, plan.mean)
-            sequence = sequence.index_copy(0, due, plan.sequence)
-            left = left.index_fill(0, due, self.execute)
-        place = (self.execute - left).reshape(-1, 1, 1)
-        action = sequence.take_along_dim(place, 1).squeeze(1)
-        return action, [mean, sequence, (left - 1).unsqueeze(-1)]
+            before = {key: value.index_select(0, due) for key, value in carried.items()}
+            _, made = self._plan_anew(start, before, explore)
+            carried = {key: value.index_copy(0, due, made[key]) for key, value in carried.items()}
+        left = carried[PLANNER_LEFT]
+        action = carried[PLANNER_SEQUENCE].take_along_dim((self.execute - left).unsqueeze(-1), 1).squeeze(1)
+        return action, {**carried, PLANNER_LEFT: left - 1}
 
-    def _read_carried(self, tensordict: TensorDictBase) -> tuple[Tensor, list[Tensor]]:
-        """Where episodes begin, and what the environment carries, with one batch dimension, the warm start first.
+    def _read_carried(self, tensordict: TensorDictBase) -> tuple[Tensor, Carried]:
+        """Where episodes begin, and what the environment carries, with one batch dimension.
 
         Raises KeyError for what is missing, ValueError for the warm start of another planner.
         """
@@ -160,7 +188,8 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
                 f"The warm start {PLANNER_MEAN} has shape {tuple(carried[0].shape)}, but this planner needs "
                 f"{expected}; build the environment's primer with planner.make_tensordict_primer()."
             )
-        return is_init, [value.reshape(batch.numel(), *value.shape[len(batch) :]) for value in carried]
+        flat = [value.reshape(batch.numel(), *value.shape[len(batch) :]) for value in carried]
+        return is_init, dict(zip(self._carried, flat, strict=True))
 
     def _move_to(self, device: torch.device) -> None:
         """To the device of what is planned for, where the model alone was moved."""

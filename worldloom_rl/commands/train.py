@@ -45,25 +45,30 @@ class _TypedTokens(Unchecked, TokensRunConfig):
 
 def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3], go_on: _GoOn = False) -> None:
     """Train DreamerV3 on an environment, or on recorded data of it, into a new run directory."""
-    _train("dreamerv3", checked(DreamerV3RunConfig, config), go_on)
+    train_family("dreamerv3", checked(DreamerV3RunConfig, config), go_on=go_on)
 
 
 def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA], go_on: _GoOn = False) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
-    _train("jepa", checked(JEPARunConfig, config), go_on)
+    train_family("jepa", checked(JEPARunConfig, config), go_on=go_on)
 
 
 def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2], go_on: _GoOn = False) -> None:
     """Train TD-MPC2 on one environment or several tasks, or on recorded data of them, into a new run directory."""
-    _train("tdmpc2", checked(TDMPC2RunConfig, config), go_on)
+    train_family("tdmpc2", checked(TDMPC2RunConfig, config), go_on=go_on)
 
 
 def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens], go_on: _GoOn = False) -> None:
     """Train a token world model on an environment of images, or on recorded data of it, into a new run directory."""
-    _train("tokens", checked(TokensRunConfig, config), go_on)
+    train_family("tokens", checked(TokensRunConfig, config), go_on=go_on)
 
 
-def _train(family: str, config: RunConfig, go_on: bool) -> None:
+def train_family(family: str, config: RunConfig, *, go_on: bool) -> None:
+    """A run of a family as it was told, and what it leaves for a person.
+
+    Args:
+        go_on: it may have been begun, or finished, before.
+    """
     from worldloom_rl.commands.console import say
     from worldloom_rl.commands.finish import finish_run, is_told
     from worldloom_rl.commands.recipes import recipe_for

@@ -125,8 +125,8 @@ def _check_machine(runs: Mapping[str, RunConfig], sweep: SweepOptions) -> None:
 
 
 def _sweep(family: str, runs: Mapping[str, RunConfig], sweep: SweepOptions) -> None:
-    require_installed("ray", extra="ray", why="Sweeps run on Ray")
     _check_machine(runs, sweep)
+    require_installed("ray", extra="ray", why="Sweeps run on Ray")
     prepare(sweep.address)
     from worldloom_rl.commands.sweep_work import work_through
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,13 +221,17 @@ def test_a_row_tells_a_process_that_is_gone_from_one_that_works_and_one_that_wen
     row = Row(tmp_path)
     row.look()
     assert row.state == "waiting"
+    gone = json.dumps({"process": 2**22 + 1, "host": socket.gethostname()})  # a number that no process has
+    again = "went on by itself after {} ended process{}"
     for owner, state, told in (
         ("first", "running", ""),
-        ("second", "running", "went on by itself after 1 ended process"),
+        ("second", "running", again.format(1, "")),
+        (gone, "waiting", again.format(2, "es")),
+        ("third", "running", again.format(3, "es")),
     ):
         begun(tmp_path, owner)
         row.look()
-        assert (row.state, row.cells()[-1].plain) == (state, told)
+        assert (row.state, row.told) == (state, told)
     assert [cell.plain for cell in row.cells()[2:4]] == ["25/100", "−3.0"]
     row.outcome = Outcome("failed", "a sentence")
-    assert (row.state, row.cells()[-1].plain) == ("failed", "a sentence")
+    assert [cell.plain for cell in row.cells()[:2]] == [f"{tmp_path.name}\na sentence", "failed"]

@@ -29,10 +29,10 @@ class Slow(PendulumEnv):
 
 gymnasium.register("Slow-v0", Slow, max_episode_steps=20)
 """
-OPTIONS = ("--envs", "slow_pendulum:Slow-v0", "--presets", "tiny", "1m", "--seeds", "0", "1", "--steps", "120",
-           "--seed-steps", "60", "--checkpoint-every", "20", "--eval-episodes", "1", "--final-eval-episodes", "1",
-           "--no-first-evaluation", "--overrides", "num_samples=8", "num_elites=2", "num_policy_trajectories=2",
-           "iterations=1", "batch_size=8")  # fmt: skip
+OPTIONS = ("--cpus", "0.5", "--envs", "slow_pendulum:Slow-v0", "--presets", "tiny", "1m", "--seeds", "0", "1",
+           "--steps", "120", "--seed-steps", "60", "--checkpoint-every", "20", "--eval-episodes", "1",
+           "--final-eval-episodes", "1", "--no-first-evaluation", "--overrides", "num_samples=8", "num_elites=2",
+           "num_policy_trajectories=2", "iterations=1", "batch_size=8")  # fmt: skip
 COMMAND = (sys.executable, "-W", "ignore", "-c", "from worldloom_rl.cli import main; main()", "sweep", "tdmpc2")
 # The loopback alone, with an address that Ray would take for one that others reach.
 NAMESPACE = ("unshare", "-rn", "sh", "-c",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from worldloom_rl.report.run_progress import RunProgress, read_progress
+from worldloom_rl.report.run_progress import read_progress
 
+_PLAIN_INTERVAL = 30.0  # seconds between plain lines of a run that goes on
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 _ORDER = {"running": 0, "finishing": 1, FAILED: 2, STOPPED: 3, "waiting": 4, FINISHED: 5}
 _STYLES = {"running": "cyan", FAILED: "bold red", STOPPED: "yellow", FINISHED: "green"}
@@ -54,23 +59,27 @@ class Row:
         """In a word."""
         if self.outcome is not None:
             return self.outcome.state
-        if not self._owners:
+        if not self._owners or _is_gone(self.progress.owner):
             return "waiting"
         return "finishing" if self.progress.finished else "running"
 
+    @property
+    def told(self) -> str:
+        """What happened, in a sentence; empty if nothing did."""
+        if self.outcome is not None and self.outcome.told:
+            return self.outcome.told
+        ended = len(self._owners) - 1
+        return f"went on by itself after {ended} ended process{'es' * (ended > 1)}" if ended > 0 else ""
+
     def cells(self) -> list[Text]:
-        """Run, state, steps, return, time left and what happened."""
-        progress: RunProgress = self.progress
-        told = self.outcome.told if self.outcome else ""
-        if not told and len(self._owners) > 1:
-            told = f"went on by itself after {len(self._owners) - 1} ended process{'es' * (len(self._owners) > 2)}"
+        """Run with what happened, state, steps, return and time left."""
+        progress = self.progress
         return [
-            Text(self.run.name),
+            Text(self.run.name).append(f"\n{self.told}" if self.told else "", style="dim"),
             Text(self.state, style=_STYLES.get(self.state, "")),
             Text(f"{progress.steps:,}/{progress.total:,}" if progress.total else ""),
             Text("" if progress.mean_return is None else f"{progress.mean_return:.1f}".replace("-", "−")),
             Text(self._left()),
-            Text(told),
         ]
 
     def _left(self) -> str:
@@ -83,14 +92,30 @@ class Row:
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def _is_gone(owner: str) -> bool:
+    """Whether a process is known to have been killed: it was one of this machine."""
+    try:
+        who = json.loads(owner)
+        if who["host"] == socket.gethostname():
+            os.kill(int(who["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return False
+
+
 class SweepTable:
     """Shows the rows while its block runs: in place on a terminal, elsewhere a line whenever a state changes."""
 
     def __init__(self, rows: Mapping[str, Row]) -> None:
-        self.console = Console()
+        self.console = Console(file=sys.stdout)  # whatever takes its place later
         self._rows = rows
         self._told: dict[str, str] = {}
-        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._shown = time.monotonic()
+        self._live = (
+            Live(console=self.console, auto_refresh=False, redirect_stdout=False) if self.console.is_terminal else None
+        )
 
     def __enter__(self) -> SweepTable:
         if self._live:
@@ -122,10 +147,12 @@ class SweepTable:
         if self._live:
             self._live.update(self.table(), refresh=True)
             return
+        due = time.monotonic() - self._shown >= _PLAIN_INTERVAL
+        self._shown = time.monotonic() if due else self._shown
         for name, row in self._rows.items():
-            if self._told.get(name) != row.state:
+            if self._told.get(name) != row.state or (due and row.state == "running"):
                 self._told[name] = row.state
-                cells = (cell.plain for cell in row.cells())
+                cells = (cell.plain.replace("\n", ": ") for cell in row.cells())
                 self.console.print("  ".join(filter(None, cells)), markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
@@ -140,11 +167,10 @@ class SweepTable:
         counts = Counter(row.state for row in rows)
         told = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
         table = Table(title=Text(told), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("run", "state"):
-            table.add_column(name, no_wrap=True)
+        table.add_column("run", overflow="fold", ratio=1)
+        table.add_column("state", no_wrap=True)
         for name in ("steps", "return", "left"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", overflow="fold", ratio=1)
         for row in rows:
             table.add_row(*row.cells())
         return table

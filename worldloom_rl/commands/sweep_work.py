@@ -42,7 +42,8 @@ def work_through(
         say(f"{len(runs)} runs in {directory}, {len(left)} of them to be made; what they say: *.log there.")
         table = SweepTable(rows)
         if left:
-            with cluster(address) as ray:
+            # What Ray prints of processes that died would stand between the rows.
+            with open(directory / "ray.log", "a") as notes, contextlib.redirect_stdout(notes), cluster(address) as ray:
                 _follow(ray, left, table, cpus, gpus)
         else:
             table.end()

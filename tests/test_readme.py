@@ -76,7 +76,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_a_command_exists_and_has_the_flags_that_it_is_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, name, *rest = command.split()
-    given = [name, *rest[:1]] if name in ("train", "import") else [name]
+    given = [name, *rest[:1]] if name in ("train", "sweep", "import") else [name]
     with pytest.raises(SystemExit) as ended:
         main([*given, "--help"])
     assert ended.value.code in (0, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -135,6 +136,22 @@ def test_the_exit_status_says_whether_a_run_failed(
     use(InProcess(dict(zip(names, ends, strict=True))), monkeypatch)
     assert status("--env", "Pendulum-v1", "--seeds", "0", "1") == expected
     assert said in capsys.readouterr().out
+
+
+def test_on_a_terminal_the_table_stays_in_place(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("LINES", "9")  # too low for all rows
+    seeds = [str(seed) for seed in range(8)]
+    use(InProcess({f"tdmpc2-Pendulum-v1-tiny-seed{seed}": Outcome("finished") for seed in seeds}), monkeypatch)
+    assert status("--env", "Pendulum-v1", "--seeds", *seeds) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[2K" in out  # lines are written over
+    assert "3 waiting, 5 finished" in re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out)
+    last = out[out.rindex("8 finished") :]
+    assert [seed for seed in seeds if f"seed{seed}" in last] == seeds  # in the end all rows stand there
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

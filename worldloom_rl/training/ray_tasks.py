@@ -19,8 +19,8 @@ Parameters = ParamSpec("Parameters")
 _RETRIES = 5  # of a call whose process died
 _PATIENCE = 10.0  # seconds for processes to end that were told to
 _STORE = 80 * 2**20  # bytes of shared memory, nearly Ray's least: results are a few texts
-# Without the last, Ray looks for an address by which other machines reach this one, and listens there.
 _ANYWHERE = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# Without it, Ray looks for an address by which other machines reach this one, and listens there.
 _HERE = {**_ANYWHERE, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
@@ -99,6 +99,24 @@ def cluster(address: str | None) -> Iterator[Cluster]:
     """
     prepare(address)
     ray = require("ray", extra="ray", why="Sweeps run on Ray")
+    before = _descendants(os.getpid())
+    started: set[int] = set()
+    try:
+        _init(ray, address)
+        started = _descendants(os.getpid()) - before if address is None else set()
+        yield Cluster(ray, address)
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # Ray's own handler took it
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        started = started.union(*map(_descendants, started))
+        with suppress(RuntimeError):
+            ray.shutdown()
+        _end(started)
+
+
+def _init(ray: ModuleType, address: str | None) -> None:
     own = {"include_dashboard": False, "object_store_memory": _STORE} if address is None else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
@@ -110,19 +128,12 @@ def cluster(address: str | None) -> Iterator[Cluster]:
             else "Start one (ray start --head), or leave --address out."
         )
         raise OSError(f"Ray could not be {'reached' if address else 'started'}: {told}. {remedy}") from error
-    try:
-        at = str(ray.util.get_node_ip_address())
-        if address is None and not at.startswith("127."):
-            raise OSError(
-                f"Ray would listen on {at}, where other machines reach it; start one yourself where that is safe "
-                "(ray start --head), and give --address auto."
-            )
-        yield Cluster(ray, address)
-    finally:
-        started = _descendants(os.getpid()) if address is None else set()
-        with suppress(RuntimeError):
-            ray.shutdown()
-        _end(started)
+    at = str(ray.util.get_node_ip_address())
+    if address is None and not at.startswith("127."):
+        raise OSError(
+            f"Ray would listen on {at}, where other machines reach it; start one yourself where that is safe (ray "
+            "start --head), and give --address auto."
+        )
 
 
 def _descendants(process: int) -> set[int]:

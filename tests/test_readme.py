@@ -152,6 +152,16 @@ def test_every_measured_number_occurs_in_the_result_file_that_its_row_names(row:
             assert any(round(value, decimals) == number for value in known[seed]), f"{text} is not in {files[seed]}"
 
 
+def test_the_rates_of_the_how_to_follow_from_its_times() -> None:
+    lines = [line for line in HOW_TOS.read_text().splitlines() if re.match(r"\| (TD-MPC2|DreamerV3) ", line)]
+    assert len(lines) == 4
+    for line in lines:
+        acting, more, env, update, share, *rates = map(float, line.strip("| ").split("|")[1:])
+        rounds = [acting + (count - 1) * more + count * (env + share * update) for count in (1, 16)]
+        expected = [1000 / rounds[0], 16_000 / rounds[1], 1000 / (share * update)]
+        assert rates == [round(rate) for rate in expected]
+
+
 @pytest.mark.parametrize("page", [README, LEARNING, SPEED], ids=lambda page: page.parent.name)
 def test_no_measured_result_is_written_outside_the_tables(page: Path) -> None:
     prose = " ".join(line for line in measured(page).splitlines() if not line.startswith("|"))

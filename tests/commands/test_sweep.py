@@ -16,6 +16,7 @@ import pytest
 from worldloom_rl import cli, extras
 from worldloom_rl.commands import sweep, sweep_work
 from worldloom_rl.commands.sweep_table import Outcome, Row
+from worldloom_rl.recipes.options import JEPARunConfig, TDMPC2RunConfig
 from worldloom_rl.report.run_progress import RunProgress, read_progress
 from worldloom_rl.training.owner import Owner
 from worldloom_rl.training.ray_tasks import Lost
@@ -204,6 +205,18 @@ def test_a_sweep_is_not_begun_inside_a_run(here: Path, tasks: InProcess, capsys:
         patch.setattr("sys.path", [path for path in __import__("sys").path if path])
         assert status("--env", "Pendulum-v1") == 2
     assert "start a sweep elsewhere" in capsys.readouterr().err
+
+
+def test_a_run_is_named_by_what_is_learned_wherever_its_name_has_signs_that_a_path_has_not() -> None:
+    told = sweep._SweptTDMPC2(tasks=("dmc:cup-catch", "dmc:finger-spin"))
+    options = sweep.SweepOptions(directory=Path("d"), seeds=(4,), presets=("1m",))
+    (name,) = sweep.runs_of("tdmpc2", TDMPC2RunConfig, told, options)
+    assert name == "tdmpc2-cup-catch+finger-spin-1m-seed4"
+    jepa = sweep._SweptJEPA(data="minari:a/b-v0", steps=7)
+    (name, config), *_ = sweep.runs_of("jepa", JEPARunConfig, jepa, options).items()
+    assert name == "jepa-minari-a-b-v0-1m-seed4"
+    assert (config.preset, config.seed, config.steps) == ("1m", 4, 7)
+    assert config.run_directory == str(Path("d").absolute() / name)
 
 
 # ------------------------------------------------------------------ progress

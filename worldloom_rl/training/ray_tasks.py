@@ -169,4 +169,5 @@ def _lost(error: Exception) -> str:
     kind = type(error).__name__
     if kind in ("WorkerCrashedError", "LocalRayletDiedError", "NodeDiedError", "ActorDiedError"):
         return f"its process died {_RETRIES + 1} times, killed or out of memory; the next call goes on"
-    return f"{kind}: {' '.join(str(error).split())[:300]}"
+    cause = getattr(error, "cause", None) or error  # of what the call itself raised, without the traceback in Ray's
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

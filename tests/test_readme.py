@@ -76,7 +76,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_a_command_exists_and_has_the_flags_that_it_is_given(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, name, *rest = command.split()
-    given = [name, *rest[:1]] if name in ("train", "import") else [name]
+    given = [name, *rest[:1]] if name in ("train", "sweep", "import") else [name]
     with pytest.raises(SystemExit) as ended:
         main([*given, "--help"])
     assert ended.value.code in (0, None)
@@ -150,6 +150,16 @@ def test_every_measured_number_occurs_in_the_result_file_that_its_row_names(row:
             number = float(text.replace("−", "-").replace(",", ""))
             seed = place if len(files) > 1 else 0
             assert any(round(value, decimals) == number for value in known[seed]), f"{text} is not in {files[seed]}"
+
+
+def test_the_rates_of_the_how_to_follow_from_its_times() -> None:
+    lines = [line for line in HOW_TOS.read_text().splitlines() if re.match(r"\| (TD-MPC2|DreamerV3) ", line)]
+    assert len(lines) == 4
+    for line in lines:
+        acting, more, env, update, share, *rates = map(float, line.strip("| ").split("|")[1:])
+        rounds = [acting + (count - 1) * more + count * (env + share * update) for count in (1, 16)]
+        expected = [1000 / rounds[0], 16_000 / rounds[1], 1000 / (share * update)]
+        assert rates == [round(rate) for rate in expected]
 
 
 @pytest.mark.parametrize("page", [README, LEARNING, SPEED], ids=lambda page: page.parent.name)

@@ -1,4 +1,4 @@
-"""The command line: worldloom check | train | resume | eval | imagine | report | compare | list | import."""
+"""The command line: worldloom check | train | sweep | resume | eval | imagine | report | compare | list | import."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, im
 from worldloom_rl.commands.list_models import list_models
 from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
+from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
 from worldloom_rl.commands.train import train_dreamerv3, train_jepa, train_tdmpc2, train_tokens
 
 _TRAIN = SubcommandApp()
@@ -29,6 +30,12 @@ _TRAIN.command(name="dreamerv3")(train_dreamerv3)
 _TRAIN.command(name="jepa")(train_jepa)
 _TRAIN.command(name="tdmpc2")(train_tdmpc2)
 _TRAIN.command(name="tokens")(train_tokens)
+
+_SWEEP = SubcommandApp()
+_SWEEP.command(name="dreamerv3")(sweep_dreamerv3)
+_SWEEP.command(name="jepa")(sweep_jepa)
+_SWEEP.command(name="tdmpc2")(sweep_tdmpc2)
+_SWEEP.command(name="tokens")(sweep_tokens)
 
 _IMPORT = SubcommandApp()
 _IMPORT.command(name="dreamerv3")(import_dreamerv3)
@@ -39,6 +46,7 @@ _IMPORT.command(name="vjepa2")(import_vjepa2)
 _WORLDLOOM = SubcommandApp()
 _WORLDLOOM.command(name="check")(check)
 _WORLDLOOM.command(_TRAIN, name="train", help="Train a world model: dreamerv3, jepa, tdmpc2 or tokens.")
+_WORLDLOOM.command(_SWEEP, name="sweep", help="Train over environments, presets and seeds, by the same families.")
 _WORLDLOOM.command(name="resume")(resume)
 _WORLDLOOM.command(name="eval")(evaluate)
 _WORLDLOOM.command(name="imagine")(imagine)

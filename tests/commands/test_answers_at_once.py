@@ -16,12 +16,12 @@ from worldloom_rl.recipes import dreamerv3, jepa, tdmpc2, tokens
 LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
 
 FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
-COMMANDS = ("check", "train", "resume", "eval", "imagine", "report", "compare", "list", "import")
+COMMANDS = ("check", "train", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import")
 HELP = [
     [],
     ["--help"],
     *([command, "--help"] for command in COMMANDS),
-    *(["train", family, "--help"] for family in FAMILIES),
+    *([command, family, "--help"] for command in ("train", "sweep") for family in FAMILIES),
     *(["import", family, "--help"] for family in ("dreamerv3", "tdmpc2", "vjepa2")),
 ]
 REFUSED = [
@@ -42,6 +42,18 @@ REFUSED = [
     (["train", "dreamerv3", "--env", "Pendulum-v1", "--target-return", "inf"], "--target-return must be a number or"),
     (["train", "tdmpc2", "--env", "Pendulum-v1", "--num-envs", f"{10**400}"], "--num-envs must be a whole number in"),
     (["train", "tdmpc2", "--env", "Pendulum-v1", "--seed", "-1"], "--seed must be a whole number in [0, 2147483647]"),
+    (["sweep", "dreamerv3", "--directory", "d"], "worldloom: A sweep needs environments: --envs"),
+    (["sweep", "tdmpc2", "--directory", "d"], "worldloom: TD-MPC2 learns one environment (--env) or several (--tasks)"),
+    (["sweep", "tdmpc2", "--env", "Pendulum-v1"], "--directory"),
+    (["sweep", "tdmpc2", "--env", "A-v1", "--directory", "d", "--seeds", "7", "7"], "--seeds must name each only once"),
+    (
+        ["sweep", "tokens", "--env", "A-v1", "--directory", "d", "--seeds", "-1"],
+        "--seed must be a whole number in [0, ",
+    ),
+    (["sweep", "jepa", "--env", "A-v1", "--directory", "d", "--steps", "0"], "--steps must be a whole number in [1, "),
+    (["sweep", "jepa", "--env", "A-v1", "--directory", "d", "--cpus", "0"], "--cpus must be a number in [0.01, 1024]"),
+    (["sweep", "jepa", "--env", "A-v1", "--directory", "d", "--device", "cuda"], "needs a share of a GPU for each run"),
+    (["sweep", "tdmpc2", "--envs", "a:b", "a-b", "--directory", "d"], "would both be tdmpc2-a-b-tiny-seed0 in d"),
     (["check", "Pendulum-v1", "--time-limit", "0"], "--time-limit must be a whole number in [1, 1000000000], got 0."),
     (["check", "Pendulum-v1", "--action-repeat", "-2"], "--action-repeat must be a whole number in [1, 1000], got -2."),
     (["eval", "run", "--seeds", "0", "-3"], "--seeds must be a whole number in [0, 2147483647], got -3."),
@@ -150,9 +162,10 @@ def test_the_list_of_models_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("recipe", [dreamerv3, jepa, tdmpc2, tokens], ids=FAMILIES)
 def test_help_tells_of_every_option_of_a_recipe(recipe: object, answers: dict[tuple[str, ...], Answer]) -> None:
     name, config = recipe.RECIPE.name, recipe.Config  # type: ignore[attr-defined]
-    out = answers["train", name, "--help"].out
+    told, swept = (answers[command, name, "--help"].out for command in ("train", "sweep"))
     for field in dataclasses.fields(config):
-        assert f"--{field.name.replace('_', '-')}" in out
+        assert f"--{field.name.replace('_', '-')}" in told
+        assert f"--{field.name.replace('_', '-').replace('run-directory', 'directory')}" in swept
 
 
 def test_a_reader_that_has_read_enough_ends_a_command_quietly() -> None:

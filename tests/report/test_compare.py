@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from worldloom_rl import cli
 from worldloom_rl.report.compare import draw_comparison
 from worldloom_rl.report.run_results import RunResult, group_runs, read_result
+from worldloom_rl.report.sweep_page import runs_in
 from worldloom_rl.training.published_curves import Point, published_curve
 
 RESULTS = Path(__file__).parents[1] / "learning" / "results"
@@ -195,11 +197,12 @@ def test_mistakes_end_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixt
     running.mkdir()
     (running / "config.json").write_text("{}")
     (tmp_path / "text.json").write_text("no JSON")
+    (tmp_path / "empty").mkdir()
     pendulum, cartpole = (str(RESULTS / f"dreamerv3-{task}-seed0.json") for task in ("pendulum", "cartpole"))
     mistakes = {
         (str(running),): f"worldloom resume {running}",
         (str(tmp_path / "nowhere"),): "neither a run directory nor",
-        (str(tmp_path),): "neither a run directory nor",
+        (str(tmp_path / "empty"),): "neither a run directory nor",
         (str(tmp_path / "text.json"),): "is not the result.json",
         (str(RESULTS / "benchmark-replay.json"),): "is not the result.json",
         (pendulum, cartpole): "no common axis: Pendulum-v1; CartPole-v1",
@@ -235,3 +238,67 @@ def test_updates_and_environment_steps_have_no_common_axis(tmp_path: Path) -> No
     mixed = [read_result(counted_in_updates(tmp_path / "a.json")), read_result(written(tmp_path / "b.json"))]
     with pytest.raises(ValueError, match="have no common axis"):
         group_runs(mixed)
+
+
+# ------------------------------------------------------------------ the runs of a directory on one page
+
+
+def swept(directory: Path) -> Path:
+    """Runs on two tasks, one that is not finished, one without returns, and what is no run."""
+    for name, changes in (
+        ("a0", {"seed": 0}),
+        ("a1", {"seed": 1, "final_returns": [4.0, 6.0]}),
+        ("b0", {"seed": 0, "preset": "1m"}),
+        ("c0", {"seed": 0, "env": "dmc:finger-spin"}),
+        ("d0", {"seed": 0}),
+        ("e<0", {"seed": 0}),
+    ):
+        (directory / name).mkdir(parents=True)
+        finals = changes.pop("final_returns", [3.0, 5.0])
+        result = json.loads(written(directory / name / "result.json", **{"steps": 100, **changes}).read_text())  # type: ignore[arg-type]
+        result |= {"final_returns": finals, "training_seconds": 90.0, "final_mean_return": 5.0}
+        (directory / name / "config.json").write_text(json.dumps({"recipe": "tdmpc2", "config": result["config"]}))
+        (directory / name / "result.json").write_text(json.dumps(result))
+    (directory / "d0" / "result.json").unlink()
+    result = json.loads((directory / "e<0" / "result.json").read_text())
+    result |= {"final_returns": [], "final_mean_return": None}
+    result["evaluations"] = [{"agent_steps": 100, "returns": [], "statistics": {"prediction error": 0.5}}]
+    (directory / "e<0" / "result.json").write_text(json.dumps(result))
+    (directory / "a0.log").touch()
+    (directory / "notes").mkdir()
+    return directory
+
+
+def test_the_runs_of_a_directory_make_one_page_with_a_row_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = swept(tmp_path / "a sweep")
+    cli.main(["compare", str(directory)])
+    printed = capsys.readouterr().out
+    assert "dmc:cup-catch" in printed
+    assert "dmc:finger-spin" in printed
+    page = (directory / "compare.html").read_text()
+    assert page.count("<img ") == 2  # a picture for each task
+    assert "<h1>a sweep: 4 of 6 runs finished</h1>" in page
+    rows = [
+        re.sub("<[^>]+>", "|", row) for row in page.split("<h2>Runs</h2>")[1].split("</table>")[0].split("<tr>")[2:]
+    ]
+    cells = [[cell for cell in row.split("|") if cell.strip()] for row in rows]
+    assert [row[:2] for row in cells] == [
+        ["a0", "finished"], ["a1", "finished"], ["b0", "finished"], ["c0", "finished"], ["d0", "not finished"],
+        ["e&lt;0", "not comparable"],
+    ]  # fmt: skip
+    assert cells[0] == ["a0", "finished", "100 of 100", "4.000", "4.000", "1.5"]
+    assert "judged by [&#x27;prediction error&#x27;]" in cells[5][-1]
+    assert '<a href="../a%20sweep/a0.log">' in page or '<a href="a0.log">' in page
+    # IQM of 3, 5, 4, 6 without the lowest and the highest
+    assert "<td>4.500<br>[" in page.replace(",", "")
+    assert "goes on by the sweep&#x27;s command" in page
+
+
+def test_a_page_is_written_where_it_is_asked_for_and_a_directory_without_runs_is_none(tmp_path: Path) -> None:
+    directory = swept(tmp_path / "runs")
+    cli.main(["compare", str(directory), "--output", str(tmp_path / "page.html")])
+    assert '<a href="runs/a0.log">' in (tmp_path / "page.html").read_text()
+    assert not (directory / "compare.html").exists()
+    assert runs_in(directory / "a0") == runs_in(directory / "notes") == runs_in(tmp_path / "nowhere") == []

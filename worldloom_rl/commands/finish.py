@@ -14,6 +14,13 @@ from worldloom_rl.report.examination import VALUE_HEADS
 from worldloom_rl.training import loop
 from worldloom_rl.training.run_directory import CURVE_FILE, IMAGINATION_FILE, RESULT_FILE
 
+_CARD = "README.md"
+
+
+def is_told(path: Path) -> bool:
+    """Whether `finish_run` came to its end here."""
+    return (path / _CARD).exists()
+
 
 def finish_run(path: Path) -> None:
     """Draw what the trained model foresees, write the model card, and say where to look and what to do next."""
@@ -26,7 +33,7 @@ def finish_run(path: Path) -> None:
     result = json.loads((path / RESULT_FILE).read_text())
     played = result if result["final_returns"] else None
     card = model_card(str(path), json.loads((model / "config.json").read_text()), result["parameters"], played)
-    write_text(path / "README.md", card)
+    write_text(path / _CARD, card)
     nexts = [
         (typed("eval", path), "play more episodes, with an interval" if played else "measure its predictions again"),
         (typed("imagine", path), "draw what it foresees in another episode (--seed 1)"),

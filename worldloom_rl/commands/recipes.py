@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from worldloom_rl.training.options import RunConfig
     from worldloom_rl.training.recipe import AnyRecipe
 
 RECIPES = {
@@ -25,3 +26,9 @@ def find_recipe(name: str) -> AnyRecipe:
         raise ValueError(f"There is no recipe {name!r}; known are {sorted(RECIPES)}.")
     recipe: AnyRecipe = importlib.import_module(RECIPES[name]).RECIPE
     return recipe
+
+
+def recipe_for(family: str, config: RunConfig) -> AnyRecipe:
+    """The recipe by which a family learns what the configuration asks for: one of its own may take recorded data."""
+    offline = f"{family}-offline"
+    return find_recipe(offline if getattr(config, "data", ()) and offline in RECIPES else family)

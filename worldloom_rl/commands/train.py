@@ -1,8 +1,9 @@
-"""`worldloom train`: a recipe from its start, then what the model foresees, its card, and what to do next."""
+"""`worldloom train`: a recipe from its start, or on; then what the model foresees, its card, and what to do next."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -15,7 +16,15 @@ from worldloom_rl.recipes.options import (
 )
 
 if TYPE_CHECKING:
-    from worldloom_rl.training.run_directory import RunDirectory
+    from worldloom_rl.training.options import RunConfig
+
+_GoOn = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="begin the run, go on with it where it was cut off, or say that it is finished: the same command, again "
+        "and again, for schedulers; needs --run-directory"
+    ),
+]
 
 
 class _TypedDreamerV3(Unchecked, DreamerV3RunConfig):
@@ -34,39 +43,42 @@ class _TypedTokens(Unchecked, TokensRunConfig):
     __doc__ = TokensRunConfig.__doc__
 
 
-def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3]) -> None:
+def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3], go_on: _GoOn = False) -> None:
     """Train DreamerV3 on an environment, or on recorded data of it, into a new run directory."""
-    told = checked(DreamerV3RunConfig, config)
-    from worldloom_rl.recipes import dreamerv3, dreamerv3_offline
-
-    _finish((dreamerv3_offline if told.data else dreamerv3).train(told))
+    train_family("dreamerv3", checked(DreamerV3RunConfig, config), go_on=go_on)
 
 
-def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA]) -> None:
+def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA], go_on: _GoOn = False) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
-    told = checked(JEPARunConfig, config)
-    from worldloom_rl.recipes import jepa
-
-    _finish(jepa.train(told))
+    train_family("jepa", checked(JEPARunConfig, config), go_on=go_on)
 
 
-def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2]) -> None:
+def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2], go_on: _GoOn = False) -> None:
     """Train TD-MPC2 on one environment or several tasks, or on recorded data of them, into a new run directory."""
-    told = checked(TDMPC2RunConfig, config)
-    from worldloom_rl.recipes import tdmpc2, tdmpc2_offline
-
-    _finish((tdmpc2_offline if told.data else tdmpc2).train(told))
+    train_family("tdmpc2", checked(TDMPC2RunConfig, config), go_on=go_on)
 
 
-def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens]) -> None:
+def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens], go_on: _GoOn = False) -> None:
     """Train a token world model on an environment of images, or on recorded data of it, into a new run directory."""
-    told = checked(TokensRunConfig, config)
-    from worldloom_rl.recipes import tokens, tokens_offline
-
-    _finish((tokens_offline if told.data else tokens).train(told))
+    train_family("tokens", checked(TokensRunConfig, config), go_on=go_on)
 
 
-def _finish(run: RunDirectory) -> None:
-    from worldloom_rl.commands.finish import finish_run
+def train_family(family: str, config: RunConfig, *, go_on: bool) -> None:
+    """A run of a family as it was told, and what it leaves for a person.
 
-    finish_run(run.path)
+    Args:
+        go_on: it may have been begun, or finished, before.
+    """
+    from worldloom_rl.commands.console import say
+    from worldloom_rl.commands.finish import finish_run, is_told
+    from worldloom_rl.commands.recipes import recipe_for
+    from worldloom_rl.training import loop
+    from worldloom_rl.training.train_or_resume import is_finished, train_or_resume
+
+    recipe = recipe_for(family, config)
+    if not go_on:
+        finish_run(loop.train(recipe, config).path)
+    elif is_finished(recipe, config) and is_told(Path(config.run_directory or "")):
+        say(f"{config.run_directory} is finished: {config.steps} {recipe.clock.unit}, nothing is left to do.")
+    else:
+        finish_run(train_or_resume(recipe, config).path)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Group
@@ -21,22 +23,29 @@ from worldloom_rl.training.published_curves import PublishedCurve
 
 def comparison_table(groups: Sequence[RunGroup]) -> Group:
     """A row for each group: runs, steps, mean and interquartile mean of the final episodes, the official score."""
-    officials = [group.official for group in groups]
+    headings, rows, note = comparison_texts(groups)
     table = Table(title=Text(groups[0].runs[0].task), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", min_width=10)
-    headings = ["runs,\nseeds", "steps of agent,\nenvironment", "mean", "IQM,\n95 % interval"]
-    for heading in headings + ["official,\n[seeds' range]"] * any(officials):
+    for heading in headings[1:]:
         table.add_column(Text(heading), justify="right", no_wrap=True)
-    for group, official in zip(groups, officials, strict=True):
-        table.add_row(*(Text(cell) for cell in _cells(group, official)))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return Group(table, Text(note))
+
+
+def comparison_texts(groups: Sequence[RunGroup]) -> tuple[list[str], list[list[str]], str]:
+    """The headings and rows of `comparison_table`, and how to read them."""
+    officials = [group.official for group in groups]
+    headings = ["", "runs,\nseeds", "steps of agent,\nenvironment", "mean", "IQM,\n95 % interval"]
     note = (
         "IQM: interquartile mean of the last evaluation's episodes, all runs together. The interval draws episodes "
         "anew within each run (stratified bootstrap); it does not tell what other seeds would have scored."
     )
     if any(officials):
+        headings.append("official,\n[seeds' range]")
         names = dict.fromkeys(str(official) for official in officials if official)
         note += f" Official: published by the authors ({'; '.join(names)}), read off the line between two points."
-    return Group(table, Text(note))
+    return headings, [_cells(group, official) for group, official in zip(groups, officials, strict=True)], note
 
 
 def _cells(group: RunGroup, official: PublishedCurve | None) -> list[str]:
@@ -67,21 +76,32 @@ def _official_text(official: PublishedCurve, steps: int) -> str:
 
 
 def draw_comparison(file: Path, groups: Sequence[RunGroup]) -> None:
-    """Write a picture: left the learning curves, right the share of final episodes above each score."""
-    figure = Figure(figsize=(11.0, 4.8), layout="constrained")
+    """Write the picture of `comparison_figure`."""
+    write_picture(file, comparison_figure(groups), dpi=120)
+
+
+def comparison_figure(groups: Sequence[RunGroup]) -> Figure:
+    """Learning curves, interquartile means with their intervals, and the share of final episodes above each score."""
+    figure = Figure(figsize=(13.0, 5.0), layout="constrained")
     figure.suptitle(groups[0].runs[0].task, parse_math=False)
-    curves, profiles = figure.subplots(1, 2)
+    curves, means, profiles = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.2))
     _draw_curves(curves, groups)
+    _draw_means(means, groups)
     _draw_profiles(profiles, groups)
     handles, labels = curves.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    write_picture(file, figure, dpi=120)
+    return figure
+
+
+def _color(number: int) -> str:
+    """Of a group, the same in each panel."""
+    return to_hex(colormaps["tab20" if number >= 10 else "tab10"](number % 20))
 
 
 def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
     drawn: set[PublishedCurve] = set()
     for number, group in enumerate(groups):
-        color = f"C{number}"
+        color = _color(number)
         steps, means = group.curve()
         runs = f"{len(means)} runs" if len(means) > 1 else "1 run"
         axes.plot(steps, means.mean(0), marker="o", markersize=4, color=color, label=f"{group.label} ({runs})")
@@ -92,12 +112,24 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
         if official is None or official in drawn:
             continue
         drawn.add(official)
-        draw_published(axes, official, last, color=f"C{number}")
-    axes.set_title("Learning curves: mean of runs, band from lowest to highest", fontsize=10)
+        draw_published(axes, official, last, color=_color(number))
+    axes.set_title("Mean of runs, band from lowest to highest", fontsize=10)
     clock = groups[0].runs[0].clock
     axes.set(xlabel="environment steps" if clock == "agent_steps" else clock, ylabel="mean episode return")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=6)  # so that millions have room
+
+
+def _draw_means(axes: Axes, groups: Sequence[RunGroup]) -> None:
+    for number, group in enumerate(groups):
+        low, high = bootstrap_interval(group.strata)
+        means = [float(np.mean(scores)) for scores in group.strata]
+        axes.plot(means, [number] * len(means), "|", markersize=12, color=_color(number), alpha=0.6)
+        axes.plot([low, high], [number, number], linewidth=7, alpha=0.3, color=_color(number), solid_capstyle="butt")
+        axes.plot([interquartile_mean(group.final_returns)], [number], "o", color=_color(number))
+    axes.set_title("IQM, 95 % interval, mean of each run (|)", fontsize=10)
+    axes.set(xlabel="episode return", yticks=[], ylim=(len(groups) - 0.4, -0.6))  # the first on top
+    axes.locator_params(axis="x", nbins=5)
 
 
 def _draw_profiles(axes: Axes, groups: Sequence[RunGroup]) -> None:
@@ -105,6 +137,6 @@ def _draw_profiles(axes: Axes, groups: Sequence[RunGroup]) -> None:
     margin = 0.05 * (scores[-1] - scores[0]) or 1.0
     thresholds = [scores[0] - margin, *scores, scores[-1] + margin]
     for number, group in enumerate(groups):
-        axes.step(thresholds, share_above(group.final_returns, thresholds), where="post", color=f"C{number}")
-    axes.set_title("Last evaluation: distribution of episode returns", fontsize=10)
-    axes.set(xlabel="episode return", ylabel="share of episodes above", ylim=(-0.03, 1.03))
+        axes.step(thresholds, share_above(group.final_returns, thresholds), where="post", color=_color(number))
+    axes.set_title("Last evaluation: share of episodes above", fontsize=10)
+    axes.set(xlabel="episode return", ylabel="share of episodes", ylim=(-0.03, 1.03))

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from worldloom_rl.atomic import write_text
 from worldloom_rl.report.agreement import by_step, imagined_returns
 from worldloom_rl.report.model_findings import Finding, verdict_text
 from worldloom_rl.report.model_report import Evidence
 from worldloom_rl.report.model_report_figures import draw_figures
+from worldloom_rl.report.page import page, picture
 
 _COLORS = {"sound": "#2e7d32", "weak": "#b26a00", "at fault": "#c62828", "not judged": "#5f6368"}
 _SHOWN = (1, 2, 3, 5, 10, 15, 20, 30, 50)  # steps in the table
-_STYLE = """
-body { font-family: system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #202124; }
-table { border-collapse: collapse; width: 100%; }
-td, th { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid #dadce0; }
-td:first-child, td:nth-child(2) { white-space: nowrap; }
-.facts td:nth-child(2) { white-space: normal; }
-.numbers { font-size: .85rem; }
-.verdict { font-size: 1.15rem; font-weight: 600; }
-img { max-width: 100%; }
-figure { margin: 1.5rem 0; }
-figcaption { color: #5f6368; }
-"""
 
 
 def write_report(
@@ -55,16 +40,11 @@ def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findin
         f"</td><td>{text(finding.text)}</td></tr>"
         for finding in findings
     )
-    figures = "\n".join(
-        f'<figure><img alt="{text(name)}" src="data:image/png;base64,{_png(figure)}">'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
-        for name, caption, figure in draw_figures(evidence)
-    )
+    figures = "\n".join(picture(*drawn) for drawn in draw_figures(evidence))
     known = "\n".join(f"<tr><td>{text(name)}</td><td>{text(fact)}</td></tr>" for name, fact in facts.items())
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{text(title)}</h1>
-<p class="verdict">{text(verdict_text(findings))}</p>
+    return page(
+        title,
+        f"""<p class="verdict">{text(verdict_text(findings))}</p>
 <table><tr><th>part</th><th>verdict</th><th>what was found</th></tr>
 {rows}</table>
 <p>Each head is asked about latents of observations that the model saw, so that wrong dynamics are not blamed on it.</p>
@@ -72,9 +52,8 @@ def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findin
 <h2>By steps imagined</h2>
 <table class="numbers">{_horizon_table(evidence)}</table>
 <h2>How it was measured</h2>
-<table class="facts">{known}</table>
-</body></html>
-"""
+<table class="facts">{known}</table>""",
+    )
 
 
 def _horizon_table(evidence: Evidence) -> str:
@@ -97,9 +76,3 @@ def _horizon_table(evidence: Evidence) -> str:
         for k in shown
     )
     return f"<tr>{head}</tr>{''.join(body)}"
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -31,6 +31,7 @@ class RunResult:
         steps: environment steps before each evaluation, the last one included; gradient updates if `clock` says so.
         returns: per-episode returns of each evaluation.
         final_returns: those of the last one.
+        training_seconds: without evaluations; 0 if it does not say.
     """
 
     file: Path
@@ -42,6 +43,7 @@ class RunResult:
     returns: tuple[tuple[float, ...], ...]
     final_returns: tuple[float, ...]
     clock: str = "agent_steps"
+    training_seconds: float = 0.0
 
     @property
     def task(self) -> str:
@@ -128,6 +130,7 @@ def read_result(path: Path) -> RunResult:
             returns=tuple(tuple(entry["returns"]) for entry in data["evaluations"]),
             final_returns=tuple(data["final_returns"]),
             clock=clock,
+            training_seconds=float(data.get("training_seconds", 0.0)),
         )
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not the {RESULT_FILE} that 'worldloom train' writes ({error!r}).") from error

@@ -87,6 +87,30 @@ class RunDirectory:
             "go on from. Remove it, or choose another."
         )
 
+    def holds_a_run(self) -> bool:
+        """Whether a run began here, or something that is none stands in its place."""
+        return (self.path / CONFIG_FILE).exists()
+
+    def is_finished(self, steps: int) -> bool:
+        """Whether the result is here of a run of so many steps, as its configuration counts them."""
+        file = self.path / RESULT_FILE
+        try:
+            return file.is_file() and read_json(file)["config"]["steps"] == steps
+        except (ValueError, LookupError, TypeError):
+            return False
+
+    def start_over(self) -> None:
+        """Removes what a run wrote that ended before its first checkpoint, so that it can begin anew.
+
+        Raises BlockingIOError if another process works on it.
+        """
+        if not self.holds_a_run():
+            return
+        with self.owned():
+            self.checkpoints.clean()
+            self.logs.remove()
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)  # last: without it, this is no run any more
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does."""

@@ -86,6 +86,11 @@ class RunLogs:
         for step, name, value in sorted(kept, key=lambda row: row[0]):
             _log(self._tensorboard(), {name: value}, step)
 
+    def remove(self) -> None:
+        """Takes back all that was logged."""
+        shutil.rmtree(self._logs, ignore_errors=True)
+        (self.run / METRICS_FILE).unlink(missing_ok=True)
+
     def _tensorboard(self) -> list[Logger]:
         """TensorBoard's logger, the same until `close`."""
         if not self._loggers:

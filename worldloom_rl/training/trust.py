@@ -38,7 +38,16 @@ _in_this_process: set[str] = set()  # where no file can be written
 
 def remember(run: Path, config: Mapping[str, Json]) -> None:
     """From now on, runs may import what this one does, from the same files."""
-    entries = [_entry(name, places) for name, places in _wanted(run, config).items()]
+    _remember(_wanted(run, config))
+
+
+def remember_modules(config: Mapping[str, Json]) -> None:
+    """From now on, runs may import the modules that this configuration names, which this user told us."""
+    _remember(_imported(config))
+
+
+def _remember(wanted: Mapping[str, Places]) -> None:
+    entries = [_entry(name, places) for name, places in wanted.items()]
     _in_this_process.update(entries)
     new = [entry for entry in entries if entry not in _remembered()]
     if new:
@@ -80,18 +89,24 @@ def _refuse_inside(run: Path, wanted: Mapping[str, Places]) -> None:
 
 def _wanted(run: Path, config: Mapping[str, Json]) -> dict[str, Places]:
     """Modules with the files that importing them runs, and links that lead out of the run with where they lead."""
-    wanted: dict[str, Places] = {}
+    wanted = _imported(config)
+    for link in _links(run):
+        if not link.resolve().is_relative_to(run.resolve()):
+            wanted[str(link.absolute())] = [str(link.resolve())]
+    return wanted
+
+
+def _imported(config: Mapping[str, Json]) -> dict[str, Places]:
+    """The modules that a configuration names, with the files that importing them runs."""
+    found: dict[str, Places] = {}
     for field, value in config.items():
         if field.startswith(_NAMING):
             for text in _texts(value):
                 for module in _modules(text):
                     places = _places(module)
                     if places and module.partition(".")[0] != "worldloom_rl":
-                        wanted[module] = places
-    for link in _links(run):
-        if not link.resolve().is_relative_to(run.resolve()):
-            wanted[str(link.absolute())] = [str(link.resolve())]
-    return wanted
+                        found[module] = places
+    return found
 
 
 def _texts(value: Json) -> Iterator[str]:

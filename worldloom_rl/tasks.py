@@ -103,6 +103,11 @@ def published_tasks(names: Sequence[str]) -> TaskSet:
     )
 
 
+def is_metaworld(name: str) -> bool:
+    """Whether a task is one of Meta-World's, which are judged by success."""
+    return plain_name(name).startswith(_MW)
+
+
 def environment_name(name: str) -> str:
     """What `make_env` calls a task of the published lists; every other name as it is.
 

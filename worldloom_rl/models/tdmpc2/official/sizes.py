@@ -112,11 +112,11 @@ def _check_named(named: TaskSet, action_dims: tuple[int, ...], width: int, given
     if len(named) != len(action_dims):
         found = f"has {len(action_dims)} tasks" if action_dims else "is of one task, without an embedding"
         raise ValueError(f"tasks {told}: {len(named)} tasks are named, but the checkpoint {found}.")
-    for name, known, found in zip(named.names, named.action_widths, action_dims, strict=True):
-        if known != found:
+    for name, known, counted in zip(named.names, named.action_widths, action_dims, strict=True):
+        if known != counted:
             raise ValueError(
-                f"tasks {told}: {name!r} takes {known} actions, but the checkpoint's task of that number {found}; name "
-                "the tasks in its order."
+                f"tasks {told}: {name!r} takes {known} actions, but that task of the checkpoint {counted}; name the "
+                "tasks in its order."
             )
     if named.observation_width != width:
         raise ValueError(

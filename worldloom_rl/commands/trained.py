@@ -49,8 +49,9 @@ class TrainedRun:
     def task_number(self) -> int:
         """Of the task that is played, 0 where there is one."""
         config = self.config
-        several = isinstance(config, TDMPC2RunConfig) and config.tasks
-        return config.task_set().number(self.played) if several and config.eval_tasks else 0
+        if not isinstance(config, TDMPC2RunConfig) or not config.tasks or not config.eval_tasks:
+            return 0
+        return config.task_set().number(self.played)
 
 
 def open_run(path: Path, *, trust: bool = False) -> tuple[AnyRecipe, RunDirectory]:

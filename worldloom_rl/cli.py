@@ -18,7 +18,7 @@ from worldloom_rl.commands.console import complain
 from worldloom_rl.commands.evaluate import evaluate
 from worldloom_rl.commands.faults import explain
 from worldloom_rl.commands.imagine import imagine
-from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, import_tdmpc2, import_vjepa2
+from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, import_newt, import_tdmpc2, import_vjepa2
 from worldloom_rl.commands.list_models import list_models
 from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
@@ -40,6 +40,7 @@ _SWEEP.command(name="tokens")(sweep_tokens)
 _IMPORT = SubcommandApp()
 _IMPORT.command(name="dreamerv3")(import_dreamerv3)
 _IMPORT.command(name="lewm")(import_lewm)
+_IMPORT.command(name="newt")(import_newt)
 _IMPORT.command(name="tdmpc2")(import_tdmpc2)
 _IMPORT.command(name="vjepa2")(import_vjepa2)
 

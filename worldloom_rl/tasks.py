@@ -88,6 +88,26 @@ def published_task(name: str) -> TaskSet | None:
     return TaskSet((name,), (observed,), (actions,), (_METAWORLD_STEPS if name.startswith(_MW) else _DMC_STEPS,))
 
 
+def published_tasks(names: Sequence[str]) -> TaskSet:
+    """Widths and lengths of tasks of the published lists. Raises ValueError naming one that is in none of them."""
+    known = [published_task(name) for name in names]
+    for name, task in zip(names, known, strict=True):
+        if task is None:
+            raise ValueError(f"{name!r} is no task of {' and '.join(LISTS)}.{did_you_mean(name, _WIDTHS)}")
+    told = [task for task in known if task is not None]
+    return TaskSet(
+        tuple(names),
+        tuple(task.observation_width for task in told),
+        tuple(task.action_width for task in told),
+        tuple(task.episode_lengths[0] for task in told),
+    )
+
+
+def is_metaworld(name: str) -> bool:
+    """Whether a task is one of Meta-World's, which are judged by success."""
+    return plain_name(name).startswith(_MW)
+
+
 def environment_name(name: str) -> str:
     """What `make_env` calls a task of the published lists; every other name as it is.
 

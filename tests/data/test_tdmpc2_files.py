@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,107 @@ def test_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
         file.write_bytes(b"half of a file" if damage == "another file" else b"")
     with pytest.raises(ValueError, match=r"chunk_0\.pt"):
         opened(tmp_path)
+
+
+def written_by_hand(file: Path, change: Callable[[str, bytes], bytes], align: int = 64) -> None:
+    """The archive anew, every record at a multiple of `align`, as torch writes it."""
+    with zipfile.ZipFile(file) as archive:
+        records = [(record.filename, archive.read(record)) for record in archive.infolist()]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in records:
+            record = zipfile.ZipInfo(name)
+            place = archive.fp.tell() + 30 + len(name.encode()) + 4  # type: ignore[union-attr]
+            padding = -place % (align or 1)
+            record.extra = struct.pack("<HH", 0x4246, padding) + bytes(padding) if align else b""
+            archive.writestr(record, change(name, content))
+
+
+def central_headers(content: bytes) -> dict[str, int]:
+    """Where the archive's list tells of each record, by its name without the root."""
+    places, place = {}, content.find(b"PK\x01\x02")
+    while content[place : place + 4] == b"PK\x01\x02":
+        name, extra, comment = struct.unpack("<HHH", content[place + 28 : place + 34])
+        places[content[place + 46 : place + 46 + name].decode().partition("/")[2]] = place
+        place += 46 + name + extra + comment
+    return places
+
+
+def in_pickle(spoil: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda file: written_by_hand(file, lambda name, old: spoil(old) if name.endswith("data.pkl") else old)
+
+
+def in_list(spoil: Callable[[bytearray, dict[str, int]], None]) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        spoil(content, central_headers(bytes(content)))
+        file.write_bytes(content)
+
+    return change
+
+
+def one_place_for_two(content: bytearray, list_: dict[str, int]) -> None:
+    content[list_["data/3"] + 42 : list_["data/3"] + 46] = content[list_["data/2"] + 42 : list_["data/2"] + 46]
+
+
+def set_in_list(offset: int, value: bytes) -> Callable[[Path], None]:
+    def change(content: bytearray, list_: dict[str, int]) -> None:
+        place = list_["data/0"] + offset
+        content[place : place + len(value)] = value
+
+    return in_list(change)
+
+
+def with_byteorder(order: bytes) -> Callable[[Path], None]:
+    return lambda file: written_by_hand(file, lambda name, old: order if name.endswith("byteorder") else old)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a memo of many entries": (
+        in_pickle(lambda old: old[:2] + b"".join(b"Nr%b0" % struct.pack("<I", n) for n in range(30_000)) + old[2:]),
+        "more than 20,000 operations",
+    ),
+    "lists in lists": (in_pickle(lambda _: b"\x80\x02" + b"]" * 9000 + b"a" * 8999 + b"."), "but list"),
+    "tuples in tuples": (in_pickle(lambda _: b"\x80\x02)" + b"\x85" * 19_000 + b"."), "but tuple"),
+    "a batch of lists in lists": (
+        lambda file: written_by_hand(
+            file,
+            lambda name, _: (
+                (
+                    b"\x80\x02ctensordict._reductions\n_make_td\nctensordict._td\nTensorDict\n}(X\x0b\0\0\0_tensordict}"
+                    b"X\x0b\0\0\0_batch_size" + b"]" * 9000 + b"a" * 8999 + b"u\x86R."
+                )
+                if name.endswith("data.pkl")
+                else _
+            ),
+        ),
+        "its batch is a list",
+    ),
+    "records of another alignment": (lambda file: written_by_hand(file, lambda _, old: old, align=0), "no tensor can"),
+    "numbers of another machine": (with_byteorder(b"big"), "not little-endian"),
+    "an unknown order of bytes": (with_byteorder(b"\xff"), "not little-endian"),
+    "two records in one place": (in_list(one_place_for_two), "share memory"),
+    "a record longer than the file": (set_in_list(20, struct.pack("<II", 2**31, 2**31)), "more than 8 times"),
+    "a record somewhat longer": (set_in_list(20, struct.pack("<II", 9000, 9000)), "cut or damaged"),
+    "a record beyond the end": (set_in_list(42, struct.pack("<I", 2**32 - 9)), "not where it should be"),
+    "an encrypted record": (set_in_list(8, b"\1"), "cut or damaged"),
+    "bytes before it": (lambda file: file.write_bytes(b"M" * 1001 + file.read_bytes()) and None, r"chunk_0\.pt"),
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_hostile_file_is_refused_by_name_at_once(how: str, tmp_path: Path) -> None:
+    change, message = HOSTILE[how]
+    file = write(tmp_path, chunk())
+    change(file)
+    with pytest.raises(ValueError, match=message) as raised:
+        opened(tmp_path)
+    assert "chunk_0.pt" in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_records_may_have_any_root(tmp_path: Path) -> None:
+    write(tmp_path, chunk(), "chünk \u202e0.pt").rename(tmp_path / "chunk_0.pt")
+    assert opened(tmp_path).lengths.tolist() == [5, 5, 5]
 
 
 def test_a_large_file_is_looked_through_as_rows_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

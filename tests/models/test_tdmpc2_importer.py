@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 
-from worldloom_rl import AutoWorldModel, ReplayNoise
+from worldloom_rl import AutoWorldModel, ReplayNoise, cli
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.models.tdmpc2.importer import ImportSettings, import_checkpoint, model_from_state_dict
-from worldloom_rl.models.tdmpc2.official.names import official_name
+from worldloom_rl.models.tdmpc2.official.names import first_release_name, official_name
+from worldloom_rl.tasks import LISTS, published_tasks
 
 DATA = Path(__file__).parents[1] / "reference" / "data"
 ROOT = Path(os.environ.get("WORLDLOOM_REFERENCE_DIR", DATA)) / "tdmpc2"
@@ -212,6 +213,7 @@ def test_settings_name_the_keys_and_reach_the_configuration() -> None:
     assert (model.config.discount, model.config.rho) == (0.975, 0.7)
 
 
+OF_TASKS = {"encoder_layers": 3, "action_dims": (5, 1), "task_dim": 7, "task_names": ("0", "1")}
 SMALL = TDMPC2Config(encoder_dim=24, mlp_dim=40, latent_dim=16, num_bins=11, num_q=2)
 
 
@@ -222,7 +224,7 @@ SMALL = TDMPC2Config(encoder_dim=24, mlp_dim=40, latent_dim=16, num_bins=11, num
         (SMALL, 16, 21),
         (dataclasses.replace(SMALL, encoder_layers=5, num_q=8), 3, 2),
         (dataclasses.replace(SMALL, encoder_dim=16, mlp_dim=16, num_bins=16, episodic=True), 16, 8),
-        (dataclasses.replace(SMALL, encoder_layers=3, action_dims=(5, 1), task_dim=7), 9, 6),
+        (dataclasses.replace(SMALL, **OF_TASKS), 9, 6),
         (dataclasses.replace(SMALL, num_channels=1), torch.Size([3, 64, 64]), 4),
     ],
 )
@@ -408,3 +410,64 @@ def test_first_release_file_of_several_tasks_needs_their_action_dimensions(tmp_p
 
 def test_action_dimensions_that_contradict_the_masks_are_refused(tmp_path: Path) -> None:
     refuse(some("multi"), tmp_path / "model", "_action_masks", ImportSettings(action_dims=(99,)))
+
+
+# ------------------------------------------------------------------ the names of tasks
+
+
+def of_tasks(names: tuple[str, ...], observed: int, *, legacy: bool = False) -> StateDict:
+    """A tiny checkpoint of published tasks in the official layout."""
+    widths = published_tasks(names).action_widths
+    config = dataclasses.replace(SMALL, action_dims=widths, task_dim=7, num_q=2)
+    spec = Composite(observation=Unbounded((observed,)), task=Categorical(len(names), shape=(), dtype=torch.int64))
+    model = TDMPC2(config, spec, Composite(action=Bounded(-1.0, 1.0, shape=(max(widths),), dtype=torch.float32)))
+    current = {official_name(name): value for name, value in model.state_dict().items()}
+    if legacy:
+        return {first_release_name(name): value for name, value in current.items()}
+    online = {name: value for name, value in current.items() if name.startswith("_Qs.params.")}
+    current |= {name.replace("_Qs.params", "_detach_Qs_params"): value for name, value in online.items()}
+    current |= {"log_std_min": torch.tensor(-10.0), "log_std_dif": torch.tensor(12.0)}
+    return {**current, "_action_masks": model.action_masks}
+
+
+@pytest.mark.parametrize(("given", "observed"), [("mt30", 24), ("mt80", 39)])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_the_tasks_of_a_published_list_bring_names_widths_and_discounts(
+    given: str, observed: int, legacy: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(of_tasks(LISTS[given], observed, legacy=legacy), tmp_path)
+    cli.main(["import", "tdmpc2", str(path), str(tmp_path / "model"), "--tasks", given])
+    assert "parameters" in capsys.readouterr().out
+    model = TDMPC2.from_pretrained(tmp_path / "model")
+    assert model.tasks == published_tasks(LISTS[given])
+    assert model.config.task_dim == 7
+    discounts = dict(zip(LISTS[given], model.discounts.tolist(), strict=True))
+    assert discounts["walker-walk"] == pytest.approx(0.99)
+    assert discounts.get("mw-reach", 0.95) == pytest.approx(0.95)
+
+
+def test_the_official_checkpoint_of_four_tasks_takes_their_names(tmp_path: Path) -> None:
+    names = ("cup-catch", "walker-walk", "cartpole-swingup", "reacher-easy")
+    settings = ImportSettings(tasks=names, vmin=-3, vmax=3, simnorm_dim=8, discount=(0.9, 0.95, 0.97, 0.99))
+    model = import_checkpoint(DATA / "tdmpc2_offline" / "checkpoint.pt", tmp_path / "model", settings)
+    assert model.tasks == published_tasks(names)
+    assert model.discounts.tolist() == pytest.approx([0.9, 0.95, 0.97, 0.99])  # those that are given stay
+    other = (names[1], names[0], *names[2:])
+    with pytest.raises(ValueError, match="'walker-walk' takes 6 actions"):
+        import_checkpoint(DATA / "tdmpc2_offline" / "checkpoint.pt", tmp_path / "x", ImportSettings(tasks=other))
+
+
+def test_other_tasks_than_those_of_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    mt30 = save(of_tasks(LISTS["mt30"], 24), tmp_path)
+    refuse(mt30, tmp_path / "model", "mt80: 80 tasks", ImportSettings(tasks=("mt80",)))
+    refuse(mt30, tmp_path / "model", "walker-wall", ImportSettings(tasks=("walker-wall",)))
+    refuse(some("single"), tmp_path / "model", "one task", ImportSettings(tasks=("mt30",)))
+    wide = save(of_tasks(LISTS["mt30"], 39), tmp_path)
+    refuse(wide, tmp_path / "model", "observes 24 numbers", ImportSettings(tasks=("mt30",)))
+
+
+def test_tasks_without_a_public_list_have_numbers_for_names(tmp_path: Path) -> None:
+    model = import_checkpoint(save(of_tasks(LISTS["mt80"][10:], 39), tmp_path), tmp_path / "model")
+    assert model.config.task_names == tuple(map(str, range(70)))
+    assert model.tasks is None  # their lengths are not known
+    assert TDMPC2.from_pretrained(tmp_path / "model").config == model.config

@@ -16,6 +16,7 @@ from recorded_tasks import TASKS, TIME_LIMIT, InMemory, recorded
 from tensordict import TensorDictBase
 
 from worldloom_rl import AutoWorldModel, cli
+from worldloom_rl.commands.trained import newest, of_one_task
 from worldloom_rl.data import Episodes, join
 from worldloom_rl.pretrained.model_card import model_card
 from worldloom_rl.recipes import tdmpc2, tdmpc2_offline
@@ -197,10 +198,29 @@ def test_report_and_imagine_play_the_first_task(run: RunDirectory) -> None:
     model = AutoWorldModel.from_pretrained(run.checkpoints.latest() / "model")
     env = config.make_env(2, 0)
     assert env.reset()["task"].tolist() == [0, 0]
-    assert VALUE_HEADS[tdmpc2_offline.RECIPE.name](model).gamma == model.config.discount[0]
+    head = VALUE_HEADS[tdmpc2_offline.RECIPE.name]
+    assert [head(model, task).gamma for task in range(len(TASKS))] == list(model.config.discount)
     rows = tdmpc2_offline.RECIPE.new_rows(config, model, seed=0, most=5)
     assert rows["task"].tolist() == [0] * 5
     env.close()
+
+
+def test_a_report_judges_the_task_that_is_named_or_the_worst_and_says_which(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = newest(run.path)
+    means = trained.directory.logs.last_evaluation()
+    worst = min(TASKS, key=lambda task: means[f"return/{task}"])
+    assert of_one_task(trained, None).played == worst
+    chosen = of_one_task(trained, TASKS[1])
+    assert (chosen.played, chosen.task_number) == (TASKS[1], 1)
+    for task in TASKS[1:]:
+        cli.main(["report", str(run.path), "--task", task, "--episodes", "1", "--steps", "8"])
+        assert f"on {task}: model report" in (run.path / "report" / "index.html").read_text()
+    cli.main(["imagine", str(run.path), "--task", TASKS[1], "--context", "2", "--samples", "1"])
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(run.path), "--task", "Pendulum-v2"])
+    assert "Did you mean 'Pendulum-v1'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_one_task_is_learned_from_recordings_without_a_task_number(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from worldloom_rl.commands.ranges import EpisodeCount, Seed, in_range
 
 if TYPE_CHECKING:
     from worldloom_rl.training.evaluate import Evaluation
-    from worldloom_rl.training.options import RunConfig
 
 
 @in_range
@@ -44,13 +43,13 @@ def evaluate(
     import torch
 
     from worldloom_rl.atomic import write_json
-    from worldloom_rl.commands.trained import newest
+    from worldloom_rl.commands.trained import newest, of_tasks
     from worldloom_rl.functional.statistics import score_text
     from worldloom_rl.training import loop
     from worldloom_rl.training.run_directory import provenance
 
     trained = newest(run, best=best, trust=trust)
-    config = _of_tasks(trained.config, tasks)
+    config = of_tasks(trained.config, tasks)
     evaluations = []
     for seed in seeds:
         torch.manual_seed(seed)
@@ -70,31 +69,18 @@ def evaluate(
         say(f"No episode was played: {trained.config.task} {reason}.")
 
 
-def _of_tasks(config: RunConfig, tasks: tuple[str, ...]) -> RunConfig:
-    """The configuration of a run whose evaluations play these tasks, all if none is named."""
-    import dataclasses
-
-    from worldloom_rl.recipes.options import TDMPC2RunConfig
-
-    if not tasks:
-        return config
-    if not isinstance(config, TDMPC2RunConfig) or not config.tasks:
-        raise ValueError(f"--tasks {' '.join(tasks)} are some of several tasks, but the run knows one: {config.task}.")
-    return dataclasses.replace(config, eval_tasks=tasks)
-
-
 def _table(evaluations: Sequence[Evaluation]) -> str:
     """A line a task, and the mean of the normalised scores where tasks have one."""
-    import dataclasses
-
     from worldloom_rl.training.evaluate import normalised
 
     lines, scores = [], []
-    by_task = [evaluation.returns_by_task for evaluation in evaluations]
-    width = max(map(len, by_task[0]))
-    for task in by_task[0]:
-        parts = [dataclasses.replace(evaluations[0], returns=each[task], successes=[]) for each in by_task]
-        score = normalised(task, sum(part.mean_return for part in parts) / len(parts))
+    tasks = list(dict.fromkeys(evaluations[0].tasks))
+    width = max(map(len, tasks))
+    for task in tasks:
+        parts = [evaluation.of_task(task) for evaluation in evaluations]
+        rates = [part.success_rate for part in parts if part.successes]
+        success = sum(rates) / len(rates) if rates else None
+        score = normalised(task, sum(part.mean_return for part in parts) / len(parts), success)
         scores += [score] if score is not None else []
         lines.append(f"  {task:<{width}}  {_summary(parts)}, normalised {'–' if score is None else f'{score:.1f}'}")
     lines += [f"  normalised score {sum(scores) / len(scores):.1f}, the mean of {len(scores)} tasks"] if scores else []
@@ -107,7 +93,8 @@ def _summary(evaluations: Sequence[Evaluation]) -> str:
 
     strata = [evaluation.returns for evaluation in evaluations]
     returns = [score for scores in strata for score in scores]
-    successes = [success for evaluation in evaluations for success in evaluation.successes]
+    told = [success for evaluation in evaluations for success in evaluation.successes]
+    successes = [success for success in told if success is not None]
     success = f", success rate {sum(successes) / len(successes):.2f}" if successes else ""
     low, high = bootstrap_interval(strata)
     return (

@@ -22,6 +22,7 @@ def imagine(
     samples: Annotated[int, Limits(1, 10_000)] = 8,
     seed: Seed = 0,
     output: Path | None = None,
+    task: str | None = None,
     trust: bool = False,
 ) -> None:
     """Draw what the newest checkpoint of a run imagines against what happens in a new episode.
@@ -33,15 +34,16 @@ def imagine(
         samples: imagined futures, drawn as a band.
         seed: of the environment, the policy and the samples.
         output: where to write the picture; by default imagination.png in the run directory.
+        task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
-    from worldloom_rl.commands.trained import newest
+    from worldloom_rl.commands.trained import newest, of_one_task
     from worldloom_rl.report.examination import seed_draws
     from worldloom_rl.report.open_loop import open_loop
     from worldloom_rl.report.open_loop_picture import animate_open_loop, draw_open_loop
     from worldloom_rl.training.run_directory import IMAGINATION_FILE
 
-    trained = newest(run, trust=trust)
+    trained = of_one_task(newest(run, trust=trust), task)
     seed_draws(trained.model, seed)
     most = context + (horizon or _HORIZON)
     rows = trained.recipe.new_rows(trained.config, trained.model, seed, most).to(trained.config.device)
@@ -53,7 +55,7 @@ def imagine(
     result = open_loop(trained.model, rows, context=context, samples=samples)
     output = output or run / IMAGINATION_FILE
     title = (
-        f"{trained.recipe.title} {trained.config.preset} on {trained.config.task} after {trained.experience}\n"
+        f"{trained.recipe.title} {trained.config.preset} on {trained.played} after {trained.experience}\n"
         f"a new episode (seed {seed}): {context} steps observed, {len(rows) - context} imagined"
     )
     draw_open_loop(output, title, result)

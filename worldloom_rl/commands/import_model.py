@@ -14,6 +14,7 @@ from worldloom_rl.models.jepa.config import JEPAConfig
 from worldloom_rl.models.jepa.official.settings import ImportSettings as LeWMSettings
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as TDMPC2Settings
+from worldloom_rl.models.tdmpc2.official.settings import NewtSettings
 from worldloom_rl.models.vjepa2.config import VJEPA2ACConfig
 from worldloom_rl.models.vjepa2.official.settings import ImportSettings as VJEPA2Settings
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _Path = Annotated[Path, tyro.conf.Positional]
 _DREAMERV3, _TDMPC2, _VJEPA2, _LEWM = DreamerV3Settings(), TDMPC2Settings(), VJEPA2Settings(), LeWMSettings()
+_NEWT = NewtSettings()
 
 
 def import_dreamerv3(
@@ -40,6 +42,14 @@ def import_tdmpc2(
     """Turn an official TD-MPC2 checkpoint (.pt) into a directory for AutoWorldModel.from_pretrained."""
     check_settings(settings, TDMPC2Config)
     from worldloom_rl.models.tdmpc2.importer import import_checkpoint
+
+    _say_imported(import_checkpoint(checkpoint, output, settings), output)
+
+
+def import_newt(checkpoint: _Path, output: _Path, settings: tyro.conf.OmitArgPrefixes[NewtSettings] = _NEWT) -> None:
+    """Turn a checkpoint of newt (.pt) into a directory for AutoWorldModel.from_pretrained."""
+    check_settings(settings, TDMPC2Config)
+    from worldloom_rl.models.tdmpc2.newt_importer import import_checkpoint
 
     _say_imported(import_checkpoint(checkpoint, output, settings), output)
 

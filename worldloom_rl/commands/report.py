@@ -24,6 +24,7 @@ def report(
     episodes: EpisodeCount = 8,
     steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
     seed: Seed = 0,
+    task: str | None = None,
     trust: bool = False,
 ) -> None:
     """Find out which part of a run's model is at fault: a page of findings and pictures from new episodes.
@@ -33,9 +34,10 @@ def report(
         episodes: environments that the run's policy plays; twice as many are played with random actions.
         steps: agent steps in each of them; fewer if an episode can't last that long.
         seed: of the environments, the policy and the samples.
+        task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
-    from worldloom_rl.commands.trained import newest, open_run
+    from worldloom_rl.commands.trained import newest, of_one_task, open_run
     from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
     from worldloom_rl.report.model_findings import judge, verdict_text
     from worldloom_rl.report.model_report_page import write_report
@@ -47,8 +49,8 @@ def report(
             f"A report judges what a model says of rewards, ends and values, of which {recipe.title} learns nothing. "
             f"See how far its latents foresee: {typed('imagine', run)}, and {CURVE_FILE} there."
         )
-    trained = newest(run)
-    model, value_head = trained.model, VALUE_HEADS[recipe.name](trained.model)
+    trained = of_one_task(newest(run), task)
+    model, value_head = trained.model, VALUE_HEADS[recipe.name](trained.model, trained.task_number)
     policy, make_env = recipe.make_policy(model), trained.config.make_env
     played = play_for_report(model, value_head, policy, make_env, episodes=episodes, steps=steps, seed=seed)
     evidence = examine(model, value_head, played, seed=seed)
@@ -58,9 +60,7 @@ def report(
         f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken"
     )
     facts["unit"] = "100 % of the variance is the mean squared error of always foreseeing the average"
-    file = write_report(
-        run / "report", f"{recipe.title} on {trained.config.task}: model report", facts, evidence, findings
-    )
+    file = write_report(run / "report", f"{recipe.title} on {trained.played}: model report", facts, evidence, findings)
     for finding in findings:
         say(f"{finding.part}: {finding.verdict}. {finding.text}")
     say(f"{verdict_text(findings)} The page with pictures: {file}")
@@ -76,7 +76,7 @@ def _facts(
     starts = int((played.rows[names.is_init].squeeze(-1) & played.valid).sum())
     made = f"{trained.recipe.title} {trained.config.preset} after {trained.agent_steps} agent steps"
     return {
-        "model": f"{made} on {trained.config.task}",
+        "model": f"{made} on {trained.played}",
         "episodes": f"{starts} new ones, whole or cut after {steps} agent steps, {int(played.valid.sum())} "
         f"observations in all (seed {seed}): in {count} environments {value_head.own} played; in {count} "
         f"{value_head.other} played on after up to {RANDOM_STEPS} random actions; in {count} all actions were random",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import torch
 
 from worldloom_rl.auto import AutoWorldModel
 from worldloom_rl.commands.recipes import RECIPES, find_recipe
+from worldloom_rl.recipes.options import TDMPC2RunConfig
 from worldloom_rl.training import loop
 from worldloom_rl.training.checkpoint import agent_steps_of, counts_of
+from worldloom_rl.training.evaluate import worst_task
 from worldloom_rl.training.manifest import DamagedCheckpoint, check_files, require_manifest
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recipe import AnyRecipe
@@ -33,6 +37,21 @@ class TrainedRun:
     model: WorldModel
     agent_steps: int
     experience: str
+
+    @property
+    def played(self) -> str:
+        """The environment, or the one task that is played of several."""
+        config = self.config
+        chosen = config.eval_tasks if isinstance(config, TDMPC2RunConfig) else ()
+        return chosen[0] if len(chosen) == 1 else config.task
+
+    @property
+    def task_number(self) -> int:
+        """Of the task that is played, 0 where there is one."""
+        config = self.config
+        if not isinstance(config, TDMPC2RunConfig) or not config.tasks or not config.eval_tasks:
+            return 0
+        return config.task_set().number(self.played)
 
 
 def open_run(path: Path, *, trust: bool = False) -> tuple[AnyRecipe, RunDirectory]:
@@ -72,3 +91,30 @@ def newest(path: Path, *, best: bool = False, trust: bool = False) -> TrainedRun
     agent_steps = agent_steps_of(folder)
     experience = f"{recipe.clock.count(counts_of(folder))} {recipe.clock.words}"
     return TrainedRun(recipe, run, config, model, agent_steps, experience)
+
+
+def of_tasks(config: RunConfig, tasks: Sequence[str], option: str = "--tasks") -> RunConfig:
+    """The configuration of a run whose evaluations play these tasks, all if none is named.
+
+    Raises ValueError, naming the option, for a run of one task.
+    """
+    if not tasks:
+        return config
+    if not isinstance(config, TDMPC2RunConfig) or not config.tasks:
+        raise ValueError(f"{option} {' '.join(tasks)}: some of several tasks, but the run knows one: {config.task}.")
+    return dataclasses.replace(config, eval_tasks=tuple(tasks))
+
+
+def of_one_task(trained: TrainedRun, task: str | None) -> TrainedRun:
+    """The run that plays one of its tasks, by default the one in which its last evaluation was worst.
+
+    A run of one task is as it was. Raises ValueError for a task that it does not know or cannot play.
+    """
+    config = trained.config
+    if task is None:
+        if not isinstance(config, TDMPC2RunConfig) or not config.tasks or not config.played_tasks:
+            return trained
+        task = worst_task(trained.directory.logs.last_evaluation(), config.played_tasks)
+    played = of_tasks(config, [task], "--task")
+    assert isinstance(played, TDMPC2RunConfig)
+    return dataclasses.replace(trained, config=dataclasses.replace(played, eval_tasks=played.played_tasks))

@@ -84,11 +84,14 @@ def read_tensor_dict(path: Path, leaves: Mapping[str, Leaf], dimensions: int) ->
     if attributes.get("_td_dim_names") is not None:
         raise ValueError(f"{path}: its dimensions have names, which files of tdmpc2 and newt have not.")
     if not isinstance(batch, torch.Size) or len(batch) != dimensions:
-        raise ValueError(f"{path}: its batch is {batch!r}, expected {dimensions} dimension{'s' * (dimensions > 1)}.")
+        found = f"{len(batch)} dimensions" if isinstance(batch, torch.Size) else f"a {type(batch).__name__}"
+        raise ValueError(f"{path}: its batch is {found}, expected {dimensions} dimension{'s' * (dimensions > 1)}.")
     missing = [name for name, leaf in leaves.items() if not leaf.optional and name not in tensors]
     unknown = [name for name in tensors if name not in leaves]
     if missing or unknown:
-        raise ValueError(f"{path} lacks {missing} and has the unknown {sorted(map(str, unknown))[:5]}.")
+        raise ValueError(
+            f"{path} lacks {missing} and has the unknown {sorted(str(name)[:40] for name in unknown)[:5]}."
+        )
     for name, tensor in tensors.items():
         _check_leaf(f"{path}: {name!r}", tensor, leaves[name], batch)
     _check_apart(path, tensors)

@@ -52,6 +52,7 @@ class PickleReader:
         content: also of a mapped file; bytes inside a pickle are views of it.
         known: what the names in it mean, as "module.name": a plain function may be called, all else is a value.
         stored: what a persistent identifier stands for; by default none is allowed.
+        operations: most that a pickle may have.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class PickleReader:
         content: memoryview,
         known: Mapping[str, object],
         stored: Callable[[object], object] | None = None,
+        operations: int = MOST_OPERATIONS,
     ) -> None:
         self._content = content
         self._known = known
         self._stored = stored
+        self._operations = operations
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
         self._place = 0
@@ -71,14 +74,14 @@ class PickleReader:
         """The object of the pickle that begins there, and where it ends. Raises ValueError saying what is wrong."""
         self._place, self._stack, self._memo = start, [], {}
         try:
-            for _ in range(MOST_OPERATIONS):
+            for _ in range(self._operations):
                 code = self._take(1)[0]
                 if code == ord("."):
                     return self._stack.pop(), self._place
                 self._operate(code)
         except (LookupError, TypeError, struct.error, UnicodeDecodeError, OverflowError, RuntimeError) as error:
             raise ValueError(f"its pickle is spoilt near byte {self._place} ({type(error).__name__})") from error
-        raise ValueError(f"its pickle has more than {MOST_OPERATIONS:,} operations")
+        raise ValueError(f"its pickle has more than {self._operations:,} operations")
 
     def _operate(self, code: int) -> None:
         stack = self._stack

@@ -21,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldloom_rl.pretrained.pickles import ForeignObject, PickleReader
+from worldloom_rl.pretrained.pickles import MOST_OPERATIONS, ForeignObject, PickleReader
 
 LARGEST_HEADER = 2**22  # bytes, of a safetensors file; parsing more would take many times as much memory
 
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which files of torch before 1.6 begin
 _EXPANSION = 8  # times its length that an archive may hold; weights are not written compressed
+_MOST_OPERATIONS_OF_DATA = 20_000  # a few leaves have some hundred
 _MOST_DIMENSIONS = 64
 _LARGEST_SIZE = 2**48
 _UNREADABLE = (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, NotImplementedError)
@@ -70,7 +71,7 @@ def map_tensor_file(path: str | Path, known: Mapping[str, object]) -> object:
         with path.open("rb") as stream:
             # A private mapping, which could be written to, must fit into memory.
             content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        return _read_archive(path, content, {**_KNOWN, **known})
+        return _read_archive(path, content, {**_KNOWN, **known}, operations=_MOST_OPERATIONS_OF_DATA)
     except ForeignObject as error:
         raise ValueError(
             f"{path} holds the pickled object {error.name!r}, which was not loaded: recorded data are tensors only. Do "
@@ -113,7 +114,9 @@ class _Storage(NamedTuple):
 # ---------------------------------------------------------------------- archives, of torch since 1.6
 
 
-def _read_archive(path: Path, content: memoryview, known: Mapping[str, object]) -> object:
+def _read_archive(
+    path: Path, content: memoryview, known: Mapping[str, object], operations: int = MOST_OPERATIONS
+) -> object:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     names = {record.filename: record for record in records}
@@ -145,7 +148,7 @@ def _read_archive(path: Path, content: memoryview, known: Mapping[str, object]) 
             raise ValueError(f"its record data/{key[:20]} has {found} bytes where {length * dtype.itemsize} are needed")
         return storages[key]._replace(dtype=dtype)
 
-    return PickleReader(record("data.pkl"), known, stored).read()[0]
+    return PickleReader(record("data.pkl"), known, stored, operations).read()[0]
 
 
 def _whole(content: memoryview, record: zipfile.ZipInfo, summed: bool) -> memoryview:

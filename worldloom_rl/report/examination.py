@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
@@ -29,23 +29,29 @@ class ValueHead(NamedTuple):
     make_other: Callable[[], TensorDictSequential] | None = None  # by default the run's policy
 
 
-def _critic(model: WorldModel) -> ValueHead:
+def _critic(model: WorldModel, task: int = 0) -> ValueHead:
     return ValueHead(model.terminal_value, model.config.discount, "the actor", "the actor")
 
 
-def _q_ensemble(model: WorldModel) -> ValueHead:
+def _q_ensemble(model: WorldModel, task: int = 0) -> ValueHead:
     """The Qs learn from actions of the policy prior, which neither a wrong reward nor wrong dynamics lead astray."""
     discount = model.config.discount
     return ValueHead(
         model.terminal_value,
-        discount[0] if isinstance(discount, tuple) else discount,  # of several tasks that of the first, which is played
+        discount[task] if isinstance(discount, tuple) else discount,
         "the planner",
         "the policy prior",
         lambda: TensorDictSequential(model.encode, model.make_actor()),
     )
 
 
-_ONLINE: Mapping[str, Callable[[WorldModel], ValueHead]] = {
+class MakeValueHead(Protocol):
+    """What a report asks of a family's model, where it plays the task of that number."""
+
+    def __call__(self, model: WorldModel, task: int = 0) -> ValueHead: ...
+
+
+_ONLINE: Mapping[str, MakeValueHead] = {
     "dreamerv3": _critic,
     "tdmpc2": _q_ensemble,
     "tokens": _critic,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,11 +17,11 @@ from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import simulators
 from worldloom_rl.envs.tasks import InTask
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.tasks import environment_name
+from worldloom_rl.tasks import environment_name, is_metaworld
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
-RETURN = "return/"  # before a task's name, in statistics
+RETURN, SUCCESS = "return/", "success/"  # before a task's name, in statistics
 NORMALISED_SCORE = "normalised_score"  # in statistics
 
 
@@ -30,7 +30,7 @@ class Evaluation:
     """Undiscounted returns and lengths (agent steps) of whole episodes, played after `agent_steps` of training.
 
     Attributes:
-        successes: whether each succeeded, where the environment's `info` tells; else empty.
+        successes: whether each succeeded, None where the environment's `info` does not tell; empty if none does.
         updates: gradient updates made before.
         statistics: numbers by name, for people and logs; the only ones where no episode was played.
         tasks: of each episode, where the agent knows several.
@@ -39,7 +39,7 @@ class Evaluation:
     agent_steps: int
     returns: list[float]
     lengths: list[int]
-    successes: list[bool] = field(default_factory=list)
+    successes: list[bool | None] = field(default_factory=list)
     updates: int = 0
     statistics: dict[str, float] = field(default_factory=dict)
     tasks: list[str] = field(default_factory=list)
@@ -64,13 +64,29 @@ class Evaluation:
 
     @property
     def success_rate(self) -> float:
-        """Share of the episodes that succeeded. Raises ZeroDivisionError if the environment tells of none."""
-        return sum(self.successes) / len(self.successes)
+        """Share of the episodes that succeeded, of those that tell. Raises ZeroDivisionError if none does."""
+        told = [success for success in self.successes if success is not None]
+        return sum(told) / len(told)
+
+    def of_task(self, task: str) -> Evaluation:
+        """The episodes of one of several tasks."""
+        places = [place for place, played in enumerate(self.tasks) if played == task]
+        told = [self.successes[place] for place in places] if self.successes else []
+        return dataclasses.replace(
+            self,
+            returns=[self.returns[place] for place in places],
+            lengths=[self.lengths[place] for place in places],
+            successes=told if any(success is not None for success in told) else [],
+            statistics={},
+            tasks=[task] * len(places),
+        )
 
     def __str__(self) -> str:
         parts = [f"return {self.mean_return:.1f}"] if self.returns else []
         parts += [f"success rate {self.success_rate:.2f}"] if self.successes else []
-        parts += [f"{name} {value:.3g}" for name, value in self.statistics.items() if name[: len(RETURN)] != RETURN]
+        parts += [
+            f"{name} {value:.3g}" for name, value in self.statistics.items() if not name.startswith((RETURN, SUCCESS))
+        ]
         parts += [f"{len(self.returns)} episodes"] if self.returns else []
         by_task = [f"{task} {sum(values) / len(values):.1f}" for task, values in self.returns_by_task.items()]
         return ", ".join(parts) + (f" ({', '.join(by_task)})" if by_task else "")
@@ -128,18 +144,41 @@ def by_task(evaluation: Evaluation, played: Sequence[str]) -> Evaluation:
     each = len(evaluation.returns) // len(played)
     tasks = [task for task in played for _ in range(each)]
     told = dataclasses.replace(evaluation, tasks=tasks)
-    means = {task: sum(values) / len(values) for task, values in told.returns_by_task.items()}
-    scores = [score for task, mean in means.items() if (score := normalised(task, mean)) is not None]
+    parts = {task: told.of_task(task) for task in played}
+    means = {task: part.mean_return for task, part in parts.items()}
+    rates = {task: part.success_rate for task, part in parts.items() if part.successes}
+    scores = [score for task in parts if (score := normalised(task, means[task], rates.get(task))) is not None]
     statistics = {NORMALISED_SCORE: sum(scores) / len(scores)} if scores else {}
-    return dataclasses.replace(told, statistics={**statistics, **{f"{RETURN}{task}": means[task] for task in means}})
+    statistics |= {f"{RETURN}{task}": mean for task, mean in means.items()}
+    statistics |= {f"{SUCCESS}{task}": rate for task, rate in rates.items()}
+    return dataclasses.replace(told, statistics=statistics)
 
 
-def normalised(task: str, mean_return: float) -> float | None:
-    """From 0 to 100, what a mean return is worth: a tenth of it in DeepMind Control; None of other environments.
+def normalised(task: str, mean_return: float, success_rate: float | None = None) -> float | None:
+    """From 0 to 100, what an agent is worth in a task: in DeepMind Control a tenth of its mean return, in Meta-World
+    ("mw-…") its successes in a hundred; None of other environments.
 
     Reference: tdmpc2 evaluate.py.
     """
+    if is_metaworld(task):
+        return None if success_rate is None else 100 * success_rate
     return mean_return / 10 if environment_name(task).startswith("dmc:") else None
+
+
+def worst_task(statistics: Mapping[str, float], played: Sequence[str]) -> str:
+    """The task with the lowest normalised score, or the lowest mean return where not all that were played have a score;
+    the first of `played` if none of them was evaluated.
+
+    Args:
+        statistics: of an evaluation, see `by_task`.
+    """
+    means = {task: statistics[f"{RETURN}{task}"] for task in played if f"{RETURN}{task}" in statistics}
+    if not means:
+        return played[0]
+    scores = {task: normalised(task, mean, statistics.get(f"{SUCCESS}{task}")) for task, mean in means.items()}
+    known = {task: score for task, score in scores.items() if score is not None}
+    judged = known if len(known) == len(means) else means
+    return min(judged, key=judged.__getitem__)
 
 
 @torch.no_grad()
@@ -177,8 +216,8 @@ def evaluate(
             for place in (running & done).nonzero().flatten().tolist():
                 successes[place] = players[place].last_success if players else None
             running &= ~done
-    told = [success for success in successes if success is not None]
-    return Evaluation(agent_steps, returns.tolist(), lengths.tolist(), told if len(told) == len(successes) else [])
+    told = any(success is not None for success in successes)
+    return Evaluation(agent_steps, returns.tolist(), lengths.tolist(), successes if told else [])
 
 
 def _players(env: EnvBase) -> list[AgentSteps]:

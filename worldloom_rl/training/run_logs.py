@@ -63,6 +63,15 @@ class RunLogs:
             writer.writerows(table[step] for step in sorted(table))
             write_text(self.run / METRICS_FILE, text.getvalue())
 
+    def last_evaluation(self) -> dict[str, float]:
+        """What each statistic of evaluations came to when it was last logged."""
+        logged = {name: [float(value) for _, value in _logged(file)] for name, file in self._files()}
+        return {
+            name[len(_EVALUATION) :]: values[-1]
+            for name, values in logged.items()
+            if name.startswith(_EVALUATION) and values
+        }
+
     def cut(self, count: int, evaluated: int) -> None:
         """Take back what a run logged beyond this count before it was stopped.
 

@@ -40,6 +40,9 @@ class TDMPC2Config(WorldModelConfig):
     # multi-task: valid action dimensions of each task; empty is one task
     action_dims: tuple[int, ...] = ranged((), 1, 2**16, lengths=(0, 2**10))
     task_dim: int = ranged(96, 1, 2**14)  # multi-task: width of the task embedding
+    # multi-task: the embeddings are of the tasks' texts, as newt's are: never learned, and of any norm. Learned ones
+    # are kept within norm 1.
+    fixed_task_embedding: bool = added_field(False, before=False)
     # multi-task, of each task, where they are known: its name, the numbers it observes, and the agent steps of its
     # longest episode
     task_names: tuple[str, ...] = added_field((), before=())
@@ -98,15 +101,16 @@ class TDMPC2Config(WorldModelConfig):
         if isinstance(self.discount, tuple) and len(self.discount) != len(self.action_dims):
             raise ValueError(f"{len(self.discount)} discounts were given for {len(self.action_dims)} tasks.")
         known = {"observation_dims": self.observation_dims, "episode_lengths": self.episode_lengths}
-        for name, values in {"action_dims": self.action_dims, **known}.items():
-            if (self.task_names or (name in known and values)) and len(values) != len(self.task_names):
+        of_each = {"action_dims": self.action_dims, **(known if any(known.values()) else {})}
+        for name, values in of_each.items():
+            if (self.task_names or name in known) and len(values) != len(self.task_names):
                 raise ValueError(f"{name} has {len(values)} numbers, but task_names {len(self.task_names)} names.")
         if self.episodic and self.action_dims:
             raise ValueError("TD-MPC2 learns either a termination head or several tasks, not both; set episodic=False.")
 
     def to_json(self) -> dict[str, Json]:
         """As of every configuration; a model that knows no tasks by name says nothing of them, as before they had."""
-        known = ("task_names", "observation_dims", "episode_lengths")
+        known = ("fixed_task_embedding", "task_names", "observation_dims", "episode_lengths")
         return {name: value for name, value in super().to_json().items() if value or name not in known}
 
     @property
@@ -126,7 +130,7 @@ class TDMPC2Config(WorldModelConfig):
     @property
     def tasks(self) -> TaskSet | None:
         """The tasks, where their names and sizes are known."""
-        if not self.task_names:
+        if not self.observation_dims:
             return None
         return TaskSet(self.task_names, self.observation_dims, self.action_dims, self.episode_lengths)
 

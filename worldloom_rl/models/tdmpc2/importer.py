@@ -60,6 +60,8 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
     """
     settings = settings or ImportSettings()
     source = Source(_tensors(without_wrappers(state_dict, _is_official)))
+    if source.has("_Qs.online."):
+        raise ValueError("The checkpoint has '_Qs.online.…', as those of newt do: worldloom import newt.")
     config, observation_spec, action_spec = describe(source, settings)
     with torch.device("meta"):
         ours = TDMPC2(config, observation_spec, action_spec).state_dict()

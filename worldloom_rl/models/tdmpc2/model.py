@@ -101,7 +101,7 @@ class TDMPC2(WorldModel):
         )
         self.predicted_step = PredictedStep()
         self.behavior = Behavior(config, self.action_space, config.latent_dim + task)
-        self.task_embedding = nn.Embedding(config.num_tasks, task, max_norm=1.0) if config.num_tasks else None
+        self.task_embedding = _task_embedding(config) if config.num_tasks else None
         if config.num_tasks:
             if not self.action_space.is_continuous:
                 raise ValueError("Several tasks need continuous actions; this action spec has categorical ones.")
@@ -173,10 +173,10 @@ class TDMPC2(WorldModel):
         return latent
 
     def embed_task(self, task: Tensor | None) -> Tensor | None:
-        """[..., D] embedding of int64 tasks; rows longer than 1 are rescaled in place, as in the official code."""
+        """[..., D] embedding of int64 tasks; learned rows above norm 1 are rescaled in place, as officially."""
         if self.task_embedding is None or task is None:
             return None
-        if not transformed():
+        if self.config.fixed_task_embedding or not transformed():
             return self.task_embedding(task)  # type: ignore[no-any-return]
         row = F.embedding(task, self.task_embedding.weight)  # under torch.func weights stay as they are
         scale = 1.0 / (row.detach().norm(dim=-1, keepdim=True) + 1e-7)
@@ -338,6 +338,12 @@ def _join(features: Tensor, action: Tensor) -> Tensor:
 def _time_first(x: Tensor) -> Tensor:
     """[B, T, …] ↔ [T, B, …]."""
     return x.transpose(0, 1)
+
+
+def _task_embedding(config: TDMPC2Config) -> nn.Embedding:
+    """[tasks, D], learned within norm 1, or fixed."""
+    fixed = config.fixed_task_embedding
+    return nn.Embedding(config.num_tasks, config.task_dim, max_norm=None if fixed else 1.0).requires_grad_(not fixed)
 
 
 def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:

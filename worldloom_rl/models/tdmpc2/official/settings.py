@@ -11,6 +11,8 @@ from worldloom_rl.models.tdmpc2.config import TDMPC2Config
 class ImportSettings:
     """What an official checkpoint does not hold; the defaults are those of the official config.yaml."""
 
+    # multi-task: names in the checkpoint's order, or mt30 or mt80, which tell widths and γ too; numbers by default
+    tasks: tuple[str, ...] = ()
     discount: float | tuple[float, ...] = TDMPC2Config.discount  # γ, one number or one a task; see `discount_for`
     action_dims: tuple[int, ...] = ()  # of each task, the valid ones; only multi-task first-release files need it
     observation_key: str | None = None  # by default "observation" for a vector and "pixels" for images
@@ -41,3 +43,13 @@ class ImportSettings:
     encoder_learning_rate_scale: float = TDMPC2Config.encoder_learning_rate_scale
     grad_clip_norm: float = TDMPC2Config.grad_clip_norm
     batch_size: int = TDMPC2Config.batch_size
+
+
+@dataclass(frozen=True)
+class NewtSettings(ImportSettings):
+    """What a checkpoint of newt does not hold; the defaults are those of its code."""
+
+    dropout: float = 0.0  # in the first hidden layer of each Q; newt has none
+    batch_size: int = 1024
+    # multi-task: numbers that all tasks observe; more in a checkpoint are features of images, which are not imported
+    observation_width: int = 128

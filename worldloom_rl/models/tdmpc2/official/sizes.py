@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
-from worldloom_rl.models.tdmpc2.config import TDMPC2Config
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
 from worldloom_rl.models.tdmpc2.official.names import AFFINE, ENSEMBLES, NORMED, current_name, first_release_name
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings
+from worldloom_rl.tasks import TaskSet, named_tasks, published_tasks
 
 
 class Source:
@@ -68,26 +69,59 @@ def describe(source: Source, settings: ImportSettings) -> tuple[TDMPC2Config, Co
     task, action = _task_and_action(source, sizes["latent_dim"], tasks)
     if tasks:
         sizes["task_dim"] = task
-    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    keys = {name: given.pop(name) for name in ("observation_key", "task_key", "action_key")}
+    ours = {field.name for field in dataclasses.fields(TDMPC2Config)}
+    given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in ours}
+    named = published_tasks(named_tasks(settings.tasks)) if settings.tasks else None
     if {"log_std_min", "log_std_dif"} <= set(source.tensors) and not source.legacy:
         given["log_std_min"] = _number(source, "log_std_min")
         given["log_std_max"] = given["log_std_min"] + _number(source, "log_std_dif")
-    action_dims = given["action_dims"] = _action_dims(source, settings.action_dims) if tasks else ()
+    width = max((source.size("_encoder.state.0.weight", 1) or [0])[0] - task, 1)
+    if tasks:
+        legacy_dims = settings.action_dims or (named.action_widths if named and source.legacy else ())
+        given["action_dims"] = _action_dims(source, legacy_dims)
+        given["task_names"] = tuple(map(str, range(len(given["action_dims"]))))
+    if named is not None:
+        _check_named(named, given["action_dims"], width, settings.tasks)
+        fields = fields_of_tasks(named)
+        given |= fields if settings.discount == ImportSettings.discount else {**fields, "discount": settings.discount}
     config = TDMPC2Config(**{**given, **sizes}, episodic=episodic)
+    return config, *_specs(source, settings, config, width, action)
 
+
+def _specs(
+    source: Source, settings: ImportSettings, config: TDMPC2Config, width: int, action: int
+) -> tuple[Composite, Composite]:
+    """What the model observes and how it acts."""
     leaf: TensorSpec
+    pixels = source.has("_encoder.rgb.")
     if pixels:
         frames = (source.size("_encoder.rgb.2.weight", 1) or [1])[0]
         leaf = Bounded(0, 255, shape=(frames, 64, 64), dtype=torch.uint8)
     else:
-        width = (source.size("_encoder.state.0.weight", 1) or [0])[0] - task
-        leaf = Unbounded((max(width, 1),))
-    observation_spec = Composite({keys["observation_key"] or ("pixels" if pixels else "observation"): leaf})
-    if tasks:
-        observation_spec[keys["task_key"]] = Categorical(len(action_dims), shape=(), dtype=torch.int64)
-    action_spec = Composite({keys["action_key"]: Bounded(-1.0, 1.0, shape=(max(action, 1),), dtype=torch.float32)})
-    return config, observation_spec, action_spec
+        leaf = Unbounded((width,))
+    observation_spec = Composite({settings.observation_key or ("pixels" if pixels else "observation"): leaf})
+    if config.num_tasks:
+        observation_spec[settings.task_key] = Categorical(config.num_tasks, shape=(), dtype=torch.int64)
+    action_spec = Composite({settings.action_key: Bounded(-1.0, 1.0, shape=(max(action, 1),), dtype=torch.float32)})
+    return observation_spec, action_spec
+
+
+def _check_named(named: TaskSet, action_dims: tuple[int, ...], width: int, given: tuple[str, ...]) -> None:
+    """Raise ValueError unless tasks that were named are those of a checkpoint, as far as its sizes tell."""
+    told = " ".join(given)[:100]
+    if len(named) != len(action_dims):
+        found = f"has {len(action_dims)} tasks" if action_dims else "is of one task, without an embedding"
+        raise ValueError(f"tasks {told}: {len(named)} tasks are named, but the checkpoint {found}.")
+    for name, known, counted in zip(named.names, named.action_widths, action_dims, strict=True):
+        if known != counted:
+            raise ValueError(
+                f"tasks {told}: {name!r} takes {known} actions, but that task of the checkpoint {counted}; name the "
+                "tasks in its order."
+            )
+    if named.observation_width != width:
+        raise ValueError(
+            f"tasks {told}: the widest observes {named.observation_width} numbers, but the checkpoint reads {width}."
+        )
 
 
 def _head_sizes(source: Source, episodic: bool) -> dict[str, int]:

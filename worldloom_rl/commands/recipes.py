@@ -14,6 +14,7 @@ RECIPES = {
     "jepa": "worldloom_rl.recipes.jepa",
     "tdmpc2": "worldloom_rl.recipes.tdmpc2",
     "tdmpc2-offline": "worldloom_rl.recipes.tdmpc2_offline",
+    "tdmpc2-finetune": "worldloom_rl.recipes.tdmpc2_finetune",
     "tokens": "worldloom_rl.recipes.tokens",
     "tokens-offline": "worldloom_rl.recipes.tokens_offline",
 }

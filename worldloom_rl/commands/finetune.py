@@ -1,0 +1,41 @@
+"""`worldloom finetune`: a trained model goes on in another environment, as a run of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import tyro
+
+from worldloom_rl.commands.ranges import Unchecked, checked
+from worldloom_rl.recipes.finetune_options import FineTuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Typed(Unchecked, FineTuneConfig):
+    __doc__ = FineTuneConfig.__doc__
+
+    started_from: tyro.conf.Positional[str]  # a run directory, a saved model, or one on the hub
+    preset: tyro.conf.Suppress[str] = "saved"
+
+
+def finetune(config: tyro.conf.OmitArgPrefixes[_Typed]) -> None:
+    """Go on with a trained TD-MPC2 or DreamerV3 in an environment, into a new run directory.
+
+    What does not fit the model, such as a wider observation, is refused before anything is made.
+    """
+    told = checked(FineTuneConfig, config)
+    from worldloom_rl.auto import AutoWorldModel
+    from worldloom_rl.commands.finish import finish_run
+    from worldloom_rl.models.tdmpc2 import TDMPC2
+    from worldloom_rl.recipes import tdmpc2_finetune
+    from worldloom_rl.recipes.finetune import preset_of
+    from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig
+
+    model = AutoWorldModel.from_pretrained(told.started_from)
+    fields = {field.name: getattr(told, field.name) for field in dataclasses.fields(FineTuneConfig)}
+    fields["preset"] = preset_of(told.started_from)
+    if not isinstance(model, TDMPC2):
+        raise ValueError(f"{told.started_from} is a {model.model_type}, and tdmpc2 alone is fine-tuned.")
+    run = tdmpc2_finetune.train(FineTunedTDMPC2RunConfig(**{**fields, **tdmpc2_finetune.fields_of(model)}))
+    finish_run(run.path)

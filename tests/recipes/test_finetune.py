@@ -57,11 +57,50 @@ def test_a_run_of_one_task_begins_with_the_old_weights_and_acts_at_once(saved: d
         assert torch.equal(value, ours[name]), name
     transitions = state.source.collect()
     assert transitions is not None
-    with torch.no_grad():
-        latent = (
-            transitions["latent", "deterministic"] if ("latent", "deterministic") in transitions.keys(True) else None
-        )
-    assert latent is not None  # the model was asked, and nothing drawn at random
-    assert state.source.environment is not None
+    assert ("latent", "deterministic") in transitions.keys(True)  # the model was asked, nothing drawn at random
     assert state.learning_starts == 12
     state.close()
+
+
+def test_a_new_task_begins_with_the_embedding_of_the_one_it_is_like(saved: dict[str, Path]) -> None:
+    old = TDMPC2.from_pretrained(saved["three"])
+    task = TaskSet(("mine:Tilted",), (3,), (1,), (200,))
+    for like, number in ((PENDULUM, 2), ("cup-catch", 0)):
+        new = with_task(old, task, like)
+        assert old.task_embedding is not None
+        assert new.task_embedding is not None
+        assert torch.equal(new.task_embedding.weight[0], old.task_embedding.weight[number])
+        for name, value in old.state_dict().items():
+            assert name == "task_embedding.weight" or torch.equal(value, new.state_dict()[name]), name
+    with pytest.raises(ValueError, match="mine:Wide observes 9 numbers, but the model 8 at most"):
+        with_task(old, TaskSet(("mine:Wide",), (9,), (1,), (200,)))
+    with pytest.raises(ValueError, match="is none of the tasks"):
+        with_task(old, task, "walker-walk")
+
+
+def test_a_frozen_part_stays_and_a_resumed_run_needs_no_old_one(saved: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "saved").mkdir()
+    config = small(saved["three"], tmp_path / "run", like=PENDULUM, freeze=("encoder",))
+    recipe = find_recipe("tdmpc2-finetune")
+    state = recipe.make_state(config)
+    while state.updates < 3:
+        loop.step(recipe, state)
+    save_state(recipe, state, tmp_path / "saved")
+    resumed = load_state(recipe, small(saved["three"], tmp_path / "run", like=PENDULUM, freeze=("encoder",),
+                                       started_from="gone"), tmp_path / "saved")  # fmt: skip
+    for each in (state, resumed):
+        torch.manual_seed(7)
+        while each.updates < 6:
+            loop.step(recipe, each)
+    old = TDMPC2.from_pretrained(saved["three"]).state_dict()
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+        assert not name.startswith("encoder.") or torch.equal(value, old[name]), name
+    state.close()
+    resumed.close()
+
+
+def test_other_spaces_are_refused_by_name(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"CartPole-v1 observes observation \[4\] float32, but the model of .* \[3\]"):
+        tdmpc2_finetune.make_state(small(saved["one"], tmp_path, env="CartPole-v1", env_kwargs=()))

@@ -27,15 +27,21 @@ def finetune(config: tyro.conf.OmitArgPrefixes[_Typed]) -> None:
     told = checked(FineTuneConfig, config)
     from worldloom_rl.auto import AutoWorldModel
     from worldloom_rl.commands.finish import finish_run
+    from worldloom_rl.models.dreamerv3 import DreamerV3
     from worldloom_rl.models.tdmpc2 import TDMPC2
-    from worldloom_rl.recipes import tdmpc2_finetune
+    from worldloom_rl.recipes import dreamerv3_finetune, tdmpc2_finetune
     from worldloom_rl.recipes.finetune import preset_of
-    from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig
+    from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig, FineTunedTDMPC2RunConfig
 
     model = AutoWorldModel.from_pretrained(told.started_from)
     fields = {field.name: getattr(told, field.name) for field in dataclasses.fields(FineTuneConfig)}
     fields["preset"] = preset_of(told.started_from)
-    if not isinstance(model, TDMPC2):
-        raise ValueError(f"{told.started_from} is a {model.model_type}, and tdmpc2 alone is fine-tuned.")
-    run = tdmpc2_finetune.train(FineTunedTDMPC2RunConfig(**{**fields, **tdmpc2_finetune.fields_of(model)}))
+    if isinstance(model, TDMPC2):
+        run = tdmpc2_finetune.train(FineTunedTDMPC2RunConfig(**{**fields, **tdmpc2_finetune.fields_of(model)}))
+    elif isinstance(model, DreamerV3):
+        run = dreamerv3_finetune.train(FineTunedDreamerV3RunConfig(**fields))
+    else:
+        raise ValueError(
+            f"{told.started_from} is a model of {model.model_type}; tdmpc2 and dreamerv3 are those that are fine-tuned."
+        )
     finish_run(run.path)

@@ -106,12 +106,9 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            observed, space = env.observation_space, env.action_space
-            assert isinstance(observed, spaces.Dict)
-            assert isinstance(space, spaces.Box)
-            width = spaces.flatdim(observed[OBSERVATION])
-            sizes.append((width, space.shape[0], env.episode_length))
-            action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
+            own = _sizes(name, env)
+            sizes.append((own.observation_width, own.action_width, env.episode_length))
+            action_specs[name] = _actions(env.action_space)
             env.close()
     columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]
     return Described(TaskSet(tuple(names), *columns), tuple(without), action_specs)
@@ -208,11 +205,25 @@ def make_padded_env(
 
 
 def own_task(name: str, env: EnvBase) -> TaskSet:
-    """The task of such an environment, with its own widths."""
+    """The task of an environment of `make_padded_env`, with its own widths."""
+    return _sizes(name, _own(env))
+
+
+def own_action_spec(env: EnvBase) -> Composite:
+    """The actions of the task itself, in their own bounds."""
+    return _actions(_own(env).action_space)
+
+
+def _own(env: EnvBase) -> AgentSteps:
     padded = next(simulators(env))
     assert isinstance(padded, InTask)
     assert isinstance(padded.env, AgentSteps)
-    return _sizes(name, padded.env)
+    return padded.env
+
+
+def _actions(space: spaces.Space[Any]) -> Composite:
+    assert isinstance(space, spaces.Box)
+    return Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
 
 
 def _sizes(name: str, steps: AgentSteps) -> TaskSet:

@@ -15,6 +15,7 @@ from worldloom_rl.config import Json
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
 from worldloom_rl.models.tdmpc2.encoder import specs_of_tasks
 from worldloom_rl.models.tdmpc2.model import TDMPC2
+from worldloom_rl.pretrained.weights import copy_weights
 from worldloom_rl.tasks import TaskSet
 
 MEAN, RANDOM = "mean", "random"
@@ -54,7 +55,7 @@ def with_task(model: TDMPC2, task: TaskSet, like: str = MEAN, **changes: Json) -
         with torch.no_grad():
             assert new.task_embedding is not None
             new.task_embedding.weight[0] = row
-    _copy(model, new)
+    copy_weights(model, new, but=_EMBEDDING)
     return new
 
 
@@ -69,7 +70,7 @@ def in_environment(
     """
     config: TDMPC2Config = dataclasses.replace(model.config, **{"discount": discount, **changes})
     new = TDMPC2(config, observation_spec, action_spec)
-    _copy(model, new)
+    copy_weights(model, new)
     return new
 
 
@@ -88,17 +89,3 @@ def _number(model: TDMPC2, like: str) -> int:
         f"{like!r} is none of the model's tasks, which have numbers and no names: give one of 0 to "
         f"{model.config.num_tasks - 1}, {MEAN} or {RANDOM}."
     )
-
-
-def _copy(model: TDMPC2, new: TDMPC2) -> None:
-    """Gives the new model all weights but the embedding. Raises ValueError if they have other shapes."""
-    old = {name: value for name, value in model.state_dict().items() if name != _EMBEDDING}
-    ours = {name: value for name, value in new.state_dict().items() if name != _EMBEDDING}
-    shapes = {name: (old[name].shape if name in old else None, ours.get(name)) for name in {**old, **ours}}
-    differ = [name for name, (before, now) in shapes.items() if now is None or before != now.shape]
-    if differ:
-        raise ValueError(
-            f"The weights {differ[:3]} would have other sizes than the model's: fine-tuning keeps its numbers of "
-            "layers, bins, Qs and latents. Leave these overrides out."
-        )
-    new.load_state_dict(old, strict=False)

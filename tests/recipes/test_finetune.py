@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recorded_tasks import InMemory, recorded
 
+from worldloom_rl.commands.recipes import find_recipe
 from worldloom_rl.envs import make_env
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
+from worldloom_rl.models.tdmpc2.new_task import with_task
 from worldloom_rl.recipes import tdmpc2_finetune
 from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.tasks import TaskSet
+from worldloom_rl.training import loop
+from worldloom_rl.training.checkpoint import load_state, save_state
+from worldloom_rl.training.mixed import Mixed
 
 PENDULUM, CAR = "Pendulum-v1", "MountainCarContinuous-v0"
 NUMBERS = TDMPC2Config.from_size(
@@ -21,6 +28,16 @@ NUMBERS = TDMPC2Config.from_size(
     mlp_dim=16, latent_dim=16, updates_per_step=0.25, task_dim=4,
 )  # fmt: skip
 TASKS = TaskSet(("dmc:cup-catch", CAR, PENDULUM), (8, 2, 3), (2, 1, 1), (500, 999, 200))
+
+
+@pytest.fixture(scope="module")
+def recording() -> InMemory:
+    return recorded(PENDULUM)
+
+
+@pytest.fixture(autouse=True)
+def _open(recording: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tdmpc2_finetune, "open_episodes", lambda *_, **__: recording)
 
 
 @pytest.fixture(scope="module")
@@ -78,21 +95,24 @@ def test_a_new_task_begins_with_the_embedding_of_the_one_it_is_like(saved: dict[
         with_task(old, task, "walker-walk")
 
 
-def test_a_frozen_part_stays_and_a_resumed_run_needs_no_old_one(saved: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [(), (PENDULUM,)])
+def test_a_frozen_part_stays_and_a_resumed_run_needs_no_old_one(
+    data: tuple[str, ...], saved: dict[str, Path], tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "saved").mkdir()
-    config = small(saved["three"], tmp_path / "run", like=PENDULUM, freeze=("encoder",))
+    config = small(saved["three"], tmp_path / "run", like=PENDULUM, freeze=("encoder",), data=data)
     recipe = find_recipe("tdmpc2-finetune")
     state = recipe.make_state(config)
     while state.updates < 3:
         loop.step(recipe, state)
+    assert isinstance(state.source, Mixed) == bool(data)
     save_state(recipe, state, tmp_path / "saved")
-    resumed = load_state(recipe, small(saved["three"], tmp_path / "run", like=PENDULUM, freeze=("encoder",),
-                                       started_from="gone"), tmp_path / "saved")  # fmt: skip
-    for each in (state, resumed):
-        torch.manual_seed(7)
-        while each.updates < 6:
-            loop.step(recipe, each)
+    while state.updates < 6:
+        loop.step(recipe, state)
+    resumed = load_state(recipe, dataclasses.replace(config, started_from="gone"), tmp_path / "saved")
+    while resumed.updates < 6:
+        loop.step(recipe, resumed)
     old = TDMPC2.from_pretrained(saved["three"]).state_dict()
     for name, value in state.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

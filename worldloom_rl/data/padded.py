@@ -19,8 +19,8 @@ from worldloom_rl.specs.observations import is_real_vector, leaves_of
 
 
 class PaddedEpisodes(Episodes):
-    """The episodes as `envs.tasks.make_padded_env` gives them: zeros behind observation and action, which is in [-1, 1],
-    and task 0.
+    """The episodes as `envs.tasks.make_padded_env` gives them: zeros behind observation and action, which is in [-1,
+    1], and task 0.
 
     Args:
         observation_width, action_width: that the agent observes and takes.

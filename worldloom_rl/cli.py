@@ -1,4 +1,4 @@
-"""The command line: worldloom check | train | sweep | resume | eval | imagine | report | compare | list | import."""
+"""The command line: worldloom check | train | finetune | sweep | resume | eval | imagine | report | compare | list | import."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
 from worldloom_rl.commands.evaluate import evaluate
 from worldloom_rl.commands.faults import explain
+from worldloom_rl.commands.finetune import finetune
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, import_newt, import_tdmpc2, import_vjepa2
 from worldloom_rl.commands.list_models import list_models
@@ -47,6 +48,7 @@ _IMPORT.command(name="vjepa2")(import_vjepa2)
 _WORLDLOOM = SubcommandApp()
 _WORLDLOOM.command(name="check")(check)
 _WORLDLOOM.command(_TRAIN, name="train", help="Train a world model: dreamerv3, jepa, tdmpc2 or tokens.")
+_WORLDLOOM.command(name="finetune")(finetune)
 _WORLDLOOM.command(_SWEEP, name="sweep", help="Train over environments, presets and seeds, by the same families.")
 _WORLDLOOM.command(name="resume")(resume)
 _WORLDLOOM.command(name="eval")(evaluate)

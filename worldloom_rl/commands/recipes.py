@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 RECIPES = {
     "dreamerv3": "worldloom_rl.recipes.dreamerv3",
     "dreamerv3-offline": "worldloom_rl.recipes.dreamerv3_offline",
+    "dreamerv3-finetune": "worldloom_rl.recipes.dreamerv3_finetune",
     "jepa": "worldloom_rl.recipes.jepa",
     "tdmpc2": "worldloom_rl.recipes.tdmpc2",
     "tdmpc2-offline": "worldloom_rl.recipes.tdmpc2_offline",
+    "tdmpc2-finetune": "worldloom_rl.recipes.tdmpc2_finetune",
     "tokens": "worldloom_rl.recipes.tokens",
     "tokens-offline": "worldloom_rl.recipes.tokens_offline",
 }

@@ -57,7 +57,7 @@ def open_run(path: Path) -> StoredEpisodes:
         observation_spec=observation_spec,
         action_spec=action_spec,
         tasks=tasks,
-        names=named_tasks(config["tasks"]) if several else (environment,) if environment else (),
+        names=named_tasks(config["tasks"]) if several and config["tasks"] else (environment,) if environment else (),
         order=order,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase, GymWrapper, SerialEnv
 
+from worldloom_rl.config import Json
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import _RealEnv, make_env, simulators
 from worldloom_rl.envs.simulator_output import Info, Step
@@ -25,12 +26,15 @@ class InTask(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Observes {"observation": float32 [O] with zeros behind the task's own numbers, "task": its number}; takes float32
     [A] in [-1, 1], of which the first ones are the task's own, from low to high.
+
+    Args:
+        widths: O and A; by default those of the widest task.
     """
 
-    def __init__(self, env: AgentSteps, tasks: TaskSet, task: int) -> None:
+    def __init__(self, env: AgentSteps, tasks: TaskSet, task: int, widths: tuple[int, int] | None = None) -> None:
         super().__init__(env)
         self.task = task
-        self.observation_width, self.action_width = tasks.observation_width, tasks.action_width
+        self.observation_width, self.action_width = widths or (tasks.observation_width, tasks.action_width)
         space = env.action_space
         assert isinstance(space, spaces.Box)
         self._own, self._space = space.shape[0], space
@@ -102,12 +106,9 @@ def describe_tasks(
             without.append(name)
             sizes.append((published.observation_widths[0], published.action_widths[0], published.episode_lengths[0]))
         else:
-            observed, space = env.observation_space, env.action_space
-            assert isinstance(observed, spaces.Dict)
-            assert isinstance(space, spaces.Box)
-            width = spaces.flatdim(observed[OBSERVATION])
-            sizes.append((width, space.shape[0], env.episode_length))
-            action_specs[name] = Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
+            own = _sizes(name, env)
+            sizes.append((own.observation_width, own.action_width, env.episode_length))
+            action_specs[name] = _actions(env.action_space)
             env.close()
     columns = [tuple(column) for column in zip(*sizes, strict=True)] or [(), (), ()]
     return Described(TaskSet(tuple(names), *columns), tuple(without), action_specs)
@@ -159,11 +160,96 @@ def make_task_env(
     return env
 
 
-def _task_steps(name: str, action_repeat: int | None, time_limit: int | None, rescale_observations: bool) -> AgentSteps:
+def make_padded_env(
+    name: str,
+    widths: tuple[int, int],
+    *,
+    num_envs: int = 1,
+    action_repeat: int | None = None,
+    time_limit: int | None = None,
+    rescale_observations: bool = False,
+    env_kwargs: Mapping[str, Json] | None = None,
+    seed: int | None = None,
+) -> EnvBase:
+    """A TorchRL environment of one task, in the form of `make_task_env`, for an agent that knew wider ones.
+
+    Args:
+        widths: numbers that the agent observes and takes.
+        env_kwargs: arguments of the constructor.
+    Raises ValueError if the task observes or takes more.
+    """
+
+    def single() -> EnvBase:
+        steps = _task_steps(name, action_repeat, time_limit, rescale_observations, env_kwargs)
+        task = _sizes(name, steps)
+        for does, own, most in zip(
+            ("observes", "takes"), (task.observation_width, task.action_width), widths, strict=True
+        ):
+            if own > most:
+                steps.close()
+                raise ValueError(
+                    f"{name} {does} {own} numbers, but the model {most} at most: what is wider than its tasks were "
+                    "does not fit its weights. Train a new model."
+                )
+        return GymWrapper(InTask(steps, task, 0, widths), categorical_action_encoding=True)
+
+    env = single()
+    task = own_task(name, env)
+    if num_envs > 1:
+        env.close()
+        env = SerialEnv(num_envs, single)
+    env = _RealEnv(env, task.episode_lengths[0])
+    if seed is not None:
+        env.set_seed(seed)
+    return env
+
+
+def own_task(name: str, env: EnvBase) -> TaskSet:
+    """The task of an environment of `make_padded_env`, with its own widths."""
+    return _sizes(name, _own(env))
+
+
+def own_action_spec(env: EnvBase) -> Composite:
+    """The actions of the task itself, in their own bounds."""
+    return _actions(_own(env).action_space)
+
+
+def _own(env: EnvBase) -> AgentSteps:
+    padded = next(simulators(env))
+    assert isinstance(padded, InTask)
+    assert isinstance(padded.env, AgentSteps)
+    return padded.env
+
+
+def _actions(space: spaces.Space[Any]) -> Composite:
+    assert isinstance(space, spaces.Box)
+    return Composite(action=Bounded(torch.tensor(space.low), torch.tensor(space.high)))
+
+
+def _sizes(name: str, steps: AgentSteps) -> TaskSet:
+    observed, space = steps.observation_space, steps.action_space
+    assert isinstance(observed, spaces.Dict)
+    assert isinstance(space, spaces.Box)
+    return TaskSet((name,), (spaces.flatdim(observed[OBSERVATION]),), space.shape, (steps.episode_length,))
+
+
+def _task_steps(
+    name: str,
+    action_repeat: int | None,
+    time_limit: int | None,
+    rescale_observations: bool,
+    env_kwargs: Mapping[str, Json] | None = None,
+) -> AgentSteps:
     """The task's agent steps. Raises ValueError if it observes or takes anything but one vector of numbers."""
     known = environment_name(name)
     repeat = action_repeat or (2 if known.startswith("dmc:") else 1)
-    env = make_env(known, action_repeat=repeat, time_limit=time_limit, rescale_observations=rescale_observations)
+    env = make_env(
+        known,
+        action_repeat=repeat,
+        time_limit=time_limit,
+        rescale_observations=rescale_observations,
+        env_kwargs=env_kwargs,
+    )
     (steps,) = simulators(env)
     assert isinstance(steps, AgentSteps)
     seen = steps.observation_space

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.envs import EnvBase
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import OnlineLaw
@@ -164,23 +165,27 @@ def make_state(config: Config) -> State:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
-        model = DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval()
-        numbers = model.config
-        losses, optimizer = make_learning(config, model)
-        collector = make_collector(config, env, model.make_policy())
-        window = numbers.batch_length + numbers.replay_context
-        arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
-        replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by=OnlineLaw)
-        return State(
-            config=config,
-            model=model,
-            losses=losses,
-            optimizer=optimizer,
-            source=Collected(replay, arrivals, collector, config.num_envs),
-            # A batch's worth of rows, and a whole window in every environment.
-            learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
-            updates_per_step=numbers.updates_per_step,
-        )
+        return collecting_state(config, env, DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval())
+
+
+def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
+    """A fresh state of a run that collects with this model in these environments."""
+    numbers = model.config
+    losses, optimizer = make_learning(config, model)
+    collector = make_collector(config, env, model.make_policy())
+    window = numbers.batch_length + numbers.replay_context
+    arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
+    replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by=OnlineLaw)
+    return State(
+        config=config,
+        model=model,
+        losses=losses,
+        optimizer=optimizer,
+        source=Collected(replay, arrivals, collector, config.num_envs),
+        # A batch's worth of rows, and a whole window in every environment.
+        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
+        updates_per_step=numbers.updates_per_step,
+    )
 
 
 def make_learning(config: Config, model: DreamerV3) -> tuple[Losses, LaProp]:

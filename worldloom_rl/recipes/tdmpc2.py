@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
+from torchrl.envs import EnvBase
 
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import EpisodeLaw
@@ -164,12 +165,17 @@ def make_state(config: Config) -> State:
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
         default = max(numbers.min_seed_steps, 5 * length * count)
         seed_steps = default if config.seed_steps is None else config.seed_steps
-        collector = make_collector(config, env, model.make_policy(), init_random_frames=seed_steps)
-        arrivals = Arrivals(model.observation_keys, model.action_keys)
-        window, batch_size = numbers.horizon + 1, numbers.batch_size
-        replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=EpisodeLaw)
-        source = Collected(replay, arrivals, collector, count)
+        source = collected(config, env, model, random_steps=seed_steps)
         return state_of(config, model, source, learning_starts=seed_steps, updates_per_step=numbers.updates_per_step)
+
+
+def collected(config: Config, env: EnvBase, model: TDMPC2, *, random_steps: int | None) -> Collected:
+    """The environments with the model's planner in them, after so many random agent steps, and an empty replay."""
+    collector = make_collector(config, env, model.make_policy(), init_random_frames=random_steps)
+    arrivals = Arrivals(model.observation_keys, model.action_keys)
+    window, batch_size = model.config.horizon + 1, model.config.batch_size
+    replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=EpisodeLaw)
+    return Collected(replay, arrivals, collector, env.batch_size.numel())
 
 
 def state_of(

@@ -34,7 +34,7 @@ def make_state(config: Config) -> State:
     torch.manual_seed(config.seed)
     model = make_model(config).to(config.device).eval()
     episodes = _open(config, model)
-    _check_terminations(config, episodes)
+    check_terminations(config, episodes)
     source = RecordedWindows(_windows(model, episodes, config.seed), model.observation_spec, model.action_spec)
     return tdmpc2.state_of(config, model, source, updates_due=float(config.steps))
 
@@ -61,7 +61,7 @@ def _windows(model: TDMPC2, episodes: Episodes, seed: int) -> Windows:
     return Windows(episodes, numbers.horizon + 1, numbers.batch_size, torch.Generator().manual_seed(seed))
 
 
-def _check_terminations(config: Config, episodes: Episodes) -> None:
+def check_terminations(config: Config, episodes: Episodes) -> None:
     """Raises ValueError if episodes of one task end in terminal states that its model does not learn of.
 
     In several tasks they count in the targets alone, as in the official code.

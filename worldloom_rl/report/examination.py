@@ -56,7 +56,10 @@ _ONLINE: Mapping[str, MakeValueHead] = {
     "tdmpc2": _q_ensemble,
     "tokens": _critic,
 }
-VALUE_HEADS = {**_ONLINE, **{f"{recipe}-offline": head for recipe, head in _ONLINE.items()}}
+VALUE_HEADS = {
+    **_ONLINE,
+    **{f"{recipe}-{kind}": head for recipe, head in _ONLINE.items() for kind in ("offline", "finetune")},
+}
 
 
 def play_for_report(

@@ -8,15 +8,25 @@ from pathlib import Path
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
+from worldloom_rl.keys import STREAM
 from worldloom_rl.training.profile import NoProfile
-from worldloom_rl.training.recorded import Recorded
+from worldloom_rl.training.recorded import Recorded, RecordedWithLatents
+from worldloom_rl.training.recorded_windows import RecordedWindows
 from worldloom_rl.training.source import Collected, Saved, Source
+
+_PLACES = ("replay", STREAM)  # where a row stands in a replay; no model reads them
+
+
+class RecordedBesideCollected(RecordedWithLatents):
+    """Recorded rows whose latents are kept beside collected rows."""
+
+    folder = "recorded"
 
 
 class Mixed(Source):
     """A share of each batch from recorded rows, which stand first in it, the rest from collected ones.
 
-    Both replays hold the same keys and have windows of the same length.
+    Both hold the same keys and have windows of the same length.
 
     Args:
         share: of the recorded windows in a batch, so that at least one of either kind is in it.
@@ -25,17 +35,19 @@ class Mixed(Source):
 
     collects = True
 
-    def __init__(self, recorded: Recorded, collected: Collected, *, share: float, batch_size: int) -> None:
+    def __init__(
+        self, recorded: Recorded | RecordedWindows, collected: Collected, *, share: float, batch_size: int
+    ) -> None:
         count = round(share * batch_size)
         if not 1 <= count < batch_size:
             raise ValueError(
                 f"A share of {share} of {batch_size} windows leaves no recorded or no collected one: mix at least one "
                 "of either kind, or use one source alone."
             )
-        if recorded.replay.window != collected.replay.window:
+        if recorded.window != collected.replay.window:
             raise ValueError(
-                f"Recorded windows have {recorded.replay.window} rows, collected ones {collected.replay.window}; "
-                "give both replays the same window."
+                f"Recorded windows have {recorded.window} rows, collected ones {collected.replay.window}; "
+                "give both the same window."
             )
         self.recorded, self.collected, self.environment = recorded, collected, collected.environment
         self._recorded_windows, self._collected_windows = count, batch_size - count
@@ -51,8 +63,10 @@ class Mixed(Source):
         self.collected.add(transitions)
 
     def sample(self) -> TensorDictBase:
-        recorded = self.recorded.replay.sample(self._recorded_windows)
+        recorded = self.recorded.sample(self._recorded_windows)
         collected = self.collected.replay.sample(self._collected_windows)
+        if isinstance(self.recorded, RecordedWindows):
+            recorded, collected = (part.exclude(*_PLACES) for part in (recorded, collected))
         names = [set(map(str, part.keys(True, True))) for part in (recorded, collected)]
         if names[0] != names[1]:
             raise KeyError(
@@ -83,13 +97,15 @@ class Mixed(Source):
         return self.recorded.bytes + self.collected.bytes
 
     def save(self, directory: Path) -> Saved:
-        return {**self.collected.save(directory), "recorded": self.recorded.sampling()}
+        recorded = self.recorded.save(directory)  # first: it draws nothing, and the generators are saved by the last
+        return {**self.collected.save(directory), "recorded": recorded}
 
     def moved(self, directory: Path) -> None:
+        self.recorded.moved(directory)
         self.collected.moved(directory)
 
     def load(self, directory: Path, saved: Saved, seed: int) -> str:
-        self.recorded.restore_sampling(saved["recorded"])
+        self.recorded.load(directory, saved["recorded"], seed)
         return self.collected.load(directory, saved, seed)
 
     def close(self) -> None:

@@ -17,6 +17,11 @@ def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learne
     Raises ValueError for an override that names no field of the family or has no value of its type.
     """
     _, config = find_preset(f"{family}:{preset}")
+    return dataclasses.replace(config, **{**learned, **overridden(config, overrides)})
+
+
+def overridden(config: WorldModelConfig, overrides: tuple[str, ...]) -> dict[str, Json]:
+    """The values of overrides "name=value" by name. Raises ValueError for one that names no field of that family."""
     known = {field.name for field in dataclasses.fields(config)}
     values: dict[str, Json] = {}
     for override in overrides:
@@ -24,7 +29,7 @@ def preset_config(family: str, preset: str, overrides: tuple[str, ...], **learne
         if not equals or name not in known:
             raise ValueError(f"An override is written name=value, got {override!r}.{did_you_mean(name, known)}")
         values[name] = _parsed(text, override)
-    return dataclasses.replace(config, **{**learned, **values})
+    return values
 
 
 def _parsed(text: str, override: str) -> Json:

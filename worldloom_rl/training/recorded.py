@@ -20,8 +20,6 @@ from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.source import ReplaySource, Saved
 from worldloom_rl.world_model import WorldModel
 
-_REPLAY = "replay"  # in a checkpoint
-
 
 def split(episodes: Episodes, held_out: float, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of the episodes that are learned from, and of those held out; none of a single one.
@@ -69,6 +67,7 @@ class Recorded(ReplaySource):
     """
 
     collects = False
+    folder = "replay"  # of the rows, in a checkpoint and in the run directory
 
     def __init__(
         self,
@@ -88,6 +87,11 @@ class Recorded(ReplaySource):
             self.close()
             raise
 
+    @property
+    def window(self) -> int:
+        """Rows of a window."""
+        return self.replay.window  # type: ignore[no-any-return]
+
     def collect(self) -> None:
         return None
 
@@ -96,24 +100,17 @@ class Recorded(ReplaySource):
 
     def save(self, directory: Path) -> Saved:
         save_generators(directory)
-        return {**self.sampling(), "running_returns": torch.zeros(1), "episode_returns": []}
+        sampling = sampling_state(self.replay)
+        return {"digest": self.digest, "sampling": sampling, "running_returns": torch.zeros(1), "episode_returns": []}
 
     def load(self, directory: Path, saved: Saved, seed: int) -> str:
-        self.restore_sampling(saved)
-        load_generators(directory)
-        return "."
-
-    def sampling(self) -> Saved:
-        """What tells these rows from others, and where the draws of batches stand."""
-        return {"digest": self.digest, "sampling": sampling_state(self.replay)}
-
-    def restore_sampling(self, saved: Saved) -> None:
-        """Goes on with the draws where `sampling` was asked. Raises ValueError if it was of other rows."""
         if saved["digest"] != self.digest:
             raise ValueError(
                 f"{self._name} holds other episodes than when the run began; put those back, or start a new run."
             )
         set_sampling_state(self.replay, saved["sampling"])
+        load_generators(directory)
+        return "."
 
     def __str__(self) -> str:
         return self._told
@@ -123,15 +120,15 @@ class RecordedWithLatents(Recorded):
     """The same for models that write latents back to rows: a checkpoint keeps the rows with them."""
 
     def save(self, directory: Path) -> Saved:
-        self.replay.save(directory / _REPLAY)
+        self.replay.save(directory / self.folder)
         return super().save(directory)
 
     def moved(self, directory: Path) -> None:
-        self.replay.moved(directory / _REPLAY)
+        self.replay.moved(directory / self.folder)
 
     def load(self, directory: Path, saved: Saved, seed: int) -> str:
         told = super().load(directory, saved, seed)
-        self.replay.load(directory / _REPLAY)
+        self.replay.load(directory / self.folder)
         set_sampling_state(self.replay, saved["sampling"])
         return told
 
@@ -157,5 +154,7 @@ def record_all(
     latent_keys = model.latent_keys if kind is RecordedWithLatents else ()
     arrivals = Arrivals(model.observation_keys, model.action_keys, latent_keys)
     rows = int(episodes.lengths.sum())
-    replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=WindowLaw, rows=rows)
+    replay = make_replay(
+        config, model, arrivals, window=window, batch_size=batch_size, by=WindowLaw, rows=rows, scratch=kind.folder
+    )
     return kind(replay, arrivals, episodes, range(len(episodes.lengths)), str(episodes), model.latent_spec)

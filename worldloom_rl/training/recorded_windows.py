@@ -44,8 +44,13 @@ class RecordedWindows(Source):
     def add(self, transitions: TensorDictBase) -> None:
         raise RuntimeError(f"{self.episodes.source} is recorded: nothing is added to it.")
 
-    def sample(self) -> TensorDict:
-        batch = self.windows.sample()
+    @property
+    def window(self) -> int:
+        """Rows of a window."""
+        return self.windows.window
+
+    def sample(self, number: int | None = None) -> TensorDict:
+        batch = self.windows.sample(number)
         for key, width in self._cut.items():
             batch[key] = batch[key][..., :width]
         return batch

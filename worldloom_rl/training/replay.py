@@ -26,6 +26,7 @@ def make_replay(
     by: MakeLaw,
     action_spec: Composite | None = None,
     rows: int | None = None,
+    scratch: str = "replay",
 ) -> Replay:
     """The replay of a run, within the rows and the gigabytes it may keep.
 
@@ -35,6 +36,7 @@ def make_replay(
         by: the law by which windows are drawn.
         action_spec: of a row's action; by default the model's.
         rows: that the run brings; by default what its agent steps can.
+        scratch: name of the folder of those files.
     Raises ValueError if not even one window fits.
     """
     make = partial(Replay, window=window, batch_size=batch_size, by=by)
@@ -50,7 +52,7 @@ def make_replay(
         )
     folder = None
     if rows * row_bytes > config.memmap_above_gb * 1e9:
-        folder = Path(config.run_directory) / "replay" if config.run_directory else Path(tempfile.mkdtemp())
+        folder = Path(config.run_directory) / scratch if config.run_directory else Path(tempfile.mkdtemp())
         shutil.rmtree(folder, ignore_errors=True)
     return make(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed))
 

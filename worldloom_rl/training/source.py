@@ -107,8 +107,8 @@ class ReplaySource(Source):
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
 
-    def sample(self) -> TensorDictBase:
-        return self.replay.sample()  # type: ignore[no-any-return]
+    def sample(self, number: int | None = None) -> TensorDictBase:
+        return self.replay.sample(number)  # type: ignore[no-any-return]
 
     def write_back(self, rows: TensorDictBase) -> None:
         self.replay.write_back(rows)

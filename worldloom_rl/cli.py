@@ -1,4 +1,4 @@
-"""The command line: worldloom check | train | finetune | sweep | resume | eval | imagine | report | compare | list | import."""
+"""The command line of worldloom: models are trained, judged, looked into and imported."""
 
 from __future__ import annotations
 

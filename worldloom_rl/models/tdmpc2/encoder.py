@@ -132,3 +132,9 @@ def specs_of_tasks(tasks: TaskSet) -> tuple[Composite, Composite]:
         ),
         Composite(action=Bounded(-1.0, 1.0, shape=(tasks.action_width,), dtype=torch.float32)),
     )
+
+
+def make_task_embedding(config: TDMPC2Config) -> nn.Embedding:
+    """[tasks, D], learned within norm 1, or fixed."""
+    fixed = config.fixed_task_embedding
+    return nn.Embedding(config.num_tasks, config.task_dim, max_norm=None if fixed else 1.0).requires_grad_(not fixed)

@@ -22,7 +22,7 @@ from worldloom_rl.kernels.transforms import transformed
 from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
-from worldloom_rl.models.tdmpc2.encoder import Encoder, sort_observations, specs_of_tasks
+from worldloom_rl.models.tdmpc2.encoder import Encoder, make_task_embedding, sort_observations, specs_of_tasks
 from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.models.tdmpc2.policy import PolicyPrior, make_policy
 from worldloom_rl.nn.mlp import MLP
@@ -101,7 +101,7 @@ class TDMPC2(WorldModel):
         )
         self.predicted_step = PredictedStep()
         self.behavior = Behavior(config, self.action_space, config.latent_dim + task)
-        self.task_embedding = _task_embedding(config) if config.num_tasks else None
+        self.task_embedding = make_task_embedding(config) if config.num_tasks else None
         if config.num_tasks:
             if not self.action_space.is_continuous:
                 raise ValueError("Several tasks need continuous actions; this action spec has categorical ones.")
@@ -338,12 +338,6 @@ def _join(features: Tensor, action: Tensor) -> Tensor:
 def _time_first(x: Tensor) -> Tensor:
     """[B, T, …] ↔ [T, B, …]."""
     return x.transpose(0, 1)
-
-
-def _task_embedding(config: TDMPC2Config) -> nn.Embedding:
-    """[tasks, D], learned within norm 1, or fixed."""
-    fixed = config.fixed_task_embedding
-    return nn.Embedding(config.num_tasks, config.task_dim, max_norm=None if fixed else 1.0).requires_grad_(not fixed)
 
 
 def _action_masks(action_dims: tuple[int, ...], width: int) -> Tensor:

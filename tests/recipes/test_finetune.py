@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from recorded_tasks import InMemory, recorded
 
 from worldloom_rl.commands.recipes import find_recipe
 from worldloom_rl.envs import make_env
+from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.models.tdmpc2.new_task import with_task
 from worldloom_rl.recipes import tdmpc2_finetune
-from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig
+from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig, FineTunedTDMPC2RunConfig
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.tasks import TaskSet
 from worldloom_rl.training import loop
@@ -124,3 +126,59 @@ def test_a_frozen_part_stays_and_a_resumed_run_needs_no_old_one(
 def test_other_spaces_are_refused_by_name(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"CartPole-v1 observes observation \[4\] float32, but the model of .* \[3\]"):
         tdmpc2_finetune.make_state(small(saved["one"], tmp_path, env="CartPole-v1", env_kwargs=()))
+    with pytest.raises(ValueError, match="--like takes a task of a model of several"):
+        tdmpc2_finetune.make_state(small(saved["one"], tmp_path, like="walker-walk"))
+    with pytest.raises(ValueError, match=r"--freeze takes parts of the model, which are .*, got 'eyes'"):
+        tdmpc2_finetune.make_state(small(saved["one"], tmp_path, freeze=("eyes",)))
+    with pytest.raises(ValueError, match="offline_share must be above 0 and below 1"):
+        small(saved["one"], tmp_path, data=(PENDULUM,), offline_share=1.0)
+
+
+def test_what_a_padded_task_was_worth_it_is_worth_in_the_model_of_the_new_one(saved: dict[str, Path]) -> None:
+    old = TDMPC2.from_pretrained(saved["three"]).eval()
+    new = with_task(old, TaskSet(("mine:Tilted",), (3,), (1,), (200,)), PENDULUM).eval()
+    observation = F.pad(torch.randn(4, 3), (0, 5))
+    values = []
+    for model, task in ((old, 2), (new, 0)):
+        given = {"observation": observation, "task": torch.full((4,), task)}
+        latent = model.encode_latent(given, model.noise)
+        action = torch.tensor([[0.3, 0.0]]).expand(4, 2)
+        features = torch.cat([model.latent_features(latent), action], -1)
+        values.append((model.behavior.q_ensemble(features), model.action_mask(latent), model.discount(latent)))
+    for before, now in zip(*values, strict=True):
+        torch.testing.assert_close(before, now)
+
+
+def test_dreamerv3_goes_on_with_model_and_actor_and_with_recorded_rows(
+    recording: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldloom_rl.training.recorded.open_episodes", lambda *_, **__: recording)
+    torch.manual_seed(0)
+    env = make_env(PENDULUM, time_limit=15)
+    numbers = {"batch_size": 4, "batch_length": 8, "imagination_starts": 2, "horizon": 3, "updates_per_step": 0.5}
+    old = DreamerV3(DreamerV3Config.from_size("tiny", **numbers), *specs_of(env))
+    env.close()
+    old.save_pretrained(tmp_path / "old")
+    for folder in ("run", "saved"):
+        (tmp_path / folder).mkdir()
+    config = FineTunedDreamerV3RunConfig(
+        env=PENDULUM, env_kwargs=("g=14",), time_limit=15, started_from=str(tmp_path / "old"), data=(PENDULUM,),
+        run_directory=str(tmp_path / "run"), steps=60,
+    )  # fmt: skip
+    recipe = find_recipe("dreamerv3-finetune")
+    state = recipe.make_state(config)
+    assert isinstance(state.source, Mixed)
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, old.state_dict()[name]), name
+    while state.updates < 2:
+        loop.step(recipe, state)
+    save_state(recipe, state, tmp_path / "saved")
+    while state.updates < 4:
+        loop.step(recipe, state)
+    resumed = load_state(recipe, dataclasses.replace(config, started_from="gone"), tmp_path / "saved")
+    while resumed.updates < 4:
+        loop.step(recipe, resumed)
+    state.close()
+    resumed.close()
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name

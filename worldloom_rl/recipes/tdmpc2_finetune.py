@@ -7,6 +7,7 @@ planner acts from the first step: nothing is drawn at random (an extension; the 
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from worldloom_rl.data import open_episodes
@@ -16,7 +17,7 @@ from worldloom_rl.envs import episode_length
 from worldloom_rl.envs.tasks import own_action_spec, own_task
 from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.models.tdmpc2.config import discount_for
-from worldloom_rl.models.tdmpc2.new_task import in_environment, widths_of, with_task
+from worldloom_rl.models.tdmpc2.new_task import MEAN, in_environment, widths_of, with_task
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.finetune import check_fits, starting_model
 from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig as Config
@@ -69,6 +70,8 @@ def fit(config: Config, env: EnvBase, old: TDMPC2) -> TDMPC2:
     changes = overridden(old.config, config.overrides)
     if old.task_embedding is not None:
         return with_task(old, own_task(config.env, env), config.like, **changes)
+    if config.like != MEAN:
+        raise ValueError(f"--like takes a task of a model of several; the model of {config.started_from} knows one.")
     check_fits(config, old, *specs_of(env))
     discount = min(discount_for(episode_length(env)), config.official.most_discount or 1.0)
     return in_environment(old, *specs_of(env), discount, **changes)
@@ -90,6 +93,13 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
     def make_state(self, config: tdmpc2.Config) -> State:
         assert isinstance(config, Config)
         return make_state(config)
+
+    def check(self, state: State, transitions: TensorDictBase) -> None:
+        if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
+            raise ValueError(
+                f"{state.config.task} ended in a terminal state, but the model learned no termination: go on with one "
+                "that was trained with --episodic, or train a new one."
+            )
 
     def describe(self, state: State) -> str:
         assert isinstance(state.config, Config)

@@ -151,7 +151,7 @@ def record_all(
     Raises what `open_as_seen` does, and ValueError if they do not all fit.
     """
     episodes = open_as_seen(sources, config.env, *specs, config.rendered_size)
-    latent_keys = model.latent_keys if kind is RecordedWithLatents else ()
+    latent_keys = model.latent_keys if issubclass(kind, RecordedWithLatents) else ()
     arrivals = Arrivals(model.observation_keys, model.action_keys, latent_keys)
     rows = int(episodes.lengths.sum())
     replay = make_replay(

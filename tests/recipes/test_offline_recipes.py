@@ -11,7 +11,7 @@ import torch
 from recorded_tasks import InMemory, recorded
 
 from worldloom_rl import cli
-from worldloom_rl.commands import train
+from worldloom_rl.commands import finish
 from worldloom_rl.commands.recipes import find_recipe
 from worldloom_rl.data import Episodes, join
 from worldloom_rl.training import loop
@@ -110,7 +110,7 @@ def test_recordings_of_another_environment_are_refused(tmp_path: Path, sources: 
 
 
 def test_train_with_data_counts_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_finish", lambda run: None)
+    monkeypatch.setattr(finish, "finish_run", lambda path: None)
     cli.main(
         ["train", "dreamerv3", "--env", ENVS["dreamerv3"], "--data", ENVS["dreamerv3"], "--time-limit", "12",
          "--steps", "3", "--overrides", *SMALL["dreamerv3"], "--eval-episodes", "1", "--final-eval-episodes", "2",

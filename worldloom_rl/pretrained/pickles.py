@@ -52,7 +52,7 @@ class PickleReader:
         content: also of a mapped file; bytes inside a pickle are views of it.
         known: what the names in it mean, as "module.name": a plain function may be called, all else is a value.
         stored: what a persistent identifier stands for; by default none is allowed.
-        operations: most that a pickle may have.
+        operations: most that a pickle may have, by default `MOST_OPERATIONS`.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class PickleReader:
         content: memoryview,
         known: Mapping[str, object],
         stored: Callable[[object], object] | None = None,
-        operations: int = MOST_OPERATIONS,
+        operations: int | None = None,
     ) -> None:
         self._content = content
         self._known = known
         self._stored = stored
-        self._operations = operations
+        self._operations = operations or MOST_OPERATIONS
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
         self._place = 0

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldloom_rl.pretrained.pickles import MOST_OPERATIONS, ForeignObject, PickleReader
+from worldloom_rl.pretrained.pickles import ForeignObject, PickleReader
 
 LARGEST_HEADER = 2**22  # bytes, of a safetensors file; parsing more would take many times as much memory
 
@@ -115,7 +115,7 @@ class _Storage(NamedTuple):
 
 
 def _read_archive(
-    path: Path, content: memoryview, known: Mapping[str, object], operations: int = MOST_OPERATIONS
+    path: Path, content: memoryview, known: Mapping[str, object], operations: int | None = None
 ) -> object:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import sys
 import time
 from collections import Counter
@@ -19,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldloom_rl.report.run_progress import read_progress
+from worldloom_rl.training.owner import is_gone
 
 _PLAIN_INTERVAL = 30.0  # seconds between plain lines of a run that goes on
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
@@ -59,7 +57,7 @@ class Row:
         """In a word."""
         if self.outcome is not None:
             return self.outcome.state
-        if not self._owners or _is_gone(self.progress.owner):
+        if not self._owners or is_gone(self.progress.owner):
             return "waiting"
         return "finishing" if self.progress.finished else "running"
 
@@ -90,19 +88,6 @@ class Row:
             return ""
         seconds = int((self.progress.total - self.progress.steps) / done * (time.monotonic() - begun))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def _is_gone(owner: str) -> bool:
-    """Whether a process is known to have been killed: it was one of this machine."""
-    try:
-        who = json.loads(owner)
-        if who["host"] == socket.gethostname():
-            os.kill(int(who["process"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return False
 
 
 class SweepTable:

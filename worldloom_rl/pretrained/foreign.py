@@ -84,6 +84,19 @@ def without_wrappers(state_dict: Mapping[Name, object], is_one: IsOne) -> StateD
     return plain
 
 
+def tensors_of(state_dict: Mapping[Name, object]) -> dict[str, Tensor]:
+    """The entries of a state dict in single precision. Raises ValueError, naming it, for one that is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if type(value) not in (Tensor, torch.nn.Parameter) or not isinstance(name, str):
+            kind = type(value).__name__
+            raise ValueError(f"The checkpoint's entry {shown(str(name))} is a {kind}, but a tensor is expected.")
+        assert isinstance(value, Tensor)
+        tensors[name] = value
+    check_own_numbers(tensors)
+    return in_single_precision(tensors)
+
+
 def check_own_numbers(tensors: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless tensors have numbers of their own in memory: not one for all, and none without any."""
     storages: dict[int, int] = {}

@@ -222,10 +222,14 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
 
     def check(self, state: State, transitions: TensorDictBase) -> None:
         if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
-            remedy = "Train it by itself (--env), with --episodic." if state.config.tasks else "Train with --episodic."
             raise ValueError(
-                f"{state.config.task} ended in a terminal state, but the model learns no termination. {remedy}"
+                f"{state.config.task} ended in a terminal state, but the model learns no termination. "
+                f"{self.way_to_terminations(state.config)}"
             )
+
+    def way_to_terminations(self, config: Config) -> str:
+        """What a person does whose environment ends, for the end of a sentence."""
+        return "Train it by itself (--env), with --episodic." if config.tasks else "Train with --episodic."
 
     def save(self, state: State) -> Saved:
         return {

@@ -7,7 +7,6 @@ planner acts from the first step: nothing is drawn at random (an extension; the 
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 
 from worldloom_rl.data import open_episodes
@@ -94,12 +93,8 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
         assert isinstance(config, Config)
         return make_state(config)
 
-    def check(self, state: State, transitions: TensorDictBase) -> None:
-        if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
-            raise ValueError(
-                f"{state.config.task} ended in a terminal state, but the model learned no termination: go on with one "
-                "that was trained with --episodic, or train a new one."
-            )
+    def way_to_terminations(self, config: tdmpc2.Config) -> str:
+        return "Go on with one that was trained with --episodic, or train a new one."
 
     def describe(self, state: State) -> str:
         assert isinstance(state.config, Config)

@@ -95,6 +95,19 @@ def _read(descriptor: int) -> str:
     return "another process"
 
 
+def is_gone(owner: str) -> bool:
+    """Whether the process that an owner's file tells of is known to have been killed: it was one of this machine."""
+    try:
+        who = json.loads(owner)
+        if who["host"] == socket.gethostname():
+            os.kill(int(who["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return False
+
+
 def _is_there(descriptor: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(file))

@@ -6,27 +6,20 @@ strict, and a file can bring nothing but tensors: an object in it is refused by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from worldloom_rl.atomic import require_replaceable
 from worldloom_rl.models.tdmpc2.model import TDMPC2
-from worldloom_rl.models.tdmpc2.official.names import ENSEMBLES, official_name
+from worldloom_rl.models.tdmpc2.official.names import ENSEMBLES, has_official_layers, official_name
 from worldloom_rl.models.tdmpc2.official.settings import ImportSettings as ImportSettings
 from worldloom_rl.models.tdmpc2.official.sizes import Source, describe
-from worldloom_rl.pretrained.foreign import (
-    check_finite,
-    check_own_numbers,
-    find_state_dict,
-    in_single_precision,
-    without_wrappers,
-)
+from worldloom_rl.pretrained.foreign import check_finite, find_state_dict, tensors_of, without_wrappers
 from worldloom_rl.pretrained.format import holds_a_model
 from worldloom_rl.pretrained.tensor_files import read_tensor_file
-from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches, shown
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches
 
 
 def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: ImportSettings | None = None) -> TDMPC2:
@@ -46,11 +39,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, object]:
     It may stand beside other things, such as an optimiser's, and under the names of wrappers. Raises ValueError if the
     file is something else, has several, or holds any object but tensors, sizes, devices and plain values.
     """
-    return find_state_dict(read_tensor_file(checkpoint, "TD-MPC2"), _is_official, str(checkpoint))
-
-
-def _is_official(names: Set[str]) -> bool:
-    return not names.isdisjoint({"_dynamics.0.weight", "_reward.0.weight", "_pi.0.weight"})
+    return find_state_dict(read_tensor_file(checkpoint, "TD-MPC2"), has_official_layers, str(checkpoint))
 
 
 def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSettings | None = None) -> TDMPC2:
@@ -59,7 +48,7 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
     Raises ValueError naming every missing, extra or mis-shaped tensor and every entry that is no tensor.
     """
     settings = settings or ImportSettings()
-    source = Source(_tensors(without_wrappers(state_dict, _is_official)))
+    source = Source(tensors_of(_without_notes(without_wrappers(state_dict, has_official_layers))))
     if source.has("_Qs.online."):
         raise ValueError("The checkpoint has '_Qs.online.…', as those of newt do: worldloom import newt.")
     config, observation_spec, action_spec = describe(source, settings)
@@ -80,22 +69,17 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: ImportSett
     return model
 
 
-def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a state dict in single precision, without tensordict's notes on batch size and device."""
-    tensors: dict[str, Tensor] = {}
+def _without_notes(state_dict: Mapping[str, object]) -> dict[str, object]:
+    """The entries without tensordict's notes on batch size and device."""
+    kept: dict[str, object] = {}
     for name, value in state_dict.items():
         prefix, _, last = str(name).rpartition(".")
-        if prefix in ENSEMBLES and last == "__batch_size" and isinstance(value, torch.Size):
-            continue
-        if prefix in ENSEMBLES and last == "__device" and (value is None or isinstance(value, torch.device)):
-            continue
-        if type(value) not in (Tensor, torch.nn.Parameter) or not isinstance(name, str):
-            kind = type(value).__name__
-            raise ValueError(f"The checkpoint's entry {shown(str(name))} is a {kind}, but a tensor is expected.")
-        assert isinstance(value, Tensor)
-        tensors[name] = value
-    check_own_numbers(tensors)
-    return in_single_precision(tensors)
+        noted = (last == "__batch_size" and isinstance(value, torch.Size)) or (
+            last == "__device" and (value is None or isinstance(value, torch.device))
+        )
+        if prefix not in ENSEMBLES or not noted:
+            kept[name] = value
+    return kept
 
 
 def _check(source: Source, expected: Mapping[str, tuple[int, ...]]) -> None:

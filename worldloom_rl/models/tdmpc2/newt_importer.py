@@ -4,13 +4,13 @@ Sizes are read from the tensors; `NewtSettings` holds what these do not tell. Na
 with and without "module." before them. What the model computes is newt's. How it learns on is TD-MPC2's way: newt's
 losses and order of updates are others.
 
-Reference: nicklashansen/newt, whose code was read for the layout; no published file was at hand.
+Reference: nicklashansen/newt; the layout was read in public forks of its code, and no published file was at hand.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worldloom_rl.atomic import require_replaceable
 from worldloom_rl.models.tdmpc2.model import TDMPC2
+from worldloom_rl.models.tdmpc2.official.names import has_official_layers
 from worldloom_rl.models.tdmpc2.official.newt_names import (
     MASKS,
     TASKS,
@@ -27,16 +28,10 @@ from worldloom_rl.models.tdmpc2.official.newt_names import (
 )
 from worldloom_rl.models.tdmpc2.official.settings import NewtSettings as NewtSettings
 from worldloom_rl.models.tdmpc2.official.sizes import Source, describe
-from worldloom_rl.pretrained.foreign import (
-    check_finite,
-    check_own_numbers,
-    find_state_dict,
-    in_single_precision,
-    without_wrappers,
-)
+from worldloom_rl.pretrained.foreign import check_finite, find_state_dict, tensors_of, without_wrappers
 from worldloom_rl.pretrained.format import holds_a_model
 from worldloom_rl.pretrained.tensor_files import read_tensor_file
-from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches, shown
+from worldloom_rl.pretrained.tensors import TensorKind, mismatches, refuse_mismatches
 from worldloom_rl.tasks import named_tasks
 
 
@@ -46,7 +41,7 @@ def import_checkpoint(checkpoint: str | Path, output: str | Path, settings: Newt
     Raises FileNotFoundError, or ValueError naming the first thing that is wrong; nothing is written then.
     """
     require_replaceable(Path(output), holds_a_model)
-    found = find_state_dict(read_tensor_file(checkpoint, "newt"), _is_newt, str(checkpoint))
+    found = find_state_dict(read_tensor_file(checkpoint, "newt"), has_official_layers, str(checkpoint))
     model = model_from_state_dict(found, settings)
     model.save_pretrained(output)
     return model
@@ -58,7 +53,7 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: NewtSettin
     Raises ValueError naming every missing, extra or mis-shaped tensor and every entry that is no tensor.
     """
     settings = settings or NewtSettings()
-    tensors = _tensors(without_wrappers(state_dict, _is_newt))
+    tensors = tensors_of(without_wrappers(state_dict, has_official_layers))
     if not any(map(is_of_a_member, tensors)):
         raise ValueError("The checkpoint has no '_Qs.online._Qs.0.…', as those of newt do; is it one of TD-MPC2?")
     sizes = sizes_as_tdmpc2(tensors)
@@ -99,22 +94,6 @@ def model_from_state_dict(state_dict: Mapping[str, object], settings: NewtSettin
         }
     )
     return model.eval()
-
-
-def _is_newt(names: Set[str]) -> bool:
-    return not names.isdisjoint({"_dynamics.0.weight", "_reward.0.weight", "_pi.0.weight"})
-
-
-def _tensors(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, value in state_dict.items():
-        if type(value) not in (Tensor, torch.nn.Parameter):
-            kind = type(value).__name__
-            raise ValueError(f"The checkpoint's entry {shown(name)} is a {kind}, but a tensor is expected.")
-        assert isinstance(value, Tensor)
-        tensors[name] = value
-    check_own_numbers(tensors)
-    return in_single_precision(tensors)
 
 
 def _check_acts_wholly(masks: Tensor | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 
 ENSEMBLES = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")  # the second duplicates the first
 AFFINE = ("weight", "bias")
@@ -18,6 +19,11 @@ _OFFICIAL = (  # ours: theirs
     (r"behavior\.q_ensemble\.layers", "_Qs.params"),
     (r"behavior\.target_q_ensemble\.layers", "_target_Qs_params"),
 )
+
+
+def has_official_layers(names: Set[str]) -> bool:
+    """Whether these are names of a state dict of TD-MPC2 or of newt, in whatever release."""
+    return not names.isdisjoint({"_dynamics.0.weight", "_reward.0.weight", "_pi.0.weight"})
 
 
 def official_name(name: str) -> str:

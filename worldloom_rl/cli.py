@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from tyro.extras import SubcommandApp
 
 from worldloom_rl.commands.check import check
@@ -26,37 +29,67 @@ from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
 from worldloom_rl.commands.train import train_dreamerv3, train_jepa, train_tdmpc2, train_tokens
 
-_TRAIN = SubcommandApp()
-_TRAIN.command(name="dreamerv3")(train_dreamerv3)
-_TRAIN.command(name="jepa")(train_jepa)
-_TRAIN.command(name="tdmpc2")(train_tdmpc2)
-_TRAIN.command(name="tokens")(train_tokens)
 
-_SWEEP = SubcommandApp()
-_SWEEP.command(name="dreamerv3")(sweep_dreamerv3)
-_SWEEP.command(name="jepa")(sweep_jepa)
-_SWEEP.command(name="tdmpc2")(sweep_tdmpc2)
-_SWEEP.command(name="tokens")(sweep_tokens)
+@dataclass(frozen=True)
+class _Group:
+    """Commands under one word."""
 
-_IMPORT = SubcommandApp()
-_IMPORT.command(name="dreamerv3")(import_dreamerv3)
-_IMPORT.command(name="lewm")(import_lewm)
-_IMPORT.command(name="newt")(import_newt)
-_IMPORT.command(name="tdmpc2")(import_tdmpc2)
-_IMPORT.command(name="vjepa2")(import_vjepa2)
+    help: str
+    commands: Mapping[str, Callable[..., None] | _Group]
 
-_WORLDLOOM = SubcommandApp()
-_WORLDLOOM.command(name="check")(check)
-_WORLDLOOM.command(_TRAIN, name="train", help="Train a world model: dreamerv3, jepa, tdmpc2 or tokens.")
-_WORLDLOOM.command(name="finetune")(finetune)
-_WORLDLOOM.command(_SWEEP, name="sweep", help="Train over environments, presets and seeds, by the same families.")
-_WORLDLOOM.command(name="resume")(resume)
-_WORLDLOOM.command(name="eval")(evaluate)
-_WORLDLOOM.command(name="imagine")(imagine)
-_WORLDLOOM.command(name="report")(report)
-_WORLDLOOM.command(name="compare")(compare)
-_WORLDLOOM.command(name="list")(list_models)
-_WORLDLOOM.command(_IMPORT, name="import", help="Load an official checkpoint: dreamerv3, lewm, tdmpc2 or vjepa2.")
+
+_TRAIN = {"dreamerv3": train_dreamerv3, "jepa": train_jepa, "tdmpc2": train_tdmpc2, "tokens": train_tokens}
+_SWEEP = {"dreamerv3": sweep_dreamerv3, "jepa": sweep_jepa, "tdmpc2": sweep_tdmpc2, "tokens": sweep_tokens}
+_IMPORT = {
+    "dreamerv3": import_dreamerv3,
+    "lewm": import_lewm,
+    "newt": import_newt,
+    "tdmpc2": import_tdmpc2,
+    "vjepa2": import_vjepa2,
+}
+_WORLDLOOM = _Group(
+    __doc__,
+    {
+        "check": check,
+        "train": _Group("Train a world model: dreamerv3, jepa, tdmpc2 or tokens.", _TRAIN),
+        "finetune": finetune,
+        "sweep": _Group("Train over environments, presets and seeds, by the same families.", _SWEEP),
+        "resume": resume,
+        "eval": evaluate,
+        "imagine": imagine,
+        "report": report,
+        "compare": compare,
+        "list": list_models,
+        "import": _Group("Load an official checkpoint: dreamerv3, lewm, newt, tdmpc2 or vjepa2.", _IMPORT),
+    },
+)
+
+
+def _run(group: _Group, words: Sequence[str], program: str) -> None:
+    """Runs the command that the words name. tyro is shown that one only: to suggest, it reads all it is shown."""
+    word = words[0] if words else ""
+    command = group.commands.get(word)
+    if isinstance(command, _Group):
+        _run(command, words[1:], f"{program} {word}")
+    elif command is not None:
+        tyro.cli(command, prog=f"{program} {word}", args=words[1:])
+    elif word in ("-h", "--help") or word.startswith("--tyro-"):  # tyro's own: completion for shells
+        _app(group).cli(prog=program, description=group.help, args=words)
+    else:
+        close = difflib.get_close_matches(word, group.commands, n=1)
+        meant = f" Perhaps you meant {close[0]!r}." if close else ""
+        wrong = f"{word[:50]!r} is no command of {program}." if word else f"{program} needs one more word."
+        raise ValueError(f"{wrong}{meant} It has {', '.join(group.commands)}; {program} --help tells of them.")
+
+
+def _app(group: _Group) -> SubcommandApp:
+    app = SubcommandApp()
+    for name, command in group.commands.items():
+        if isinstance(command, _Group):
+            app.command(_app(command), name=name, help=command.help)
+        else:
+            app.command(command, name=name)
+    return app
 
 
 def _in_a_run() -> bool:
@@ -79,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["RL_LOGGING_LEVEL"] = "WARNING"
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
-        _WORLDLOOM.cli(prog="worldloom", description=__doc__, args=given or ["--help"])
+        _run(_WORLDLOOM, given or ["--help"], "worldloom")
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
         raise SystemExit(130) from stopped

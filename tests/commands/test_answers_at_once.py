@@ -16,16 +16,17 @@ from worldloom_rl.recipes import dreamerv3, jepa, tdmpc2, tokens
 LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
 
 FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
-COMMANDS = ("check", "train", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import")
+COMMANDS = ("check", "train", "finetune", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import")
 HELP = [
     [],
     ["--help"],
     *([command, "--help"] for command in COMMANDS),
     *([command, family, "--help"] for command in ("train", "sweep") for family in FAMILIES),
-    *(["import", family, "--help"] for family in ("dreamerv3", "tdmpc2", "vjepa2")),
+    *(["import", family, "--help"] for family in ("dreamerv3", "lewm", "newt", "tdmpc2", "vjepa2")),
 ]
 REFUSED = [
-    (["tarin"], "tarin"),
+    (["tarin"], "Perhaps you meant 'train'"),
+    (["--stepz"], "'--stepz' is no command of worldloom"),
     (["train"], "tdmpc2"),
     (["train", "tdmpc3"], "tdmpc3"),
     (["train", "tdmpc2"], "--env"),

@@ -176,7 +176,7 @@ def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: P
         (["eval", "nowhere"], "not a run directory"),
         (["resume", "nowhere"], "not a run directory"),
         (["imagine", "nowhere"], "not a run directory"),
-        (["tarin"], "Unrecognized options: tarin"),
+        (["tarin"], "'tarin' is no command of worldloom. Perhaps you meant 'train'."),
     ],
 )
 def test_a_mistake_on_the_command_line_ends_with_its_message(

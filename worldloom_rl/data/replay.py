@@ -118,7 +118,9 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         arrived = data if isinstance(data, Arrived) else Arrived(data)
         if arrived.late is not None:
             self._write_late(arrived.late)
-        rows = arrived.rows.exclude(INDEX).to(self._storage.device)
+        rows, device = arrived.rows.exclude(INDEX), self._storage.device
+        if any(leaf.device != device for leaf in rows.values(True, True)):
+            rows = rows.to(device)
         self._check_rows(rows)
         index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
@@ -161,7 +163,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         result = self.update_if_present(
             index=slots.cpu(),
             generation=rows[GENERATION].reshape(-1)[last].cpu(),
-            patch={key: self._cast(key, value[last]) for key, value in patch.items(True, True)},
+            patch={key: self._cast(key, value.index_select(0, last)) for key, value in patch.items(True, True)},
         )
         return int(result.updated_count)
 
@@ -241,29 +243,31 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def _sample(self, batch_size: int) -> tuple[TensorDictBase, dict[NestedKey, Tensor]]:
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
-            info |= {INDEX: index, GENERATION: self._ring.generations_of(index)}
-            data = self._gather(index)
-        for key, value in info.items():
-            data.set(key, value)
+            handles = {INDEX: index, GENERATION: self._ring.live_generations(index)}
+            data = self._gather(index, handles)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
-        return data, {**info, "index": index}  # where ReplayBuffer.sample of the next TorchRL counts what was drawn
+        return data, {
+            **info,
+            **handles,
+            "index": index,
+        }  # where ReplayBuffer.sample of the next TorchRL counts what was drawn
 
-    def _gather(self, index: Tensor) -> TensorDict:
-        """Rows at slots [B, L], by index_select: advanced indexing takes ten times as long for images."""
+    def _gather(self, index: Tensor, handles: Mapping[tuple[str, ...], Tensor]) -> TensorDict:
+        """Rows at slots [B, L] and their handles, by index_select: for images indexing takes ten times as long."""
+        rows = index.reshape(-1).to(self._storage.device)
         tree: dict[str, Any] = {}
+        for key, value in handles.items():
+            _put(tree, key, value)
         for key, leaf in self._leaves.items():
             if key == STREAM:
                 continue
-            number = self._frame_stack.get(key, 1)
-            slots = index if number == 1 else self._ring.stack_back(index, number)
-            value = leaf.index_select(0, slots.reshape(-1).to(leaf.device))
-            *parents, name = key
-            branch = tree
-            for parent in parents:
-                branch = branch.setdefault(parent, {})
-            feature = leaf.shape[1:] if number == 1 else (number * leaf.shape[1], *leaf.shape[2:])
-            branch[name] = value.view(*index.shape, *feature)
+            number, feature = self._frame_stack.get(key, 1), leaf.shape[1:]
+            slots = rows
+            if number > 1:
+                slots = self._ring.stack_back(index, number).reshape(-1).to(leaf.device)
+                feature = (number * feature[0], *feature[1:])
+            _put(tree, key, leaf.index_select(0, slots).view(*index.shape, *feature))
         return TensorDict(tree, batch_size=index.shape, device=self._storage.device)
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -309,6 +313,13 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
                     f"{journal.directory} was saved with {name}={state.get(name)!r}, this replay has {expected!r}: "
                     "build it with the settings it was saved with."
                 )
+
+
+def _put(tree: dict[str, Any], key: tuple[str, ...], value: Tensor) -> None:
+    *parents, name = key
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = value
 
 
 def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:

@@ -115,7 +115,8 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
         for serial in range(self.oldest, oldest):
             self._recycle(serial % self.capacity)
         # As TorchRL's writer of tensordicts has it, whose own name for it an observation may have too.
-        data.set(INDEX, torch.arange(self.serial, self.serial + len(data), device=data.device) % self.capacity)
+        serials = torch.arange(self.serial, self.serial + len(data), device=self._storage.device)
+        data.set(INDEX, serials % self.capacity)
         index: Tensor = super().extend(data)
         first, self.serial, self.oldest = self.serial, self.serial + len(data), oldest
         for serial, (stream, is_init, done) in enumerate(marks, first):
@@ -171,6 +172,10 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
         self.episodes += 1
         self._closed[last % self.capacity] = True
         self.law.episode(self, last)
+
+    def live_generations(self, slots: Tensor) -> Tensor:
+        """[...] generations of slots [...] that hold a row; `generations_of` takes others too, which costs more."""
+        return self._generation.index_select(0, slots.reshape(-1)).view_as(slots)
 
     def _bump_generation(self, index: int | Tensor, data: TensorDictBase) -> None:
         # A slot's generation is how often the ring went round, so that a restored ring hands out the same ones.

@@ -46,6 +46,7 @@ class Work:
         make_env: of a seed, the environments of one actor.
         model: whose policy acts, once it got its first weights.
         keys: entries of the transitions that are wanted.
+        latent_keys: those of them that a policy carries.
         notes: the directory where an actor leaves the traceback of what ends its process.
     """
 
@@ -53,6 +54,7 @@ class Work:
     make_env: Callable[[int], EnvBase]
     model: WorldModel
     keys: Sequence[NestedKey]
+    latent_keys: Sequence[NestedKey]
     notes: str
 
 
@@ -67,8 +69,7 @@ class Actor:
         self._work, self._number = work, number
         self._batches: Iterator[TensorDictBase] = iter(())
         with suppress(OSError):  # on another machine there may be no such directory
-            self._notes = open(notes_of(work.notes, number), "a")  # noqa: SIM115  # as long as the process
-            faulthandler.enable(self._notes)
+            faulthandler.enable(os.open(notes_of(work.notes, number), os.O_WRONLY | os.O_CREAT | os.O_APPEND))
 
     def begin(self) -> int:
         """The number of its process, which is up then."""
@@ -85,7 +86,11 @@ class Actor:
             self._work.model.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in weights.items()})
         if start is not None:  # not in `__init__`, whose errors Ray tells as a death
             self._batches = self._collect(start)
-        batch = next(self._batches).select(*self._work.keys)
+        batch = next(self._batches)
+        for key in self._work.latent_keys:
+            # A collector with a policy_device keeps at the root what was there before the policy wrote.
+            batch[key] = batch["next", key]
+        batch = batch.select(*self._work.keys)
         batch = batch.reshape(-1, batch.shape[-1])
         return {as_tuple(key): value.contiguous().numpy() for key, value in batch.items(True, True)}
 

@@ -129,10 +129,15 @@ class Actors:
         return [place.process for place in self._places]
 
     def close(self) -> None:
-        """Ends them."""
-        for place in self._places:
+        """Ends them. Files that tell of deaths stay."""
+        for number, place in enumerate(self._places):
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(place.handle)
+            file = Path(notes_of(self._notes, number))
+            with suppress(OSError):
+                file.stat().st_size or file.unlink()
+        with suppress(OSError):
+            Path(self._notes).rmdir()
 
     def _begun(self, number: int, deaths: int) -> _Place:
         handle: _Handle = self._kind.remote(self._work, number)

@@ -89,6 +89,7 @@ class CollectedByActors(ReplaySource):
             make_env=make_env,
             model=copy.deepcopy(model).cpu(),  # of its first weights nothing is used
             keys=_wanted(arrivals),
+            latent_keys=arrivals.latent_keys,
             notes=str(Path(config.run_directory or ".") / _NOTES),
         )
         with ExitStack() as opened:
@@ -101,8 +102,9 @@ class CollectedByActors(ReplaySource):
     def _start(self, number: int, before: int) -> Start:
         """No draws come twice, where an actor is replaced or the run goes on neither."""
         seed = np.random.SeedSequence((self._config.seed, number, before, self._steps)).generate_state(1)[0]
-        left = max(0, self._random_steps - self._steps)
-        return Start(int(seed) % LARGEST_SEED, ceil(left / self._config.actors))
+        batch = self._config.actor_steps * len(self.running_returns) // self._config.actors
+        left = max(0, self._random_steps - self._steps) / self._config.actors
+        return Start(int(seed) % LARGEST_SEED, ceil(left / batch) * batch)  # whole batches, as collectors ask for
 
     def sample(self, number: int | None = None) -> TensorDictBase:
         self._updates += 1

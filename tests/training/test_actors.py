@@ -111,13 +111,12 @@ def test_a_run_with_actors_learns_from_streams_that_stay_linked_and_goes_on(
     assert "waited 0." in out
     assert not (directory.path / "actors").exists()  # nothing to tell
 
-    first = {each.actor._work.config.seed for each in ray.made}
     loop.resume(recipe, RunDirectory(directory.path), steps=160)
     out = capsys.readouterr().out
     assert "with new episodes, because the actors' environments are in processes of their own" in out
     assert "not bit for bit" in out
     result = json.loads((directory.path / "result.json").read_text())
-    assert (result["agent_steps"], result["updates"], first) == (160, 40, {0})
+    assert (result["agent_steps"], result["updates"]) == (160, 40)
 
 
 def test_streams_are_told_apart_and_returns_are_theirs(ray: RayInProcess, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from worldloom_rl.keys import STREAM
 from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.training import collected_by_actors, loop
 from worldloom_rl.training.collected_by_actors import CollectedByActors
-from worldloom_rl.training.ray_tasks import Cluster, _descendants, cluster
+from worldloom_rl.training.ray_tasks import Cluster, _descendants, _runs, cluster
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.process
@@ -49,7 +49,7 @@ def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         with cluster(None, who="Actors", option="--ray", store=None) as found:
             assert found.ray.util.get_node_ip_address().startswith("127.")
             yield found
-        assert _descendants(os.getpid()) <= children
+        assert {process for process in _descendants(os.getpid()) - children if _runs(process)} == set()
     finally:
         os.chdir(before)
         sys.path.remove(str(directory))
@@ -110,11 +110,13 @@ def test_two_actors_train_pendulum_while_one_that_is_killed_is_replaced(tmp_path
             loop.step(tdmpc2.RECIPE, state)
             news.extend(source.news())
 
+    begin = time.monotonic()
     learn(lambda: up(source)() and state.updates > 0)
+    took = time.monotonic() - begin
     os.kill(source.actors.processes[0], signal.SIGKILL)
     killed, updates = time.monotonic(), state.updates
     learn(lambda: source.actors._starts == 3 and up(source)())
-    assert time.monotonic() - killed < 90.0  # half a minute, where the machine has nothing else to do
+    assert time.monotonic() - killed < max(30.0, 3 * took)  # the latter where the machine is busy with other work
     assert state.updates > updates
     assert news == ["Actor 0 died, killed or out of memory: a new one takes its place and begins new episodes."]
     assert source.replay.storage[: source.rows][STREAM].unique().tolist() == [0, 1, 2, 3]

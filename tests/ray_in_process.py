@@ -17,8 +17,8 @@ class ActorDiedError(RayError):
 
 class RayTaskError(RayError):
     def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause, self.traceback_str = cause, "Traceback: line 7 of the robot"
+        super().__init__(f"Traceback: line 7 of the robot: {cause}")
+        self.cause = cause
 
 
 HANGS = object()  # in place of a result

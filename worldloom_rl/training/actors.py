@@ -101,7 +101,7 @@ class Actors:
             result = self._ray.get(ready[0])
         except errors.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            raise cause from ElsewhereError(error.traceback_str)
+            raise cause from ElsewhereError(str(error))
         except errors.RayError as death:
             self._replace(number, _reason(death), str(death))
             return None

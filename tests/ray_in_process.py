@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +60,7 @@ class RayInProcess:
         self.instead = instead
 
     def put(self, value: object) -> object:
-        return value
+        return copy.deepcopy(value) if isinstance(value, dict) else value  # weights are sent as they are now
 
     def remote(self, **options: object) -> Callable[[type], SimpleNamespace]:
         return lambda kind: SimpleNamespace(remote=lambda *arguments: self._make(kind, arguments))

@@ -135,7 +135,8 @@ class Actors:
                 self._ray.kill(place.handle)
             file = Path(notes_of(self._notes, number))
             with suppress(OSError):
-                file.stat().st_size or file.unlink()
+                if not file.stat().st_size:
+                    file.unlink()
         with suppress(OSError):
             Path(self._notes).rmdir()
 

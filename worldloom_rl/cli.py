@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -28,6 +27,7 @@ from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
 from worldloom_rl.commands.train import train_dreamerv3, train_jepa, train_tdmpc2, train_tokens
+from worldloom_rl.training.trust import in_a_run
 
 
 @dataclass(frozen=True)
@@ -92,21 +92,13 @@ def _app(group: _Group) -> SubcommandApp:
     return app
 
 
-def _in_a_run() -> bool:
-    """Whether the current directory belongs to a run, which may be somebody else's: nothing is imported from there."""
-    here = Path.cwd()
-    return any(
-        (folder / "config.json").exists() and (folder / "checkpoints").exists() for folder in (here, *here.parents)
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `worldloom`. What goes wrong ends with a sentence and exit status 2, or 1 if it is our fault."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path, or a terminal, may know fewer characters
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if "" not in sys.path and not _in_a_run():
+    if "" not in sys.path and not in_a_run():
         sys.path.insert(0, "")  # as `python -m` does, so that module:Id finds a module in the current directory
     # TorchRL's notes on storages interrupt the live line; it reads the variable when it is imported.
     os.environ["RL_LOGGING_LEVEL"] = "WARNING"

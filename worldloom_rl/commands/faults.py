@@ -52,6 +52,8 @@ class _Place(NamedTuple):
 
 def fault_of(error: BaseException) -> Fault:
     """Whose fault it is, by the error and by where it comes from."""
+    if type(error.__cause__).__name__ == "ElsewhereError":
+        return Fault(f"an actor's environment or policy raised {_last_line(error)}.")
     caller, beneath = _where(error)
     if caller is not None and not beneath and caller.raised and not isinstance(error, AssertionError):
         return Fault(_message(error), expected=isinstance(error, _SENTENCES) and not _tells_more(error.__cause__))

@@ -44,7 +44,18 @@ class _Swept(Unchecked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _SweptDreamerV3(_Swept, DreamerV3RunConfig):
+class _SweptAlone(_Swept):
+    """A run of a sweep collects by itself: it runs inside Ray already."""
+
+    actors: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 0
+    ray: Annotated[str | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    actor_steps: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 8
+    actor_updates: Annotated[int, tyro.conf.Suppress, tyro.conf.Fixed] = 10
+    actor_patience: Annotated[float, tyro.conf.Suppress, tyro.conf.Fixed] = 300.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _SweptDreamerV3(_SweptAlone, DreamerV3RunConfig):
     __doc__ = DreamerV3RunConfig.__doc__
 
 
@@ -54,7 +65,7 @@ class _SweptJEPA(_Swept, JEPARunConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _SweptTDMPC2(_Swept, TDMPC2RunConfig):
+class _SweptTDMPC2(_SweptAlone, TDMPC2RunConfig):
     __doc__ = TDMPC2RunConfig.__doc__
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,13 +24,14 @@ from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, Wo
 from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
+from worldloom_rl.training.collected_by_actors import collecting
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.finite import GRADIENT, check_finite, gradient_norm
 from worldloom_rl.training.laprop import LaProp
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Collected, Saved, closed_on_error, make_collector
+from worldloom_rl.training.source import Saved, closed_on_error
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -172,7 +174,6 @@ def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
     """A fresh state of a run that collects with this model in these environments."""
     numbers = model.config
     losses, optimizer = make_learning(config, model)
-    collector = make_collector(config, env, model.make_policy())
     window = numbers.batch_length + numbers.replay_context
     arrivals = Arrivals(model.observation_keys, model.action_keys, model.latent_keys)
     replay = make_replay(config, model, arrivals, window=window, batch_size=numbers.batch_size, by=OnlineLaw)
@@ -181,9 +182,9 @@ def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
         model=model,
         losses=losses,
         optimizer=optimizer,
-        source=Collected(replay, arrivals, collector, config.num_envs),
+        source=collecting(config, env, partial(config.make_env, config.num_envs), model, arrivals, replay),
         # A batch's worth of rows, and a whole window in every environment.
-        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
+        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.streams),
         updates_per_step=numbers.updates_per_step,
     )
 

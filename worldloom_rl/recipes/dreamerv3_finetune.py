@@ -23,7 +23,7 @@ from worldloom_rl.training.mixed import Mixed, RecordedBesideCollected
 from worldloom_rl.training.overrides import overridden
 from worldloom_rl.training.recorded import record_all
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Collected, closed_on_error
+from worldloom_rl.training.source import ReplaySource, closed_on_error
 
 
 def make_state(config: Config) -> State:
@@ -34,7 +34,7 @@ def make_state(config: Config) -> State:
         model = starting_model(config, DreamerV3, lambda old: fit(config, env, old))
         state = dreamerv3.collecting_state(config, env, model)
         if config.data:
-            assert isinstance(state.source, Collected)
+            assert isinstance(state.source, ReplaySource)
             window, batch_size = state.source.replay.window, model.config.batch_size
             recorded = record_all(
                 config, config.data, model, specs_of(env), RecordedBesideCollected, window=window, batch_size=batch_size

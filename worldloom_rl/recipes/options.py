@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from worldloom_rl.config import added_field, ranged
 from worldloom_rl.recipes.suites import NO_SUITE, Suite, dreamerv3_suite, tdmpc2_suite
 from worldloom_rl.tasks import LISTS, TaskSet, environment_name, named_tasks, plain_name
-from worldloom_rl.training.options import MOST_STEPS, EnvOptions
+from worldloom_rl.training.options import MOST_STEPS, ActorsRunConfig, EnvOptions
 from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
 from worldloom_rl.training.options import RunConfig as RunConfig
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamerV3RunConfig(CapturedRunConfig):
+class DreamerV3RunConfig(ActorsRunConfig):
     """What `worldloom train dreamerv3` can be told. Steps are agent steps, summed over environments."""
 
     # recorded episodes of the environment instead of collected ones, such as run directories; then steps, evaluations,
@@ -63,7 +63,7 @@ class DreamerV3RunConfig(CapturedRunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TDMPC2RunConfig(CapturedRunConfig):
+class TDMPC2RunConfig(ActorsRunConfig):
     """What `worldloom train tdmpc2` can be told; `env`, or several `tasks`. Steps are agent steps, summed over
     environments: one action each. With recorded `data` nothing is collected, and steps, evaluations, checkpoints and
     logs count gradient updates.

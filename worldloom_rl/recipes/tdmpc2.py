@@ -26,13 +26,14 @@ from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
+from worldloom_rl.training.collected_by_actors import collecting
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
 from worldloom_rl.training.finite import GRADIENT, check_finite, not_finite
 from worldloom_rl.training.recipe import Recipe, RunState
 from worldloom_rl.training.replay import check_window, make_replay
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Collected, Saved, Source, closed_on_error, make_collector
+from worldloom_rl.training.source import ReplaySource, Saved, Source, closed_on_error
 
 # ------------------------------------------------------------------ one gradient update
 
@@ -163,19 +164,18 @@ def make_state(config: Config) -> State:
         numbers = config.model_config(length)
         check_window(numbers.horizon + 1, length, f"--overrides horizon={length}")
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
-        default = max(numbers.min_seed_steps, 5 * length * count)
+        default = max(numbers.min_seed_steps, 5 * length * count * max(1, config.actors))
         seed_steps = default if config.seed_steps is None else config.seed_steps
         source = collected(config, env, model, random_steps=seed_steps)
         return state_of(config, model, source, learning_starts=seed_steps, updates_per_step=numbers.updates_per_step)
 
 
-def collected(config: Config, env: EnvBase, model: TDMPC2, *, random_steps: int | None) -> Collected:
+def collected(config: Config, env: EnvBase, model: TDMPC2, *, random_steps: int | None) -> ReplaySource:
     """The environments with the model's planner in them, after so many random agent steps, and an empty replay."""
-    collector = make_collector(config, env, model.make_policy(), init_random_frames=random_steps)
     arrivals = Arrivals(model.observation_keys, model.action_keys)
     window, batch_size = model.config.horizon + 1, model.config.batch_size
     replay = make_replay(config, model, arrivals, window=window, batch_size=batch_size, by=EpisodeLaw)
-    return Collected(replay, arrivals, collector, env.batch_size.numel())
+    return collecting(config, env, config.make_collection_env, model, arrivals, replay, random_steps)
 
 
 def state_of(

@@ -29,7 +29,7 @@ from worldloom_rl.training.overrides import overridden
 from worldloom_rl.training.recorded_windows import RecordedWindows
 from worldloom_rl.training.replay import check_window
 from worldloom_rl.training.run_directory import RunDirectory
-from worldloom_rl.training.source import Collected, closed_on_error
+from worldloom_rl.training.source import ReplaySource, closed_on_error
 
 
 def make_state(config: Config) -> State:
@@ -49,7 +49,7 @@ def make_state(config: Config) -> State:
         )
 
 
-def mixed(config: Config, env: EnvBase, model: TDMPC2, collected: Collected) -> Mixed:
+def mixed(config: Config, env: EnvBase, model: TDMPC2, collected: ReplaySource) -> Mixed:
     """The recorded episodes of the run's environment beside collected ones, in the model's form."""
     specs = own_action_spec(env) if config.padded_to else model.action_spec
     episodes = open_episodes(config.data, (config.env,), config.rendered_size, action_specs={config.env: specs})

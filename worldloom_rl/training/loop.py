@@ -40,9 +40,10 @@ def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
         return "training"
     recipe.check(state, transitions)
     state.source.add(transitions)
-    state.agent_steps += transitions.numel()
+    steps = transitions.batch_size.numel()  # `numel` of a tensordict is never 0
+    state.agent_steps += steps
     if learning or recipe.pretrains:
-        state.updates_due += transitions.numel() * state.updates_per_step
+        state.updates_due += steps * state.updates_per_step
     return "training" if learning else recipe.clock.collecting
 
 

@@ -12,7 +12,7 @@ from worldloom_rl.keys import STREAM
 from worldloom_rl.training.profile import NoProfile
 from worldloom_rl.training.recorded import Recorded, RecordedWithLatents
 from worldloom_rl.training.recorded_windows import RecordedWindows
-from worldloom_rl.training.source import Collected, Saved, Source
+from worldloom_rl.training.source import ReplaySource, Saved, Source
 
 _PLACES = ("replay", STREAM)  # where a row stands in a replay; no model reads them
 
@@ -36,7 +36,7 @@ class Mixed(Source):
     collects = True
 
     def __init__(
-        self, recorded: Recorded | RecordedWindows, collected: Collected, *, share: float, batch_size: int
+        self, recorded: Recorded | RecordedWindows, collected: ReplaySource, *, share: float, batch_size: int
     ) -> None:
         count = round(share * batch_size)
         if not 1 <= count < batch_size:

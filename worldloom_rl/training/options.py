@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from worldloom_rl.config import Json, added_field, check_fields, ranged
+from worldloom_rl.config import Json, Limits, added_field, check_fields, ranged
 from worldloom_rl.extras import require_installed
 from worldloom_rl.training.env_arguments import env_arguments
 
@@ -135,3 +135,34 @@ class CapturedRunConfig(RunConfig):
         super().__post_init__()
         if self.cuda_graphs and self.device.partition(":")[0] != "cuda":
             raise ValueError(f"cuda_graphs needs a CUDA device, got {self.device!r}. Leave it out, or set the device.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorsRunConfig(CapturedRunConfig):
+    """What a run can be told whose rows other processes may collect: actors of Ray."""
+
+    # processes that collect, each in num_envs environments of its own, on CPUs; 0 collects in this one
+    actors: int = added_field(0, before=0, limits=Limits(0, 1024))
+    ray: str | None = added_field(None, before=None)  # address of a running Ray, "auto" to find it; else this machine's
+    # agent steps in each environment that an actor plays before it hands them on
+    actor_steps: int = added_field(8, before=8, limits=Limits(1, 4096))
+    actor_updates: int = added_field(10, before=10, limits=Limits(1, MOST_STEPS))  # between weights that actors get
+    # seconds without a batch after which an actor is replaced
+    actor_patience: float = added_field(300.0, before=300.0, limits=Limits(1.0, 1e6))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ray is not None and not self.actors:
+            raise ValueError(
+                f"ray {self.ray!r} is where actors run, but there are none: give --actors, or leave it out."
+            )
+        if not self.actors:
+            return
+        if getattr(self, "data", ()):
+            raise ValueError(f"actors {self.actors} would collect, but recorded data is learned from: leave them out.")
+        require_installed("ray", extra="ray", why="Actors run on Ray")
+
+    @property
+    def streams(self) -> int:
+        """Environments that are collected in at the same time; of each task, where there are several."""
+        return self.num_envs * max(1, self.actors)

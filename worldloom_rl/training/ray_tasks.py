@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Generic, ParamSpec, TypeVar
 
 from worldloom_rl.extras import require
+from worldloom_rl.training.trust import in_a_run
 
 Result = TypeVar("Result")
 Parameters = ParamSpec("Parameters")
@@ -26,6 +27,13 @@ _HERE = {**_ANYWHERE, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 class Lost(Exception):
     """A call has no result: its process died too often, or the machine that it was on."""
+
+
+class ElsewhereError(Exception):
+    """The traceback, as text, of an error in another process: the cause of that error where it is raised here."""
+
+    def __str__(self) -> str:
+        return f"in another process:\n{self.args[0]}"
 
 
 class Tasks(Generic[Result]):
@@ -56,10 +64,14 @@ class Tasks(Generic[Result]):
 
 
 class Cluster:
-    """Where tasks run. Made by `cluster`."""
+    """Where tasks run. Made by `cluster`.
+
+    Attributes:
+        ray: the library, connected.
+    """
 
     def __init__(self, ray: ModuleType, address: str | None) -> None:
-        self._ray, self._address = ray, address
+        self.ray, self._address = ray, address
 
     def start(
         self, call: Callable[Parameters, Result], arguments: Mapping[str, tuple[object, ...]], cpus: float, gpus: float
@@ -70,15 +82,15 @@ class Cluster:
             cpus, gpus: that a task takes of its machine; shares of a GPU let several have one.
         Raises ValueError where this machine has fewer; a cluster may grow.
         """
-        resources = self._ray.cluster_resources()
+        resources = self.ray.cluster_resources()
         for option, given, there in (("cpus", cpus, "CPU"), ("gpus", gpus, "GPU")):
             if self._address is None and given > resources.get(there, 0):
                 raise ValueError(
                     f"--{option} {given:g} for each run is more than this machine has: {resources.get(there, 0):g}."
                 )
         # A fresh process for each: what one leaves in memory is no other's.
-        remote = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=1)(call)
-        return Tasks(self._ray, {remote.remote(*given): name for name, given in arguments.items()})
+        remote = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES, max_calls=1)(call)
+        return Tasks(self.ray, {remote.remote(*given): name for name, given in arguments.items()})
 
 
 def prepare(address: str | None) -> None:
@@ -88,21 +100,33 @@ def prepare(address: str | None) -> None:
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[Cluster]:
+def cluster(
+    address: str | None, *, who: str = "Sweeps", option: str = "--address", store: int | None = _STORE
+) -> Iterator[Cluster]:
     """Ray while the block runs: its own on this machine's loopback, or one that runs already.
 
     Signal handlers are to be set inside the block, since Ray sets its own when it starts.
 
     Args:
         address: of a running Ray, "auto" to find it.
-    Raises ImportError without the extra, OSError if no Ray can be started or reached.
+        who: runs on it, in messages; they call the address by its option.
+        store: bytes of shared memory of a Ray of its own; None leaves that to Ray.
+    Raises ImportError without the extra, OSError if no Ray can be started or reached, ValueError in a directory from
+    which nothing may be imported.
     """
+    if in_a_run():
+        raise ValueError(
+            "This directory belongs to a run, which may be somebody else's, and Ray would import from it: start "
+            f"{who.lower()} elsewhere."
+        )
     prepare(address)
-    ray = require("ray", extra="ray", why="Sweeps run on Ray")
+    ray = require("ray", extra="ray", why=f"{who} run on Ray")
+    if address is None:
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where it was imported before it was prepared for
     before = _descendants(os.getpid())
     started: set[int] = set()
     try:
-        _init(ray, address)
+        _init(ray, address, option, store)
         started = _descendants(os.getpid()) - before if address is None else set()
         yield Cluster(ray, address)
     except SystemExit as ended:
@@ -116,8 +140,8 @@ def cluster(address: str | None) -> Iterator[Cluster]:
         _end(started)
 
 
-def _init(ray: ModuleType, address: str | None) -> None:
-    own = {"include_dashboard": False, "object_store_memory": _STORE} if address is None else {}
+def _init(ray: ModuleType, address: str | None, option: str, store: int | None) -> None:
+    own = {"include_dashboard": False, "object_store_memory": store} if address is None else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
@@ -125,14 +149,14 @@ def _init(ray: ModuleType, address: str | None) -> None:
         remedy = (
             "Free memory and room in /tmp, then try again."
             if address is None
-            else "Start one (ray start --head), or leave --address out."
+            else f"Start one (ray start --head), or leave {option} out."
         )
         raise OSError(f"Ray could not be {'reached' if address else 'started'}: {told}. {remedy}") from error
     at = str(ray.util.get_node_ip_address())
     if address is None and not at.startswith("127."):
         raise OSError(
             f"Ray would listen on {at}, where other machines reach it; start one yourself where that is safe (ray "
-            "start --head), and give --address auto."
+            f"start --head), and give {option} auto."
         )
 
 

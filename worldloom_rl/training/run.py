@@ -97,6 +97,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def after_step(self, phase: str) -> None:
         """Shows and logs what the step came to, if it is time to, and saves. Raises Interrupted if a signal came."""
         state = self.state
+        for told in state.source.news():
+            self.line.say(told)
         if self.line.due():
             self._show(phase)
             self.directory.logs.log(self._logged(), self.count)
@@ -262,7 +264,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def _show(self, phase: str) -> None:
         state, source = self.state, self.state.source
         shown = {"return": _recent_return(state)} if source.episode_returns else {}
-        shown["replay GB"] = source.bytes / 1e9
+        shown |= {"replay GB": source.bytes / 1e9, **source.measures(state.training_seconds)}
         metrics = self._read_metrics()
         shown |= {name: metrics[key] for name, key in self.recipe.shown.items() if key in metrics}
         self.line.show(phase, self.count, shown)
@@ -271,7 +273,9 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         state = self.state
         losses = {f"update/{name}": value for name, value in self._read_metrics().items()}
         returns = {"collection/return": _recent_return(state)} if state.source.episode_returns else {}
-        return {**losses, **returns, "collection/updates": float(state.updates)}
+        measures = state.source.measures(state.training_seconds)
+        collection = {f"collection/{name}": value for name, value in measures.items()}
+        return {**losses, **returns, **collection, "collection/updates": float(state.updates)}
 
     def _read_metrics(self) -> dict[str, float]:
         """Those of the last update. Raises FloatingPointError if a loss is not finite."""

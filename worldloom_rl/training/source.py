@@ -46,7 +46,7 @@ class Source(ABC):
 
     @abstractmethod
     def collect(self) -> TensorDictBase | None:
-        """The next transitions, one agent step of every environment; None where all rows are there."""
+        """The next transitions, mostly one agent step of every environment; None where all rows are there."""
 
     @abstractmethod
     def add(self, transitions: TensorDictBase) -> None:
@@ -99,6 +99,14 @@ class Source(ABC):
 
     def time_acting(self, profile: NoProfile) -> None:  # noqa: B027  # not every source acts
         """Lets the profile count the policy's time."""
+
+    def measures(self, training_seconds: float) -> dict[str, float]:
+        """What the live line and the logs show of how the rows come, by name."""
+        return {}
+
+    def news(self) -> Sequence[str]:
+        """What a person should be told that happened since this was asked last."""
+        return ()
 
 
 class ReplaySource(Source):
@@ -206,9 +214,14 @@ def closed_on_error(env: EnvBase) -> Iterator[EnvBase]:
 
 
 def make_collector(
-    config: RunConfig, env: EnvBase, policy: TensorDictSequential, *, init_random_frames: int | None = None
+    config: RunConfig,
+    env: EnvBase,
+    policy: TensorDictSequential,
+    *,
+    init_random_frames: int | None = None,
+    steps: int = 1,
 ) -> Collector:
-    """One agent step in every environment a batch, without end, kept on the CPU.
+    """So many agent steps in every environment a batch, without end, kept on the CPU.
 
     Args:
         init_random_frames: agent steps whose actions are drawn at random before the policy acts.
@@ -217,7 +230,7 @@ def make_collector(
     return Collector(
         env,
         CapturedPolicy(policy) if captured else policy,
-        frames_per_batch=env.batch_size.numel(),
+        frames_per_batch=steps * env.batch_size.numel(),
         total_frames=-1,
         init_random_frames=init_random_frames,
         auto_register_policy_transforms=True,

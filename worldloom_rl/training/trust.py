@@ -22,6 +22,7 @@ from worldloom_rl.config import Json
 
 _NAMING = ("env", "task", "eval", "policy")  # begins of names of fields that may name a module
 _MODULE = re.compile(r"([^\W\d][\w.]*):")
+_JOINS = "the Ray at "  # before the address of a cluster, among names of modules
 _MOST = 1000  # entries that are remembered
 
 Places = list[str]
@@ -34,6 +35,14 @@ class _Finder(Protocol):
 
 
 _in_this_process: set[str] = set()  # where no file can be written
+
+
+def in_a_run() -> bool:
+    """Whether the current directory belongs to a run, which may be somebody else's: nothing is imported from there."""
+    here = Path.cwd()
+    return any(
+        (folder / "config.json").exists() and (folder / "checkpoints").exists() for folder in (here, *here.parents)
+    )
 
 
 def remember(run: Path, config: Mapping[str, Json]) -> None:
@@ -69,12 +78,14 @@ def require_trust(run: Path, config: Mapping[str, Json]) -> None:
     new = {name: places for name, places in _wanted(run, config).items() if _entry(name, places) not in known}
     _refuse_inside(run, new)
     for name, places in new.items():
-        link = name.startswith("/")
-        does = f"imports {name!r:.80}, which may run any code"
-        leads = f"has the link {name[-80:]}, which is a link to {places[-1][-80:]}"
+        if name.startswith("/"):
+            does = f"has the link {name[-80:]}, which is a link to {places[-1][-80:]}"
+        elif name.startswith(_JOINS):
+            does = f"joins {name[:80]}, which may run any code"
+        else:
+            does = f"imports {name!r:.80}, which may run any code"
         raise ValueError(
-            f"{str(run)[-80:]} may be somebody else's, and {leads if link else does}: look at it, then repeat the "
-            "command with --trust."
+            f"{str(run)[-80:]} may be somebody else's, and {does}: look at it, then repeat the command with --trust."
         )
 
 
@@ -97,7 +108,7 @@ def _wanted(run: Path, config: Mapping[str, Json]) -> dict[str, Places]:
 
 
 def _imported(config: Mapping[str, Json]) -> dict[str, Places]:
-    """The modules that a configuration names, with the files that importing them runs."""
+    """The modules that a configuration names, with the files that importing them runs, and the cluster it joins."""
     found: dict[str, Places] = {}
     for field, value in config.items():
         if field.startswith(_NAMING):
@@ -106,6 +117,8 @@ def _imported(config: Mapping[str, Json]) -> dict[str, Places]:
                     places = _places(module)
                     if places and module.partition(".")[0] != "worldloom_rl":
                         found[module] = places
+    if address := config.get("ray"):
+        found[f"{_JOINS}{address}"] = []
     return found
 
 
@@ -154,11 +167,11 @@ def _spec(finder: _Finder, name: str, folders: list[str] | None) -> ModuleSpec |
 
 
 def _links(run: Path) -> Iterator[Path]:
-    """Links among what commands write: the run's own files and directories, its logs and its report."""
+    """Links among what commands write: the run's own files and directories, logs, report and actors."""
     for entry in run.iterdir() if run.is_dir() else ():
         if entry.is_symlink():
             yield entry
-        elif entry.name in ("logs", "report") and entry.is_dir():
+        elif entry.name in ("logs", "report", "actors") and entry.is_dir():
             yield from (inner for inner in entry.rglob("*") if inner.is_symlink())
 
 

@@ -15,6 +15,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import OnlineLaw
 from worldloom_rl.models.dreamerv3 import DreamerV3
@@ -134,6 +135,7 @@ def differentiate(
         terms, metrics, posterior = compute_losses(losses, batch, noise)
     total = torch.stack(list(terms.values())).sum()
     total.backward()
+    ranks.average_gradients(model.parameters())
     model.eval()
     return TensorDict({"metrics": {**metrics, "loss": total.detach()}, "posterior": posterior.detach()})
 

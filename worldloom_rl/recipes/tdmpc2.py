@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.envs import episode_length
@@ -91,11 +92,13 @@ def learn(
     losses, posterior = world_model_loss(batch, noise)
     total = losses.sum(reduce=True)
     total.backward()
+    ranks.average_gradients(_parameters(optimizers.model))
     grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.model), model.config.grad_clip_norm)
     _step(optimizers.model, unless=not_finite(total, grad_norm))
 
     policy = policy_loss(posterior.detach(), noise)
     policy["loss_policy"].backward()
+    ranks.average_gradients(model.parameters())  # with what the task embedding keeps for the next update
     policy_grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.policy), model.config.grad_clip_norm)
     # Only the policy's gradients: the task embedding's joins the next model update, as in the official code.
     _step(optimizers.policy, unless=not_finite(total, grad_norm, policy["loss_policy"], policy_grad_norm))

@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.models.tokens import TokenWorldModel
@@ -106,6 +107,7 @@ def update(
         terms = {name: value for name, value in terms.items() if (name in _TOKENIZER_TERMS) == alone}
     total = torch.stack(list(terms.values())).sum()
     total.backward()
+    ranks.average_gradients(model.parameters())
     parts = {"tokenizer": model.tokenizer, "dynamics": model.dynamics, "behavior": model.behavior}
     for name, part in parts.items():
         finite[f"{name}_{GRADIENT}"] = nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)

@@ -8,7 +8,7 @@ and a world model is asked by its verbs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -43,18 +43,18 @@ def gather(x: Tensor) -> Tensor:
 
 def mean(x: Tensor) -> Tensor:
     """The mean of x over the processes, with a gradient that `average_gradients` makes that of the whole batch."""
-    return x if count() == 1 else _Mean.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+    return x if count() == 1 else _Mean.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _Mean(torch.autograd.Function):
     """Its gradient is a mean as well: what a process makes of the mean, such as a batch norm, is its own."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
+    def forward(context: object, x: Tensor) -> Tensor:
         return _average(x)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: object, gradient: Tensor) -> Tensor:
         return _average(gradient)
 
 
@@ -89,7 +89,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         alike = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = _average(torch.cat([gradient.flatten() for gradient in alike]))
-        for gradient, part in zip(alike, flat.split([each.numel() for each in alike]), strict=True):
+        for gradient, part in zip(alike, torch.split(flat, [each.numel() for each in alike]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
@@ -109,7 +109,7 @@ def gathered(value: T) -> list[T]:
     """What each process gives, in order, in every one; none goes on before all have come here."""
     if count() == 1:
         return [value]
-    box: list[Any] = [None] * count()
+    box = [value] * count()
     dist.all_gather_object(box, value)
     return box
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tyro.extras import SubcommandApp
 
+from worldloom_rl import torchrun
 from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["RL_LOGGING_LEVEL"] = "WARNING"
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
+        torchrun.require_one(given)
         _WORLDLOOM.cli(prog="worldloom", description=__doc__, args=given or ["--help"])
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
@@ -92,3 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told, status = explain(error)
         complain(told)
         raise SystemExit(status) from error
+
+
+if __name__ == "__main__":  # torchrun -m worldloom_rl.cli
+    main()

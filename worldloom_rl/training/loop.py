@@ -21,6 +21,7 @@ from worldloom_rl.training.manifest import DamagedCheckpoint, require_manifest
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 from worldloom_rl.training.run import Run
 from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
+from worldloom_rl.training.together import check_together
 
 
 def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
@@ -51,6 +52,7 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
 
     Raises ValueError, with no directory left behind, if the run cannot begin or would end before learning starts.
     """
+    check_together(recipe, config)
     check_device(config.device)
     name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
@@ -82,6 +84,7 @@ def resume(
     DamagedCheckpoint for a checkpoint that is not what was written, with the way back to one that is.
     """
     before = read_config(recipe, directory)
+    check_together(recipe, before)
     config = dataclasses.replace(before, run_directory=str(directory.path), steps=steps or before.steps)
     with directory.owned():
         directory.checkpoints.clean()

@@ -166,7 +166,7 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         return collecting_state(config, env, DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval())
 
 
@@ -185,7 +185,7 @@ def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
         optimizer=optimizer,
         source=Collected(replay, arrivals, collector, config.num_envs),
         # A batch's worth of rows, and a whole window in every environment.
-        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs),
+        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.num_envs * ranks.count()),
         updates_per_step=numbers.updates_per_step,
     )
 
@@ -204,6 +204,7 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
     name = "dreamerv3"
     title = "DreamerV3"
     config_class = Config
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
 
     def make_state(self, config: Config) -> State:

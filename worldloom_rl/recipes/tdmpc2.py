@@ -161,12 +161,12 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_collection_env(config.seed)) as env:
+    with closed_on_error(config.make_collection_env(ranks.process_seed(config.seed))) as env:
         length, count = episode_length(env), env.batch_size.numel()
         numbers = config.model_config(length)
         check_window(numbers.horizon + 1, length, f"--overrides horizon={length}")
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
-        default = max(numbers.min_seed_steps, 5 * length * count)
+        default = max(numbers.min_seed_steps, 5 * length * count * ranks.count())
         seed_steps = default if config.seed_steps is None else config.seed_steps
         source = collected(config, env, model, random_steps=seed_steps)
         return state_of(config, model, source, learning_starts=seed_steps, updates_per_step=numbers.updates_per_step)
@@ -215,6 +215,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     title = "TD-MPC2"
     config_class = Config
     pretrains = True
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
 
     def make_state(self, config: Config) -> State:

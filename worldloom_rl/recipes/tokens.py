@@ -137,7 +137,7 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
         numbers = model.config
         collector = make_collector(config, env, model.make_policy())
@@ -153,7 +153,7 @@ def make_state(config: Config) -> State:
             optimizer=optimizer,
             source=Collected(replay, arrivals, collector, config.num_envs),
             # A whole window in every environment, at least.
-            learning_starts=max(numbers.min_seed_steps, window * config.num_envs),
+            learning_starts=max(numbers.min_seed_steps, window * config.num_envs * ranks.count()),
             updates_per_step=numbers.updates_per_step,
         )
 
@@ -164,6 +164,7 @@ class TokensRecipe(Recipe[Config, TokenWorldModel, State]):
     name = "tokens"
     title = "Token world model"
     config_class = Config
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
 
     def make_state(self, config: Config) -> State:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from worldloom_rl import ranks, torchrun
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
 from worldloom_rl.training.checkpoint import Checkpoints, counts_of
@@ -46,8 +47,8 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """What a person types to go on, as a shell takes it."""
-        return typed("resume", self.path)
+        """What a person types to go on, as a shell takes it; the same number of processes does."""
+        return torchrun.command() + typed("resume", self.path)
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
@@ -113,7 +114,13 @@ class RunDirectory:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does."""
+        """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does.
+
+        Of several that learn together the first has the directory.
+        """
+        if ranks.rank():
+            yield
+            return
         self._owner = self._owner or Owner(self.path)
         try:
             yield
@@ -131,6 +138,8 @@ class RunDirectory:
         try:
             yield
         except BaseException:
+            if ranks.rank():
+                raise
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self.path in self._made:
                 shutil.rmtree(self.path)  # while it is owned: nobody else has begun in it

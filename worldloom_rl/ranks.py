@@ -235,7 +235,7 @@ class _Meeting:
         """What it means that the others could not be asked."""
         self._ends = True
         unknown = (
-            f"another of the {self._count} processes ended without a word, as if killed, or its machine is gone "
+            f"another of the {self._count} processes does not answer: it was killed, hangs, or its machine is gone "
             f"({_first_line(error)})."
         )
         return Lost(self._reason(_TO_TELL), unknown)

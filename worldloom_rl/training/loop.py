@@ -26,8 +26,10 @@ from worldloom_rl.training.together import check_together
 
 
 def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
-    """One gradient update if one is due, else one agent step in every environment, in all processes alike.
-    Returns the phase's name."""
+    """One gradient update if one is due, else one agent step in every environment. Returns the phase's name.
+
+    Of several processes each calls it, and they do the same.
+    """
     learning = state.agent_steps >= state.learning_starts
     if learning and state.updates_due >= 1:
         with state.profile.timing("update"):

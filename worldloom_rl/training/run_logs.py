@@ -36,7 +36,7 @@ class RunLogs:
         self._scalars = self._logs / "csv" / "scalars"
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
-        """Scalars at that number of agent steps, or of what `clock` names. Of several processes the first logs its own."""
+        """Scalars at that number of agent steps, or of what `clock` names; of several processes, the first one's."""
         if ranks.rank():
             return
         if not any(isinstance(logger, CSVLogger) for logger in self._loggers):

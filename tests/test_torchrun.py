@@ -57,7 +57,7 @@ def test_a_run_that_several_cannot_share_is_refused_by_name(
 
 
 def test_the_recipes_by_which_several_learn_are_told() -> None:
-    assert [name for name in RECIPES if find_recipe(name).together] == ["dreamerv3", "tdmpc2", "tokens"]
+    assert [name for name in RECIPES if find_recipe(name).together] == ["dreamerv3", "jepa", "tdmpc2", "tokens"]
 
 
 def test_processes_that_cannot_meet_are_refused(

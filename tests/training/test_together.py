@@ -25,7 +25,8 @@ import torch
 from tensordict import TensorDictBase
 
 from worldloom_rl import cli, ranks
-from worldloom_rl.recipes import dreamerv3  # noqa: F401  # before the forks
+from worldloom_rl.data.run_episodes import open_run
+from worldloom_rl.recipes import dreamerv3, jepa, tokens  # noqa: F401  # before the forks
 from worldloom_rl.recipes.tdmpc2 import TDMPC2Recipe
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.recipe import RunState
@@ -160,9 +161,11 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(undisturbed:
 
     with pytest.raises(SystemExit):
         cli.main(["resume", str(run)])
-    both = Two(tmp_path, ["resume", str(run)])
-    assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
-    assert "Goes on after 32 steps" in both.lines(0)[1]
+    for told in ("Goes on after 32 steps", f"{run} is finished: 48 steps"):
+        both = Two(tmp_path, [*DREAMERV3, "--run-directory", str(run), "--go-on"])
+        assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
+        assert told in both.lines(0)[1 if told.startswith("Goes") else 0]
+        assert both.lines(1) == []
     ours, theirs = contents(run), contents(undisturbed)
     assert ours.keys() == theirs.keys()
     # Seconds that training took stand in one file; in two, how many episodes the collector began, which nobody reads.
@@ -266,6 +269,24 @@ def test_what_cannot_be_shared_equally_is_refused_and_leaves_nothing(tmp_path: P
     for rank in range(2):
         assert "batch_size is 7, which 2 processes cannot share equally" in both.lines(rank)[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["tokens", "--env", "worldloom/Catch-v0", "--steps", "16", "--overrides", "context=4", "horizon=2", "width=16",
+         "depth=1", "attention_heads=2", "vocabulary=8", "batch_size=4", "min_seed_steps=12", "updates_per_step=0.25"],
+        ["jepa", "--env", "worldloom/PointRoom-v0", "--steps", "4", "--collect", "60", "--overrides", "batch_size=4"],
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_the_other_families_learn_together(arguments: list[str], tmp_path: Path) -> None:
+    both = Two(tmp_path, ["train", *arguments[:5], *FEW, *arguments[5:], "--run-directory", str(tmp_path / "run")])
+    assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
+    made = json.loads((tmp_path / "run" / "result.json").read_text())["evaluations"][-1]
+    assert len(made["returns"]) == 3 or made["statistics"]
+    found = open_run(tmp_path / "run")  # the rows of both
+    assert found.lengths.sum() > (60 if "jepa" in arguments else 16)
 
 
 def test_torchrun_trains_and_says_why_it_ends(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def train_family(family: str, config: RunConfig, *, go_on: bool) -> None:
         if not go_on:
             finish_run(loop.train(recipe, config).path)
         elif ranks.told(is_finished(recipe, config)) and is_told(Path(config.run_directory or "")):
-            say(f"{config.run_directory} is finished: {config.steps} {recipe.clock.unit}, nothing is left to do.")
+            if ranks.rank() == 0:
+                say(f"{config.run_directory} is finished: {config.steps} {recipe.clock.unit}, nothing is left to do.")
         else:
             finish_run(train_or_resume(recipe, config).path)

@@ -144,7 +144,7 @@ def make_state(config: Config) -> State:
 
 def _collected_state(config: Config) -> State:
     policy = collection_policy(config.policy)
-    with closed_on_error(config.make_collection_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_collection_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         observation_spec, action_spec = specs_of(env)
         model = _make_model(config, observation_spec, action_spec)
         check_window(_window(config, model), episode_length(env), "--overrides history=1, or a smaller --frame-skip")
@@ -245,6 +245,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
     title = "JEPA"
     config_class = Config
     clock = UPDATES
+    together = True
     length_counts = "its learning rate falls over all of them"
     shown: ClassVar[Mapping[str, str]] = {
         "prediction": "loss_prediction",

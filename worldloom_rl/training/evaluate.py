@@ -93,7 +93,7 @@ class Evaluation:
 
 
 def united(parts: Sequence[Evaluation]) -> Evaluation:
-    """All episodes of evaluations of the same weights, in order."""
+    """All episodes of evaluations of the same weights, in order, and the means of what else they measured."""
     if len(parts) == 1:
         return parts[0]
     told = any(part.successes for part in parts)
@@ -102,6 +102,7 @@ def united(parts: Sequence[Evaluation]) -> Evaluation:
         returns=[value for part in parts for value in part.returns],
         lengths=[length for part in parts for length in part.lengths],
         successes=[success for part in parts for success in part.successes or [None] * len(part.returns) if told],
+        statistics={name: sum(part.statistics[name] for part in parts) / len(parts) for name in parts[0].statistics},
     )
 
 

@@ -101,11 +101,12 @@ class RunDirectory:
             return False
 
     def start_over(self) -> None:
-        """Removes what a run wrote that ended before its first checkpoint, so that it can begin anew.
+        """Removes what a run wrote that ended before its first checkpoint, so that it can begin anew; of several
+        processes the first one does.
 
         Raises BlockingIOError if another process works on it.
         """
-        if not self.holds_a_run():
+        if ranks.rank() or not self.holds_a_run():
             return
         with self.owned():
             self.checkpoints.clean()

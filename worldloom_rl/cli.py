@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tyro.extras import SubcommandApp
 
-from worldloom_rl import torchrun
 from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
@@ -26,6 +25,7 @@ from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
 from worldloom_rl.commands.train import train_dreamerv3, train_jepa, train_tdmpc2, train_tokens
+from worldloom_rl.training import torchrun
 
 _TRAIN = SubcommandApp()
 _TRAIN.command(name="dreamerv3")(train_dreamerv3)

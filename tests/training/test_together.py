@@ -24,10 +24,11 @@ import pytest
 import torch
 from tensordict import TensorDictBase
 
-from worldloom_rl import cli, ranks
+from worldloom_rl import cli
 from worldloom_rl.data.run_episodes import open_run
 from worldloom_rl.recipes import dreamerv3, jepa, tokens  # noqa: F401  # before the forks
 from worldloom_rl.recipes.tdmpc2 import TDMPC2Recipe
+from worldloom_rl.training import meeting
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.recipe import RunState
 from worldloom_rl.training.run import Run
@@ -226,7 +227,7 @@ def test_what_ends_one_ends_the_other_with_its_reason(
 
 
 def hangs(rank: int) -> None:
-    ranks._PATIENCE = timedelta(seconds=2)
+    meeting._PATIENCE = timedelta(seconds=2)
     if rank:
         before_step(20, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 

@@ -27,10 +27,10 @@ def resume(
         start: go back to the checkpoint of that many steps; what the run did after it is removed.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
     """
-    from worldloom_rl import ranks
     from worldloom_rl.commands.finish import finish_run
     from worldloom_rl.commands.trained import open_run
     from worldloom_rl.training import loop
+    from worldloom_rl.training.meeting import joined
 
-    with ranks.joined():
+    with joined():
         finish_run(loop.resume(*open_run(run, trust=trust), steps=steps, start=start).path)

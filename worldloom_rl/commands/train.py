@@ -74,12 +74,13 @@ def train_family(family: str, config: RunConfig, *, go_on: bool) -> None:
     from worldloom_rl.commands.finish import finish_run, is_told
     from worldloom_rl.commands.recipes import recipe_for
     from worldloom_rl.training import loop
+    from worldloom_rl.training.meeting import joined
     from worldloom_rl.training.together import check_together
     from worldloom_rl.training.train_or_resume import is_finished, train_or_resume
 
     recipe = recipe_for(family, config)
     check_together(recipe, config)
-    with ranks.joined():
+    with joined():
         if not go_on:
             finish_run(loop.train(recipe, config).path)
         elif ranks.told(is_finished(recipe, config)) and is_told(Path(config.run_directory or "")):

@@ -19,6 +19,7 @@ from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
 from worldloom_rl.training.interruption import Interrupted
 from worldloom_rl.training.manifest import DamagedCheckpoint, require_manifest
+from worldloom_rl.training.meeting import joined
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 from worldloom_rl.training.run import Run
 from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
@@ -59,7 +60,7 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
     """
     check_together(recipe, config)
     check_device(config.device)
-    with ranks.joined():
+    with joined():
         directory = _create(recipe, config)
         with directory.owned():
             with directory.unless_the_start_fails():
@@ -110,7 +111,7 @@ def resume(
     before = read_config(recipe, directory)
     check_together(recipe, before)
     config = dataclasses.replace(before, run_directory=str(directory.path), steps=steps or before.steps)
-    with ranks.joined(), directory.owned():
+    with joined(), directory.owned():
         folder = _resumed_folder(recipe, directory, start)
         _check_length(recipe, directory, before, config, recipe.clock.count(counts_of(folder)))
         told: list[str] = []

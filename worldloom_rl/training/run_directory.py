@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from worldloom_rl import ranks, torchrun
+from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
+from worldloom_rl.training import torchrun
 from worldloom_rl.training.checkpoint import Checkpoints, counts_of
 from worldloom_rl.training.clock import Clock, Counts
 from worldloom_rl.training.evaluate import Evaluation

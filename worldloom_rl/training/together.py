@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from worldloom_rl import ranks, torchrun
+from worldloom_rl import ranks
+from worldloom_rl.training import torchrun
 from worldloom_rl.training.options import CapturedRunConfig
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 

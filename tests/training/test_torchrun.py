@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worldloom_rl import cli, torchrun
+from worldloom_rl import cli
 from worldloom_rl.commands.recipes import RECIPES, find_recipe
+from worldloom_rl.training import torchrun
 
 
 @pytest.fixture

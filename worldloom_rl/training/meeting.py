@@ -31,8 +31,7 @@ def joined() -> Iterator[None]:
     The first that raises leaves its reason where all of them met, and the others raise it as `Lost`; a process that is
     gone without a word is noticed where it is missed. None of them waits for ever.
     """
-    global _meeting  # a process has one
-    if count() > 1 or torchrun.processes() == 1:
+    if ranks.count() > 1 or torchrun.processes() == 1:
         yield
         return
     meeting = _Meeting()

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 # What the library is about; the rest serves it: files, runs, commands, reports, the kit.
 SUBJECT = frozenset(
     {
-        "keys", "noise", "functional", "kernels", "specs", "nn", "latents", "world_model", "objectives", "planners",
-        "models", "data", "envs",
+        "keys", "noise", "ranks", "functional", "kernels", "specs", "nn", "latents", "world_model", "objectives",
+        "planners", "models", "data", "envs",
     }
 )  # fmt: skip
 

@@ -11,11 +11,13 @@ import worldloom_rl
 
 ROOT = Path(worldloom_rl.__file__).parent
 
+# What imports nothing of the rest, each in sight of those before it.
+BASE = ("keys", "noise", "ranks", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional",
+        "kernels")  # fmt: skip
+
 # Module or folder → level. Those of one level do not import each other, except in the order of ORDERED.
 LEVELS = {
-    **dict.fromkeys(
-        ("keys", "noise", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional", "kernels"), 0
-    ),
+    **dict.fromkeys(BASE, 0),
     **dict.fromkeys(("nn", "latents", "specs", "tasks"), 1),
     **dict.fromkeys(("pretrained", "world_model"), 2),
     **dict.fromkeys(("auto", "envs", "planners", "objectives", "data"), 3),
@@ -24,7 +26,7 @@ LEVELS = {
 }
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
-    ("keys", "noise", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional", "kernels"),
+    BASE,
     ("specs", "nn", "latents", "tasks"),
     ("pretrained", "world_model"),
     ("envs", "planners", "objectives", "data", "auto"),

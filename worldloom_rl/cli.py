@@ -27,6 +27,7 @@ from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
 from worldloom_rl.commands.train import train_dreamerv3, train_jepa, train_tdmpc2, train_tokens
+from worldloom_rl.training import torchrun
 from worldloom_rl.training.trust import in_a_run
 
 
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["RL_LOGGING_LEVEL"] = "WARNING"
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
+        torchrun.require_one(given)
         _run(_WORLDLOOM, given or ["--help"], "worldloom")
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
@@ -117,3 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told, status = explain(error)
         complain(told)
         raise SystemExit(status) from error
+
+
+if __name__ == "__main__":  # torchrun -m worldloom_rl.cli
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from worldloom_rl import ranks
 from worldloom_rl.atomic import write_text
 from worldloom_rl.commands.console import say, typed
 from worldloom_rl.commands.imagine import imagine
@@ -23,7 +24,12 @@ def is_told(path: Path) -> bool:
 
 
 def finish_run(path: Path) -> None:
-    """Draw what the trained model foresees, write the model card, and say where to look and what to do next."""
+    """Draw what the trained model foresees, write the model card, and say where to look and what to do next.
+
+    Of several processes the first does that.
+    """
+    if ranks.rank():
+        return
     recipe, run = open_run(path)
     try:
         imagine(path, seed=loop.read_config(recipe, run).seed)
@@ -38,7 +44,7 @@ def finish_run(path: Path) -> None:
         (typed("eval", path), "play more episodes, with an interval" if played else "measure its predictions again"),
         (typed("imagine", path), "draw what it foresees in another episode (--seed 1)"),
         *[(typed("report", path), "find which part of the model is weak")] * (recipe.name in VALUE_HEADS),
-        (typed("resume", path), "take it further (--steps), or go on if it was stopped"),
+        (run.resume_command, "take it further (--steps), or go on if it was stopped"),
     ]
     longest = max(len(command) for command, _ in nexts)
     drawn = f"{IMAGINATION_FILE}, " if (path / IMAGINATION_FILE).exists() else ""

@@ -30,5 +30,7 @@ def resume(
     from worldloom_rl.commands.finish import finish_run
     from worldloom_rl.commands.trained import open_run
     from worldloom_rl.training import loop
+    from worldloom_rl.training.meeting import joined
 
-    finish_run(loop.resume(*open_run(run, trust=trust), steps=steps, start=start).path)
+    with joined():
+        finish_run(loop.resume(*open_run(run, trust=trust), steps=steps, start=start).path)

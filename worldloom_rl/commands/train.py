@@ -69,16 +69,22 @@ def train_family(family: str, config: RunConfig, *, go_on: bool) -> None:
     Args:
         go_on: it may have been begun, or finished, before.
     """
+    from worldloom_rl import ranks
     from worldloom_rl.commands.console import say
     from worldloom_rl.commands.finish import finish_run, is_told
     from worldloom_rl.commands.recipes import recipe_for
     from worldloom_rl.training import loop
+    from worldloom_rl.training.meeting import joined
+    from worldloom_rl.training.together import check_together
     from worldloom_rl.training.train_or_resume import is_finished, train_or_resume
 
     recipe = recipe_for(family, config)
-    if not go_on:
-        finish_run(loop.train(recipe, config).path)
-    elif is_finished(recipe, config) and is_told(Path(config.run_directory or "")):
-        say(f"{config.run_directory} is finished: {config.steps} {recipe.clock.unit}, nothing is left to do.")
-    else:
-        finish_run(train_or_resume(recipe, config).path)
+    check_together(recipe, config)
+    with joined():
+        if not go_on:
+            finish_run(loop.train(recipe, config).path)
+        elif ranks.told(is_finished(recipe, config)) and is_told(Path(config.run_directory or "")):
+            if ranks.rank() == 0:
+                say(f"{config.run_directory} is finished: {config.steps} {recipe.clock.unit}, nothing is left to do.")
+        else:
+            finish_run(train_or_resume(recipe, config).path)

@@ -1,4 +1,4 @@
-"""The replay of one of our own runs: what its newest checkpoint holds of it, mapped."""
+"""The replay of one of our own runs: what its newest checkpoint holds of it, mapped; of all processes that learned."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def open_run(path: Path) -> StoredEpisodes:
     Raises FileNotFoundError if the run keeps no replay; ValueError, naming the file, for what is damaged.
     """
     checkpoint = _newest_with_replay(path)
-    files = map_rows(checkpoint / _REPLAY)
+    replays = [map_rows(folder) for folder in (checkpoint / _REPLAY, *sorted(checkpoint.glob(f"rank*/{_REPLAY}")))]
+    files = [file for replay in replays for file in replay]
     if not files:
         raise ValueError(f"{checkpoint / _REPLAY} holds no rows.")
     observation_spec, action_spec = _specs(checkpoint / _MODEL / _CONFIG, files[0][1])
     kept = _kept_keys(observation_spec, action_spec)
     _check_actions(path, action_spec, files[0][1])
-    order, starts, lengths = _episodes([leaves for _, leaves in files])
+    order, starts, lengths = _episodes([[leaves for _, leaves in replay] for replay in replays])
     config = _read_json(path / _CONFIG)["config"]
     several = (TASK,) in files[0][1]
     tasks = torch.cat([leaves[TASK,].reshape(-1) for _, leaves in files])[order][starts].long() if several else None
@@ -102,11 +103,19 @@ def _check_actions(path: Path, action_spec: Composite, leaves: Leaves) -> None:
             )
 
 
-def _episodes(files: Sequence[Leaves]) -> tuple[Tensor, Tensor, Tensor]:
-    """Order of the rows [N], and first place in it and rows [E] of each episode that has a transition."""
-    stream = torch.cat([leaves[as_tuple(STREAM)].reshape(-1) for leaves in files])
+def _episodes(replays: Sequence[Sequence[Leaves]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Order of the rows [N], and first place in it and rows [E] of each episode that has a transition.
+
+    Args:
+        replays: the files of each process' rows, whose streams are numbered from 0 in each.
+    """
+    streams, before = [], 0
+    for files in replays:
+        streams += [leaves[as_tuple(STREAM)].reshape(-1).long() + before for leaves in files]
+        before = max(int(stream.max()) for stream in streams) + 1 if streams else 0
+    stream = torch.cat(streams)
     order = stream.argsort(stable=True)
-    begins = torch.cat([leaves[as_tuple(IS_INIT)].reshape(-1) for leaves in files])[order]
+    begins = torch.cat([leaves[as_tuple(IS_INIT)].reshape(-1) for files in replays for leaves in files])[order]
     begins[0] = True
     begins[1:] |= stream[order][1:] != stream[order][:-1]
     starts = begins.nonzero().squeeze(-1)

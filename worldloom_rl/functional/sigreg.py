@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldloom_rl import ranks
+
 _LARGEST_KNOT = 3.0
 
 
@@ -16,7 +18,8 @@ def sigreg(embedding: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
     characteristic function along one direction.
 
     About 1 for standard normal embeddings of any batch size; c · B where all B are alike, with c ≈ 0.4 at the origin
-    and more elsewhere. Its weight in a loss therefore depends on B. The batch is that of one process.
+    and more elsewhere. Its weight in a loss therefore depends on B. B counts the rows of all processes, which share the
+    directions.
 
     Args:
         embedding: [..., B, D]; the batch means are taken over B, for each leading index (a time step) on its own.
@@ -26,9 +29,9 @@ def sigreg(embedding: Tensor, directions: Tensor, knots: int = 17) -> Tensor:
     t, weight, target = _quadrature(knots, embedding)
     projected = embedding @ (directions / directions.norm(dim=0, keepdim=True))
     angle = projected.unsqueeze(-1) * t  # [..., B, M, knots]
-    real, imaginary = angle.cos().mean(-3), angle.sin().mean(-3)
+    real, imaginary = ranks.mean(angle.cos().mean(-3)), ranks.mean(angle.sin().mean(-3))
     distance = (real - target).square() + imaginary.square()
-    statistic: Tensor = embedding.shape[-2] * (distance @ weight).mean(-1)
+    statistic: Tensor = ranks.count() * embedding.shape[-2] * (distance @ weight).mean(-1)
     return statistic
 
 

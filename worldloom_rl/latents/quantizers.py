@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldloom_rl import ranks
 from worldloom_rl.extras import require
 
 
@@ -76,7 +77,7 @@ class _Codes(Quantizer):
             straight_through=False,
             rotation_trick=False,
             directional_reparam=False,
-            sync_codebook=False,
+            sync_codebook=ranks.count() > 1,
             affine_param=False,
             **options,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldloom_rl import ranks
 from worldloom_rl.functional.precision import PreciseBuffers
 
 
@@ -38,8 +39,8 @@ class PercentileRange(PreciseBuffers):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Move both percentiles towards those of x (any shape, taken as one sample)."""
-        ascending = x.detach().flatten().sort().values
+        """Move both percentiles towards those of x (any shape, taken with those of all processes as one sample)."""
+        ascending = ranks.gather(x).sort().values
         for running, percent in ((self.low, self.low_percent), (self.high, self.high_percent)):
             running.lerp_(percentile(ascending, percent).to(running.dtype), self.rate)
 

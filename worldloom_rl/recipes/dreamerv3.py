@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import OnlineLaw
 from worldloom_rl.models.dreamerv3 import DreamerV3
@@ -136,6 +137,7 @@ def differentiate(
         terms, metrics, posterior = compute_losses(losses, batch, noise)
     total = torch.stack(list(terms.values())).sum()
     total.backward()
+    ranks.average_gradients(model.parameters())
     model.eval()
     return TensorDict({"metrics": {**metrics, "loss": total.detach()}, "posterior": posterior.detach()})
 
@@ -166,7 +168,7 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         return collecting_state(config, env, DreamerV3(config.model_config, *specs_of(env)).to(config.device).eval())
 
 
@@ -184,7 +186,7 @@ def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
         optimizer=optimizer,
         source=collecting(config, env, partial(config.make_env, config.num_envs), model, arrivals, replay),
         # A batch's worth of rows, and a whole window in every environment.
-        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.streams),
+        learning_starts=max(numbers.batch_size * numbers.batch_length, window * config.streams * ranks.count()),
         updates_per_step=numbers.updates_per_step,
     )
 
@@ -203,6 +205,7 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
     name = "dreamerv3"
     title = "DreamerV3"
     config_class = Config
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
 
     def make_state(self, config: Config) -> State:

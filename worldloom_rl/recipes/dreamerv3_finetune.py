@@ -56,6 +56,7 @@ class FineTunedDreamerV3Recipe(DreamerV3Recipe):
 
     name = "dreamerv3-finetune"
     title = "DreamerV3, fine-tuned,"
+    together = False
     config_class: type[dreamerv3.Config] = Config
 
     def make_state(self, config: dreamerv3.Config) -> State:

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchrl.collectors import Collector
 from torchrl.data import Composite
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.data.episodes import TASK
@@ -91,6 +92,7 @@ def update(
     terms = losses.to_dict()
     total = torch.stack(list(terms.values())).sum()
     total.backward()
+    ranks.average_gradients(model.parameters())
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), model.config.grad_clip_norm)
     try:
         check_finite({**terms, GRADIENT: grad_norm}, batch, model)
@@ -118,7 +120,7 @@ def action_statistics(model: JEPA, source: Source, frame_skip: int) -> tuple[Ten
         single = rows[name][arrived].unsqueeze(1)
         block = single.expand(len(single), frame_skip, *single.shape[2:]).reshape(-1, *model.action_spec[key].shape)
         actions[key] = block.to(space.center.device)
-    flat = space.flatten(actions)
+    flat = torch.cat(ranks.gathered(space.flatten(actions)))  # replays may hold different numbers of rows
     std, mean = torch.std_mean(flat, 0, correction=0)
     return torch.where(space.continuous, mean, 0.0), torch.where(space.continuous, std, 1.0)
 
@@ -142,7 +144,7 @@ def make_state(config: Config) -> State:
 
 def _collected_state(config: Config) -> State:
     policy = collection_policy(config.policy)
-    with closed_on_error(config.make_collection_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_collection_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         observation_spec, action_spec = specs_of(env)
         model = _make_model(config, observation_spec, action_spec)
         check_window(_window(config, model), episode_length(env), "--overrides history=1, or a smaller --frame-skip")
@@ -243,6 +245,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
     title = "JEPA"
     config_class = Config
     clock = UPDATES
+    together = True
     length_counts = "its learning rate falls over all of them"
     shown: ClassVar[Mapping[str, str]] = {
         "prediction": "loss_prediction",

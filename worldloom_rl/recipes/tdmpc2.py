@@ -16,6 +16,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.envs import episode_length
@@ -92,11 +93,13 @@ def learn(
     losses, posterior = world_model_loss(batch, noise)
     total = losses.sum(reduce=True)
     total.backward()
+    ranks.average_gradients(_parameters(optimizers.model))
     grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.model), model.config.grad_clip_norm)
     _step(optimizers.model, unless=not_finite(total, grad_norm))
 
     policy = policy_loss(posterior.detach(), noise)
     policy["loss_policy"].backward()
+    ranks.average_gradients(model.parameters())  # with what the task embedding keeps for the next update
     policy_grad_norm = torch.nn.utils.clip_grad_norm_(_parameters(optimizers.policy), model.config.grad_clip_norm)
     # Only the policy's gradients: the task embedding's joins the next model update, as in the official code.
     _step(optimizers.policy, unless=not_finite(total, grad_norm, policy["loss_policy"], policy_grad_norm))
@@ -159,12 +162,13 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_collection_env(config.seed)) as env:
+    with closed_on_error(config.make_collection_env(ranks.process_seed(config.seed))) as env:
         length, count = episode_length(env), env.batch_size.numel()
         numbers = config.model_config(length)
         check_window(numbers.horizon + 1, length, f"--overrides horizon={length}")
         model = TDMPC2(numbers, *specs_of(env)).to(config.device).eval()
-        default = max(numbers.min_seed_steps, 5 * length * count * max(1, config.actors))
+        streams = count * max(1, config.actors) * ranks.count()
+        default = max(numbers.min_seed_steps, 5 * length * streams)
         seed_steps = default if config.seed_steps is None else config.seed_steps
         source = collected(config, env, model, random_steps=seed_steps)
         return state_of(config, model, source, learning_starts=seed_steps, updates_per_step=numbers.updates_per_step)
@@ -212,6 +216,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     title = "TD-MPC2"
     config_class = Config
     pretrains = True
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
 
     def make_state(self, config: Config) -> State:

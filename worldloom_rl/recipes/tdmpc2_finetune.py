@@ -87,6 +87,7 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
 
     name = "tdmpc2-finetune"
     title = "TD-MPC2, fine-tuned,"
+    together = False
     config_class: type[tdmpc2.Config] = Config
 
     def make_state(self, config: tdmpc2.Config) -> State:

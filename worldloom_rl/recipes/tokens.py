@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import WindowLaw
 from worldloom_rl.models.tokens import TokenWorldModel
@@ -106,6 +107,7 @@ def update(
         terms = {name: value for name, value in terms.items() if (name in _TOKENIZER_TERMS) == alone}
     total = torch.stack(list(terms.values())).sum()
     total.backward()
+    ranks.average_gradients(model.parameters())
     parts = {"tokenizer": model.tokenizer, "dynamics": model.dynamics, "behavior": model.behavior}
     for name, part in parts.items():
         finite[f"{name}_{GRADIENT}"] = nn.utils.clip_grad_norm_(part.parameters(), config.gradient_clip)
@@ -135,7 +137,7 @@ def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    with closed_on_error(config.make_env(config.num_envs, config.seed)) as env:
+    with closed_on_error(config.make_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         model = TokenWorldModel(config.model_config, *specs_of(env)).to(config.device).eval()
         numbers = model.config
         collector = make_collector(config, env, model.make_policy())
@@ -151,7 +153,7 @@ def make_state(config: Config) -> State:
             optimizer=optimizer,
             source=Collected(replay, arrivals, collector, config.num_envs),
             # A whole window in every environment, at least.
-            learning_starts=max(numbers.min_seed_steps, window * config.num_envs),
+            learning_starts=max(numbers.min_seed_steps, window * config.num_envs * ranks.count()),
             updates_per_step=numbers.updates_per_step,
         )
 
@@ -162,6 +164,7 @@ class TokensRecipe(Recipe[Config, TokenWorldModel, State]):
     name = "tokens"
     title = "Token world model"
     config_class = Config
+    together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
 
     def make_state(self, config: Config) -> State:

@@ -1,7 +1,8 @@
 """Checkpoints of a run: what a state comes to on the disk, and back; the newest few are kept, and the best.
 
 A checkpoint is a whole directory that appears by renaming: weights, what learning goes on from, the source, counters,
-and a manifest with the checksum of each file.
+and a manifest with the checksum of each file. Of several processes the first writes what they have in common, beside
+its own source as if it were alone; rank1/, rank2/, … hold the sources of the others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from worldloom_rl import ranks
 from worldloom_rl.atomic import new_directory, remove_directory
 from worldloom_rl.data.journal import DamagedFile
 from worldloom_rl.envs.snapshot import CannotKeep
@@ -35,6 +37,8 @@ from worldloom_rl.training.manifest import (
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 
 _PREFIX = "step_"
+_LEARNING = "learning.pt"
+_RANK = "rank"  # before a process' number
 _COUNTERS = ("agent_steps", "updates", "updates_due", "training_seconds")
 
 
@@ -98,22 +102,25 @@ class Checkpoints:
                 remove_directory(folder)
 
     def save(self, agent_steps: int, updates: int, write: Callable[[Path], None], score: float | None = None) -> Path:
-        """Let `write` fill a temporary directory, then name it, then drop what is too old.
+        """Let `write` fill a temporary directory, then name it, then drop what is too old; all processes call it.
 
         Args:
             score: of the last evaluation, if it was one of this state; a checkpoint that is there already gets it, too.
         """
         target = self._named(agent_steps, updates)
-        if target.exists():
+        if not ranks.told(target.exists()):
+            _fill(target, write, score)
+        elif ranks.rank() == 0:
             self.score(agent_steps, updates, score)
-        else:
-            with new_directory(target) as folder:
-                write(folder)
-                write_manifest(folder, score)
+        if ranks.rank() == 0:
+            self._drop()
+        return target
+
+    def _drop(self) -> None:
+        """Removes what is too old."""
         kept = {*self.all()[-self.keep :], *self._scored()[-1:]}
         for folder in set(self.all()).difference(kept):
             remove_directory(folder)
-        return target
 
     def score(self, agent_steps: int, updates: int, score: float | None) -> None:
         """The score of a checkpoint that was written before its evaluation, if there are both."""
@@ -133,6 +140,19 @@ class Checkpoints:
         """Remove what a killed run left half written or half removed. Not while a run is writing here."""
         for rest in self.directory.glob(f".{_PREFIX}*"):
             shutil.rmtree(rest)
+
+
+def _fill(target: Path, write: Callable[[Path], None], score: float | None) -> None:
+    """A new directory that all processes write to, named when all have done so."""
+    if ranks.rank():
+        write(Path(ranks.told("")))
+        ranks.wait()
+    else:
+        with new_directory(target) as folder:
+            write(Path(ranks.told(str(folder))))
+            ranks.wait()
+            write_manifest(folder, score)
+    ranks.wait()  # before the next one, which builds on it
 
 
 def agent_steps_of(checkpoint: Path) -> int:
@@ -157,7 +177,12 @@ def save_checkpoint(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, chec
     """
     check_weights(state.model)
     folder = checkpoints.save(state.agent_steps, state.updates, partial(save_state, recipe, state), score_of(state))
-    state.source.moved(folder)
+    state.source.moved(own_part(folder))
+
+
+def own_part(folder: Path) -> Path:
+    """Where a process keeps its source in a checkpoint."""
+    return folder / f"{_RANK}{ranks.rank()}" if ranks.rank() else folder
 
 
 def score_of(state: RunState[ConfigT, ModelT]) -> float | None:
@@ -170,6 +195,11 @@ def score_of(state: RunState[ConfigT, ModelT]) -> float | None:
 
 def save_state(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: Path) -> None:
     """Everything that a run goes on from: weights, what the recipe learns with, its source and counters."""
+    if ranks.rank():
+        own = own_part(directory)
+        own.mkdir()
+        torch.save(state.source.save(own), own / _LEARNING)
+        return
     state.model.save_pretrained(directory / "model")
     learning = {
         **recipe.save(state),
@@ -177,7 +207,7 @@ def save_state(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory
         "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],
         **state.source.save(directory),
     }
-    torch.save(learning, directory / "learning.pt")
+    torch.save(learning, directory / _LEARNING)
 
 
 def load_state(
@@ -193,10 +223,14 @@ def load_state(
 
     Args:
         check: is given the fresh state, before anything is put into it; what it raises ends the loading.
-    Raises DamagedCheckpoint, naming the file, if a file is not what was written.
+    Raises DamagedCheckpoint, naming the file, if a file is not what was written; ValueError if as many processes as
+    wrote it are not here.
     """
+    _check_processes(directory)
     check_files(directory)
-    learning = read_tensors(directory / "learning.pt")
+    own = own_part(directory)
+    learning = read_tensors(directory / _LEARNING)
+    mine = read_tensors(own / _LEARNING) if ranks.rank() else learning
     state = recipe.make_state(config)
     try:
         check(state)
@@ -206,12 +240,23 @@ def load_state(
             for name in _COUNTERS:
                 setattr(state, name, learning["counters"][name])
             state.evaluations = [Evaluation(**values) for values in learning["evaluations"]]
-            told = state.source.load(directory, learning, config.seed + state.agent_steps)
+            told = state.source.load(own, mine, ranks.process_seed(config.seed + state.agent_steps))
     except BaseException:
         state.close()
         raise
     state.resumed = f"Goes on after {state.agent_steps} steps and {state.updates} updates{told}"
     return state
+
+
+def _check_processes(folder: Path) -> None:
+    wrote = 1 + len(list(folder.glob(f"{_RANK}*")))
+    if wrote != ranks.count():
+        once = "one process" if wrote == 1 else f"{wrote} processes"
+        how = "worldloom resume, without torchrun" if wrote == 1 else f"torchrun --nproc-per-node {wrote} --no-python …"
+        raise ValueError(
+            f"{folder} was written by {once}, each with a replay and environments of its own, and {ranks.count()} "
+            f"would go on: start as many ({how})."
+        )
 
 
 def _load_weights(state: RunState[ConfigT, ModelT], directory: Path) -> None:

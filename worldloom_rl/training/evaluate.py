@@ -92,6 +92,20 @@ class Evaluation:
         return ", ".join(parts) + (f" ({', '.join(by_task)})" if by_task else "")
 
 
+def united(parts: Sequence[Evaluation]) -> Evaluation:
+    """All episodes of evaluations of the same weights, in order, and the means of what else they measured."""
+    if len(parts) == 1:
+        return parts[0]
+    told = any(part.successes for part in parts)
+    return dataclasses.replace(
+        parts[0],
+        returns=[value for part in parts for value in part.returns],
+        lengths=[length for part in parts for length in part.lengths],
+        successes=[success for part in parts for success in part.successes or [None] * len(part.returns) if told],
+        statistics={name: sum(part.statistics[name] for part in parts) / len(parts) for name in parts[0].statistics},
+    )
+
+
 def with_primers(env: EnvBase, policy: TensorDictModuleBase) -> EnvBase:
     """The environment with a place for whatever the policy carries, as collectors make it by themselves."""
     for module in policy.modules():

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import NoReturn
 
+from worldloom_rl import ranks
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -15,8 +17,11 @@ class Interrupted(Exception):
     """The run was asked to stop by a signal; raised where all that it goes on from is whole."""
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"stopped by {number.name}")
+        super().__init__(number)  # what it is made of again in another process
         self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {self.number.name}"
 
     def end(self) -> NoReturn:
         """Ends the program as the signal would have: KeyboardInterrupt, or SystemExit 143 for SIGTERM."""
@@ -46,7 +51,12 @@ class Interruption:
         self._put_back()
 
     def check(self) -> None:
-        """Raises Interrupted if a signal came."""
+        """Raises Interrupted if a signal came to any of the processes, all of which call it."""
+        if ranks.any_of(self._asked is not None):
+            raise Interrupted(next(number for number in ranks.gathered(self._asked) if number is not None))
+
+    def check_alone(self) -> None:
+        """Raises Interrupted if a signal came to this process; the others are to hear of it."""
         if self._asked is not None:
             raise Interrupted(self._asked)
 

@@ -10,21 +10,27 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from worldloom_rl import ranks
 from worldloom_rl.config import older_values
 from worldloom_rl.training import surroundings
-from worldloom_rl.training.checkpoint import counts_of, load_state
+from worldloom_rl.training.checkpoint import counts_of, load_state, own_part
 from worldloom_rl.training.device import check_device
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.fields import typed
 from worldloom_rl.training.interruption import Interrupted
 from worldloom_rl.training.manifest import DamagedCheckpoint, require_manifest
+from worldloom_rl.training.meeting import joined
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 from worldloom_rl.training.run import Run
 from worldloom_rl.training.run_directory import CONFIG_FILE, RunDirectory
+from worldloom_rl.training.together import check_together
 
 
 def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
-    """One gradient update if one is due, else one agent step in every environment. Returns the phase's name."""
+    """One gradient update if one is due, else one agent step in every environment. Returns the phase's name.
+
+    Of several processes each calls it, and they do the same.
+    """
     learning = state.agent_steps >= state.learning_starts
     if learning and state.updates_due >= 1:
         with state.profile.timing("update"):
@@ -40,7 +46,8 @@ def step(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT) -> str:
         return "training"
     recipe.check(state, transitions)
     state.source.add(transitions)
-    steps = transitions.batch_size.numel()  # `numel` of a tensordict is never 0
+    # Each process has as many environments; `numel` of a tensordict is never 0.
+    steps = transitions.batch_size.numel() * ranks.count()
     state.agent_steps += steps
     if learning or recipe.pretrains:
         state.updates_due += steps * state.updates_per_step
@@ -52,19 +59,39 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
 
     Raises ValueError, with no directory left behind, if the run cannot begin or would end before learning starts.
     """
+    check_together(recipe, config)
     check_device(config.device)
+    with joined():
+        directory = _create(recipe, config)
+        with directory.owned():
+            with directory.unless_the_start_fails():
+                state = _start(recipe, dataclasses.replace(config, run_directory=str(directory.path)), directory)
+            return _run(recipe, state, directory)
+
+
+def _create(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirectory:
+    """The new directory of a run, which the first of several processes makes."""
+    if ranks.rank():
+        return RunDirectory(ranks.told(""))
     name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
-    with directory.owned():
-        with directory.unless_the_start_fails():
-            state = recipe.make_state(dataclasses.replace(config, run_directory=str(directory.path)))
-            try:
-                recipe.clock.check(config.steps, state.learning_starts, collects=state.source.collects)
-                surroundings.keep(directory.path, state)
-            except BaseException:
-                state.close()
-                raise
-        return _run(recipe, state, directory)
+    ranks.told(str(directory.path))
+    return directory
+
+
+def _start(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT, directory: RunDirectory) -> StateT:
+    """A fresh state, in every process or in none."""
+    state = recipe.make_state(config)
+    try:
+        recipe.clock.check(config.steps, state.learning_starts, collects=state.source.collects)
+        if ranks.rank() == 0:
+            surroundings.keep(directory.path, state)
+        ranks.wait()
+        ranks.part_ways(state.model, config.seed)
+    except BaseException:
+        state.close()
+        raise
+    return state
 
 
 def resume(
@@ -83,10 +110,10 @@ def resume(
     DamagedCheckpoint for a checkpoint that is not what was written, with the way back to one that is.
     """
     before = read_config(recipe, directory)
+    check_together(recipe, before)
     config = dataclasses.replace(before, run_directory=str(directory.path), steps=steps or before.steps)
-    with directory.owned():
-        directory.checkpoints.clean()
-        folder = directory.checkpoints.latest() if start is None else directory.checkpoints.at(start, recipe.clock)
+    with joined(), directory.owned():
+        folder = _resumed_folder(recipe, directory, start)
         _check_length(recipe, directory, before, config, recipe.clock.count(counts_of(folder)))
         told: list[str] = []
 
@@ -101,12 +128,25 @@ def resume(
             raise DamagedCheckpoint(f"{error} {directory.way_back(folder, recipe.clock)}") from error
         try:
             state.resumed = " ".join(filter(None, [state.resumed, *told]))
-            state.source.moved(folder)
-            _go_back(recipe, state, directory, before, folder)
+            state.source.moved(own_part(folder))
+            ranks.wait()
+            if ranks.rank() == 0:
+                _go_back(recipe, state, directory, before, folder)
+            state.evaluations = ranks.told(state.evaluations)
         except BaseException:
             state.close()
             raise
         return _run(recipe, state, directory)
+
+
+def _resumed_folder(recipe: Recipe[ConfigT, ModelT, StateT], directory: RunDirectory, start: int | None) -> Path:
+    """The checkpoint to go on from, which the first of several processes finds."""
+    if ranks.rank():
+        return Path(ranks.told(""))
+    directory.checkpoints.clean()
+    folder = directory.checkpoints.latest() if start is None else directory.checkpoints.at(start, recipe.clock)
+    ranks.told(str(folder))
+    return folder
 
 
 def _check_length(
@@ -158,6 +198,8 @@ def _run(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory: RunD
             _walk(recipe, state, run)
         except FloatingPointError as error:
             raise run.with_remedy(error) from error
+        except ranks.Lost as error:
+            raise run.with_way_on(error) from error
     return directory
 
 

@@ -9,11 +9,15 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from worldloom_rl import ranks
+
 _PLAIN_INTERVAL = 5.0  # seconds between plain lines
 
 
 class LiveLine:
     """Shows phase, how far the run is and how fast it goes, metrics and the time left; use as a context manager.
+
+    Of several processes only the first shows anything.
 
     Args:
         total: of the whole run, in the clock's unit.
@@ -22,7 +26,7 @@ class LiveLine:
     """
 
     def __init__(self, total: int, start: int = 0, unit: str = "steps") -> None:
-        self.console = Console(soft_wrap=True)
+        self.console = Console(soft_wrap=True, quiet=ranks.rank() > 0)
         self.total = total
         self.unit = unit
         self._begin = time.monotonic()

@@ -73,6 +73,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         clock: what its steps are.
         pretrains: the updates that the steps before learning are due are made at once when learning begins.
         length_counts: why a run of it cannot become longer than it was told at first, as half a sentence; "" if it can.
+        together: whether several processes can learn by it together.
         shown: metrics that the live line shows, by the name that it gives them.
     """
 
@@ -82,6 +83,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     clock: ClassVar[Clock] = AGENT_STEPS
     pretrains: ClassVar[bool] = False
     length_counts: ClassVar[str] = ""
+    together: ClassVar[bool] = False
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
 
     @abstractmethod

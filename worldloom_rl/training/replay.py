@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torchrl.data import Composite
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.data.laws import MakeLaw
 from worldloom_rl.training.options import RunConfig
@@ -28,7 +30,8 @@ def make_replay(
     rows: int | None = None,
     scratch: str = "replay",
 ) -> Replay:
-    """The replay of a run, within the rows and the gigabytes it may keep.
+    """The replay of a run, within the rows and the gigabytes it may keep; of several processes, each one's part of both
+    and of the batch.
 
     Rows above `memmap_above_gb` lie in files of the run directory while the run goes on; see `remove_scratch`.
 
@@ -37,24 +40,28 @@ def make_replay(
         action_spec: of a row's action; by default the model's.
         rows: that the run brings; by default what its agent steps can.
         scratch: name of the folder of those files.
-    Raises ValueError if not even one window fits.
+    Raises ValueError if not even one window fits, or processes cannot have equal parts.
     """
-    make = partial(Replay, window=window, batch_size=batch_size, by=by)
+    make = partial(Replay, window=window, batch_size=ranks.share(batch_size, "batch_size"), by=by)
     leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
     row_bytes = leaves + make(capacity=1000 + window).bytes_per_row
-    rows = config.replay_rows() if rows is None else min(rows, config.capacity)
+    most = ranks.share(config.capacity, "capacity")
+    rows = min(most, math.ceil(config.replay_rows() / ranks.count())) if rows is None else min(rows, most)
     if config.replay_gb is not None:
-        rows = min(rows, int(config.replay_gb * 1e9 / row_bytes))
+        rows = min(rows, int(config.replay_gb / ranks.count() * 1e9 / row_bytes))
     if rows < 2 * window:
         raise ValueError(
             f"Replay may keep {rows} rows of {row_bytes:.0f} bytes, but windows have {window}: "
             f"allow at least {2 * window * row_bytes / 1e9:.2g} gigabytes and {2 * window} rows (replay_gb, capacity)."
         )
     folder = None
-    if rows * row_bytes > config.memmap_above_gb * 1e9:
+    if rows * row_bytes > config.memmap_above_gb / ranks.count() * 1e9:
+        scratch = f"{scratch}-rank{ranks.rank()}" if ranks.rank() else scratch
         folder = Path(config.run_directory) / scratch if config.run_directory else Path(tempfile.mkdtemp())
         shutil.rmtree(folder, ignore_errors=True)
-    return make(capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(config.seed))
+    return make(
+        capacity=rows, memmap_dir=folder, generator=torch.Generator().manual_seed(ranks.process_seed(config.seed))
+    )
 
 
 def check_window(window: int, longest: int, remedy: str) -> None:

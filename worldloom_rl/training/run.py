@@ -11,13 +11,14 @@ from typing import Generic
 
 from safetensors import SafetensorError
 
+from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.training.checkpoint import counts_of, save_checkpoint, score_of
 from worldloom_rl.training.clock import AGENT_STEPS, Counts
 from worldloom_rl.training.compilation import Built, built, compile_model
-from worldloom_rl.training.evaluate import Evaluation
+from worldloom_rl.training.evaluate import Evaluation, united
 from worldloom_rl.training.finite import check_read
-from worldloom_rl.training.interruption import Interruption
+from worldloom_rl.training.interruption import Interrupted, Interruption
 from worldloom_rl.training.learning_curve import draw_evaluations
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.profile import Profile, profile_text
@@ -74,8 +75,9 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             state.source.time_acting(state.profile)
         self._began = time.monotonic() - state.training_seconds
         plan = recipe.clock.plan(config.steps, config.repeat, state.learning_starts)
+        together = f" by {ranks.count()} processes" if ranks.count() > 1 else ""
         self.line.say(
-            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}: "
+            f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}{together}: "
             f"{plan}{recipe.describe(state)}. Run directory: {self.directory.path}"
         )
         if state.resumed and self.goes_on():
@@ -113,6 +115,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """A checkpoint of where the run stands. Raises OSError, with the older ones as they were, if it has no room."""
         try:
             save_checkpoint(self.recipe, self.state, self.directory.checkpoints)
+        except ranks.Lost:
+            raise
         except (OSError, SafetensorError, RuntimeError) as error:  # RuntimeError: torch's writer
             raise OSError(
                 f"The checkpoint of {self.count} {self.recipe.clock.unit} could not be written to "
@@ -137,10 +141,11 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         """An evaluation between two steps; training time leaves it out."""
         begin = time.monotonic()
         if self.count or self.state.evaluations:
-            self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, self.interruption.check)
+            self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, self.interruption.check_alone)
         else:
             self._evaluate_fresh()
-        self.directory.checkpoints.score(self.state.agent_steps, self.state.updates, score_of(self.state))
+        if ranks.rank() == 0:
+            self.directory.checkpoints.score(self.state.agent_steps, self.state.updates, score_of(self.state))
         seconds = time.monotonic() - begin
         self._began += seconds
         self.line.leave_out(seconds)
@@ -160,7 +165,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         until = time.monotonic() + limit
 
         def check() -> None:
-            self.interruption.check()
+            self.interruption.check_alone()
             if time.monotonic() > until:
                 raise _TooLong
 
@@ -176,7 +181,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def _evaluate(self, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
         recipe, state, config, done = self.recipe, self.state, self.config, self.count
         self._show("evaluating")
-        found = recipe.evaluate(config, state.model, episodes, seed + done, check)
+        found = self._evaluate_together(episodes, seed + done, check)
         evaluation = dataclasses.replace(found, agent_steps=state.agent_steps, updates=state.updates)
         state.evaluations.append(evaluation)
         returns = {"evaluation/return": evaluation.mean_return} if evaluation.returns else {}
@@ -185,10 +190,25 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
         title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
         file = self.directory.path / CURVE_FILE
-        draw_evaluations(
-            file, title, state.evaluations, recipe.clock, action_repeat=config.repeat, published=self._published()
-        )
+        if ranks.rank() == 0:
+            draw_evaluations(
+                file, title, state.evaluations, recipe.clock, action_repeat=config.repeat, published=self._published()
+            )
         return evaluation
+
+    def _evaluate_together(self, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
+        """Each process plays its part of the episodes; what stops one of them stops all."""
+        found: Evaluation | _TooLong | Interrupted | None = None
+        try:
+            if own := ranks.part(episodes):
+                found = self.recipe.evaluate(self.config, self.state.model, own, ranks.process_seed(seed), check)
+        except (_TooLong, Interrupted) as stopped:
+            found = stopped
+        parts = ranks.gathered(found)
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+        return united([part for part in parts if isinstance(part, Evaluation)])
 
     def _published(self) -> PublishedCurve | None:
         config = self.config
@@ -213,8 +233,10 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             return
         self._warn()
         spent = state.profile.seconds()
-        final = final or self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check)
+        final = final or self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check_alone)
         self.save()
+        if ranks.rank():
+            return
         self.directory.write_result(_result(self.recipe, state, final))
         if spent and (steps := self.count - self._first):
             write_json(self.directory.path / PROFILE_FILE, {self.recipe.clock.name: steps, "seconds": spent})
@@ -247,8 +269,15 @@ class Run(Generic[ConfigT, ModelT, StateT]):
 
     def with_remedy(self, error: FloatingPointError) -> FloatingPointError:
         """The error with where the run stood, and with the command that goes on if there is a checkpoint."""
-        where = f"After {self.state.agent_steps} steps and {self.state.updates} updates: {error}"
-        return FloatingPointError(f"{where} {self._what_is_saved()}")
+        return FloatingPointError(f"{self._where}: {error} {self._what_is_saved()}")
+
+    def with_way_on(self, error: ranks.Lost) -> ranks.Lost:
+        """Likewise, of another process that is gone, unless that one said it all."""
+        return error if error.told else ranks.Lost("", f"{self._where}: {error} {self._what_is_saved()}")
+
+    @property
+    def _where(self) -> str:
+        return f"After {self.state.agent_steps} steps and {self.state.updates} updates"
 
     def _what_is_saved(self) -> str:
         """What a person whose run ended by an error goes on from."""
@@ -306,6 +335,7 @@ def _result(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, final: Evalu
         "agent_steps": state.agent_steps,
         "environment_steps": state.agent_steps * config.repeat,
         "updates": state.updates,
+        "processes": ranks.count(),
         "training_seconds": round(state.training_seconds, 1),
         "clock": recipe.clock.name,
         "evaluations": [dataclasses.asdict(evaluation) for evaluation in state.evaluations],

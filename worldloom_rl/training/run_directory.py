@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
+from worldloom_rl.training import torchrun
 from worldloom_rl.training.checkpoint import Checkpoints, counts_of
 from worldloom_rl.training.clock import Clock, Counts
 from worldloom_rl.training.evaluate import Evaluation
@@ -46,8 +48,8 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """What a person types to go on, as a shell takes it."""
-        return typed("resume", self.path)
+        """What a person types to go on, as a shell takes it; the same number of processes does."""
+        return torchrun.command() + typed("resume", self.path)
 
     @classmethod
     def create(cls, path: str | Path | None, name: str, recipe: str, config: Mapping[str, Json]) -> RunDirectory:
@@ -100,11 +102,12 @@ class RunDirectory:
             return False
 
     def start_over(self) -> None:
-        """Removes what a run wrote that ended before its first checkpoint, so that it can begin anew.
+        """Removes what a run wrote that ended before its first checkpoint, so that it can begin anew; of several
+        processes the first one does.
 
         Raises BlockingIOError if another process works on it.
         """
-        if not self.holds_a_run():
+        if ranks.rank() or not self.holds_a_run():
             return
         with self.owned():
             self.checkpoints.clean()
@@ -113,7 +116,13 @@ class RunDirectory:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does."""
+        """While the block runs, no other process trains or resumes here. Raises BlockingIOError if one does.
+
+        Of several that learn together the first has the directory.
+        """
+        if ranks.rank():
+            yield
+            return
         self._owner = self._owner or Owner(self.path)
         try:
             yield
@@ -131,6 +140,8 @@ class RunDirectory:
         try:
             yield
         except BaseException:
+            if ranks.rank():
+                raise
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self.path in self._made:
                 shutil.rmtree(self.path)  # while it is owned: nobody else has begun in it

@@ -11,6 +11,7 @@ from pathlib import Path
 from torchrl.record import CSVLogger, TensorboardLogger
 from torchrl.record.loggers.common import Logger
 
+from worldloom_rl import ranks
 from worldloom_rl.atomic import write_text
 from worldloom_rl.config import Json
 from worldloom_rl.training.weights_and_biases import wandb_logger
@@ -35,7 +36,9 @@ class RunLogs:
         self._scalars = self._logs / "csv" / "scalars"
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
-        """Scalars at that number of agent steps, or of what `clock` names."""
+        """Scalars at that number of agent steps, or of what `clock` names; of several processes, the first one's."""
+        if ranks.rank():
+            return
         if not any(isinstance(logger, CSVLogger) for logger in self._loggers):
             self._loggers = [*self._tensorboard(), CSVLogger("csv", log_dir=str(self._logs))]
             if self.wandb:
@@ -44,6 +47,8 @@ class RunLogs:
 
     def close(self) -> None:
         """Write out what is logged, also as one table; a later `log` opens the files again."""
+        if ranks.rank():
+            return
         loggers, self._loggers = self._loggers, []
         for logger in loggers:
             if isinstance(logger, TensorboardLogger):

@@ -19,6 +19,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
+from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.torchrl_insides import sampling_state, set_sampling_state
 from worldloom_rl.training.collection import load_collection, save_collection
@@ -224,7 +225,8 @@ def make_collector(
     """So many agent steps in every environment a batch, without end, kept on the CPU.
 
     Args:
-        init_random_frames: agent steps whose actions are drawn at random before the policy acts.
+        init_random_frames: agent steps whose actions are drawn at random before the policy acts, in all processes
+            together.
     """
     captured = isinstance(config, CapturedRunConfig) and config.cuda_graphs
     return Collector(
@@ -232,7 +234,7 @@ def make_collector(
         CapturedPolicy(policy) if captured else policy,
         frames_per_batch=steps * env.batch_size.numel(),
         total_frames=-1,
-        init_random_frames=init_random_frames,
+        init_random_frames=init_random_frames and ranks.share(init_random_frames, "seed_steps"),
         auto_register_policy_transforms=True,
         policy_device=config.device,
         storing_device="cpu",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from worldloom_rl import ranks
 from worldloom_rl.config import Json
 from worldloom_rl.training import loop
 from worldloom_rl.training.next_command import typed
@@ -18,10 +19,10 @@ def train_or_resume(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) ->
 
     Raises ValueError for one with a run of another configuration, BlockingIOError if another process works on it.
     """
-    if is_finished(recipe, config):
+    if ranks.told(is_finished(recipe, config)):
         return _directory(config)
     directory = _directory(config)
-    if directory.checkpoints.all():
+    if ranks.told(directory.checkpoints.all()):
         return loop.resume(recipe, directory)
     directory.start_over()
     return loop.train(recipe, config)

@@ -10,6 +10,7 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.data import TensorSpec
 
+from worldloom_rl import ranks
 from worldloom_rl.functional.precision import first_weight
 from worldloom_rl.models.jepa.config import JEPAConfig
 from worldloom_rl.models.jepa.vision_transformer import VisionTransformer
@@ -117,11 +118,26 @@ class Projector(nn.Module):
         norm = self.norm
         if batch_statistics and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-        flat = F.batch_norm(
-            flat, norm.running_mean, norm.running_var, norm.weight, norm.bias, batch_statistics, 0.1, norm.eps
-        )
+        if batch_statistics and ranks.count() > 1:
+            flat = _norm_over_ranks(norm, flat)
+        else:
+            flat = F.batch_norm(
+                flat, norm.running_mean, norm.running_var, norm.weight, norm.bias, batch_statistics, 0.1, norm.eps
+            )
         projected: Tensor = self.contract(F.gelu(flat.reshape(hidden.shape)))
         return projected
+
+
+def _norm_over_ranks(norm: nn.BatchNorm1d, flat: Tensor) -> Tensor:
+    """The batch norm of all processes' rows [N, D]; nn.SyncBatchNorm needs a GPU."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = ranks.moments(flat)
+    rows = ranks.count() * len(flat)
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), 0.1)
+        norm.running_var.lerp_((variance * (rows / (rows - 1))).to(norm.running_var.dtype), 0.1)
+    return (flat - mean) * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
 
 
 class ActionEncoder(nn.Module):

@@ -14,6 +14,7 @@ from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
+from worldloom_rl import ranks
 from worldloom_rl.functional.goal_reward import squared_distance
 from worldloom_rl.functional.sigreg import sigreg
 from worldloom_rl.functional.straightening import straightening
@@ -178,7 +179,7 @@ class JEPA(WindowedJEPA):
         # The target keeps its gradient: it is the regularizer, not a stopped gradient, that prevents collapse.
         error = (predicted - windows[:, :, 1:]).square().mean((-2, -1))
         whole = ~starts.unfold(1, frames, 1)[..., 1:].any(-1, keepdim=True).expand_as(error)
-        share = whole.to(error.dtype).mean()
+        share = ranks.mean(whole.to(error.dtype).mean())
         losses = {"prediction": torch.where(whole, error, torch.zeros_like(error)) / share.clamp(min=1e-6)}
         z = tokens.squeeze(-2)
         losses |= self._regularization(z, noise)
@@ -191,11 +192,11 @@ class JEPA(WindowedJEPA):
         config, losses = self.config, {}
         if "sigreg" in config.loss_weights:
             directions = noise.normal("directions", (z.shape[-1], config.sigreg_directions), z)
-            losses["sigreg"] = sigreg(z.transpose(0, 1), directions, config.sigreg_knots)
+            losses["sigreg"] = sigreg(z.transpose(0, 1), ranks.first(directions), config.sigreg_knots)
         if config.regularizer == "vcreg":
             centred = batch_centred(z)
             over_time = centred.transpose(0, 1)
-            losses["std"], losses["std_t"] = variance_hinge(centred), variance_hinge(over_time)
-            losses["cov"], losses["cov_t"] = covariance_penalty(centred), covariance_penalty(over_time)
+            losses["std"], losses["std_t"] = variance_hinge(centred, shared=True), variance_hinge(over_time)
+            losses["cov"], losses["cov_t"] = covariance_penalty(centred, shared=True), covariance_penalty(over_time)
             losses["temporal"] = temporal_distance(z)
         return {name: term for name, term in losses.items() if name in config.loss_weights}

@@ -14,6 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 
+from worldloom_rl import ranks
 from worldloom_rl.functional.precision import PreciseBuffers, at_least_float32
 from worldloom_rl.functional.squashed_gaussian import (
     bounded_log_std,
@@ -237,8 +238,8 @@ class RunningScale(PreciseBuffers):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Move the scale towards the range of x (any shape, taken as one sample)."""
-        flat = x.detach().flatten().sort().values
+        """Move the scale towards the range of x (any shape, taken with those of all processes as one sample)."""
+        flat = ranks.gather(x).sort().values
         low, high = (percentile(flat, share) for share in (5.0, 95.0))
         self.value.lerp_((high - low).clamp(min=1.0).to(self.value.dtype).reshape(1), self.rate)
 

@@ -52,6 +52,7 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
     Raises ValueError, with no directory left behind, if the run cannot begin or would end before learning starts.
     """
     check_device(config.device)
+    config = recipe.settle(config)
     name = f"{recipe.name}-{config.task.replace(':', '-').replace('/', '-').strip('-.')}-seed{config.seed}"
     directory = RunDirectory.create(config.run_directory, name, recipe.name, dataclasses.asdict(config))
     with directory.owned():

@@ -74,9 +74,10 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             state.source.time_acting(state.profile)
         self._began = time.monotonic() - state.training_seconds
         plan = recipe.clock.plan(config.steps, config.repeat, state.learning_starts)
+        found = "".join(f"; {part}" for part in config.found)
         self.line.say(
             f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}: "
-            f"{plan}{recipe.describe(state)}. Run directory: {self.directory.path}"
+            f"{plan}{recipe.describe(state)}{found}. Run directory: {self.directory.path}"
         )
         if state.resumed and self.goes_on():
             self.line.say(state.resumed)

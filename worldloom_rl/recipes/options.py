@@ -41,10 +41,11 @@ class DreamerV3RunConfig(CapturedRunConfig):
 
     @property
     def official(self) -> Suite:
-        """What the authors set for the environment's suite; what is told here or overridden counts more."""
+        """What the authors set for the environment's suite, without what is told here or overridden."""
         if self.suite == "none":
             return NO_SUITE
-        return dreamerv3_suite(self.env, pixels=self.pixels, today=self.suite == "today")
+        suite = dreamerv3_suite(self.env, pixels=self.pixels, today=self.suite == "today")
+        return suite.without(self.action_repeat, self.overrides)
 
     @property
     def repeat(self) -> int:
@@ -137,8 +138,9 @@ class TDMPC2RunConfig(CapturedRunConfig):
 
     @property
     def official(self) -> Suite:
-        """What the authors set for the environment's suite; what is told here or overridden counts more."""
-        return NO_SUITE if self.tasks or self.suite == "none" else tdmpc2_suite(self.env)
+        """What the authors set for the environment's suite, without what is told here or overridden."""
+        suite = NO_SUITE if self.tasks or self.suite == "none" else tdmpc2_suite(self.env)
+        return suite.without(self.action_repeat, self.overrides)
 
     def described(self) -> Described:
         """What the environments of several tasks say of them."""

@@ -263,6 +263,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def _show(self, phase: str) -> None:
         state, source = self.state, self.state.source
         shown = {"return": _recent_return(state)} if source.episode_returns else {}
+        if state.evaluations and state.evaluations[-1].returns:
+            shown["evaluation"] = state.evaluations[-1].mean_return
         shown["replay GB"] = source.bytes / 1e9
         metrics = self._read_metrics()
         shown |= {name: metrics[key] for name, key in self.recipe.shown.items() if key in metrics}

@@ -33,6 +33,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 # ---------------------------------------------------------------------- fields
 
 _BEFORE = "before"
+_FOUND = "found"
 _LIMITS = "limits"
 
 
@@ -59,6 +60,16 @@ def ranged(default: T, low: float, high: float, *, lengths: tuple[int, int] | No
 def added_field(default: T, before: T, limits: Limits | None = None) -> T:
     """A field of a configuration that files of older versions lack: they mean `before`."""
     return dataclasses.field(default=default, metadata={_BEFORE: before, _LIMITS: limits})
+
+
+def found_field() -> bool | None:
+    """A field of a run's configuration that is None until the run finds out whether it is so; then it says that."""
+    return dataclasses.field(default=None, metadata={_FOUND: True})
+
+
+def found_fields(kind: type[Dataclass]) -> frozenset[str]:
+    """The names of the fields that a run finds out, unless it is told."""
+    return frozenset(field.name for field in dataclasses.fields(kind) if _FOUND in field.metadata)
 
 
 def older_values(kind: type[Dataclass]) -> dict[str, Json]:

@@ -67,5 +67,14 @@ def test_the_first_line_says_what_the_suite_set_and_what_the_official_runs_had()
         "; DM Control, as published: official settings, action repeat 2, train_ratio 512 (made with size12m, 8 "
         "environments)"
     )
-    assert "rho 0.7" in str(TDMPC2RunConfig(env="Hopper-v5").official)
+    assert "action repeat 1, rho 0.7, discount at most 0.99 (" in str(TDMPC2RunConfig(env="Hopper-v5").official)
     assert str(DreamerV3RunConfig(env="Pendulum-v1").official) == ""
+
+
+def test_the_first_line_names_nothing_that_is_said_otherwise() -> None:
+    repeated = DreamerV3RunConfig(env="dmc:walker-walk", action_repeat=4).official
+    assert "official settings, train_ratio 512 (" in str(repeated)
+    rate = DreamerV3RunConfig(env="dmc:walker-walk", overrides=("updates_per_step = 0.1",)).official
+    assert "official settings, action repeat 2 (" in str(rate)
+    hopper = TDMPC2RunConfig(env="Hopper-v5", action_repeat=2, overrides=("rho=0.6", "discount=0.97")).official
+    assert str(hopper) == ""

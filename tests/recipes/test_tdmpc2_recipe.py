@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -126,8 +127,11 @@ def test_resume_goes_on_with_weights_optimisers_replay_and_counters(tmp_path: Pa
     assert result["updates"] == 60
 
 
-def test_training_ends_when_an_evaluation_reaches_the_target_return(tmp_path: Path) -> None:
+def test_training_ends_when_an_evaluation_reaches_the_target_return(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tdmpc2.train(small(tmp_path / "run", steps=300, eval_every=50, target_return=-1e6))
+    assert re.search(r"evaluating  \d+/300 .*  evaluation -\d", capsys.readouterr().out)  # the one before, live
     result = json.loads((run.path / "result.json").read_text())
     reached, final = result["evaluations"][-2:]
     assert result["updates"] > 0
@@ -158,7 +162,7 @@ def test_discrete_actions_and_terminal_states(tmp_path: Path) -> None:
 
 def test_a_terminal_state_without_a_termination_head_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--episodic"):
-        tdmpc2.train(small(tmp_path / "run", env="CartPole-v1", action_repeat=1, steps=300))
+        tdmpc2.train(small(tmp_path / "run", env="CartPole-v1", action_repeat=1, steps=300, episodic=False))
 
 
 @pytest.mark.parametrize(

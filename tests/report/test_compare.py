@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from worldloom_rl import cli
-from worldloom_rl.report.compare import draw_comparison
+from worldloom_rl.report.compare import comparison_figure, draw_comparison
 from worldloom_rl.report.run_results import RunResult, group_runs, read_result
 from worldloom_rl.report.sweep_page import runs_in
 from worldloom_rl.training.published_curves import Point, published_curve
@@ -107,6 +107,27 @@ def test_curves_of_runs_evaluated_at_other_steps_are_interpolated_where_all_have
     steps, means = group.curve()
     assert steps.tolist() == [100, 200]
     assert means.tolist() == [[2.75, 4.0], [10.0, 20.0]]  # 2.75: halfway from 1.5 to 4
+
+
+def test_of_three_runs_the_interval_is_drawn_over_runs_and_of_fewer_over_their_episodes(tmp_path: Path) -> None:
+    files = [written(tmp_path / f"{seed}.json", seed=seed) for seed in range(4)]
+    for place, file in enumerate(files):
+        result = json.loads(file.read_text())
+        returns = [10.0 * place - 5.0, 10.0 * place + 5.0]  # means 0, 10, 20, 30
+        result["evaluations"][-1]["returns"] = result["final_returns"] = returns
+        file.write_text(json.dumps(result))
+    runs = [read_result(file) for file in files]
+    (several,), (two,) = group_runs(runs), group_runs(runs[:2])
+    middle, low, high = several.interquartile_mean
+    assert middle == 15.0  # of 0, 10, 20 and 30 the middle two
+    assert (low, high) == (0.0, 30.0)  # of 256 draws of four runs 13 have three or four of the least: 5 %
+    middle, low, high = two.interquartile_mean
+    assert middle == 5.0  # of -5, 5, 5 and 15 the middle two
+    assert (low, high) == (0.0, 10.0)  # each run's two episodes drawn anew: at the least -5 -5 and 5 5
+    left = comparison_figure([several]).axes[0]
+    assert left.get_title() == "IQM of runs, 95 % interval"
+    assert left.lines[0].get_ydata().tolist() == [1.5, 15.0]
+    assert comparison_figure([two]).axes[0].get_title() == "mean of runs, band from lowest to highest"
 
 
 # ------------------------------------------------------------------ official curves

@@ -176,7 +176,6 @@ def test_what_it_calls_trainable_trains_for_200_steps(name: str, tmp_path: Path)
                 eval_episodes=1,
                 final_eval_episodes=1,
                 run_directory=str(tmp_path / family.name),
-                **({"episodic": True} if "--episodic" in family.options else {}),
             )
             loop.train(recipe, config)
             result = json.loads((tmp_path / family.name / "result.json").read_text())
@@ -261,8 +260,7 @@ def test_what_training_may_suffer_from_is_said_and_nothing_else() -> None:
     (scales,) = problems("Scales")
     assert "very different scales: the standard deviation of observation[" in scales
     assert "that of observation[2] is 0.0" in scales
-    (ending,) = problems("Ending")
-    assert ending == "50 of 50 episodes ended in a terminal state."
+    assert problems("Ending") == []
 
 
 def test_an_action_mask_is_kept_to_and_told_of() -> None:
@@ -273,11 +271,16 @@ def test_an_action_mask_is_kept_to_and_told_of() -> None:
     assert "the next one that is allowed is played, here and in training" in words(check("Masked"))
 
 
-def test_terminations_add_episodic_to_the_command_of_the_family_that_needs_it() -> None:
+def test_what_the_family_will_find_out_itself_is_told_and_needs_no_option() -> None:
     report = check("Ending", steps=5000)
+    assert [family.found for family in report.families] == [
+        (),
+        ("episodes can end by themselves, and where is learned",),
+    ]
+    assert "found out episodes can end by themselves, and where is learned" in words(report)
     assert words(report).endswith(
         "Next: worldloom train dreamerv3 --env Ending-v0 --steps 5000 "
-        "worldloom train tdmpc2 --env Ending-v0 --steps 5000 --episodic"
+        "worldloom train tdmpc2 --env Ending-v0 --steps 5000"
     )
     assert report.play is not None
     assert set(report.play.lengths) == {4}
@@ -293,7 +296,7 @@ def test_the_next_commands_train_the_environment_that_was_checked(monkeypatch: p
         cli.main(line.split()[1:])
     for config in configs:
         assert (config.env, config.time_limit, config.action_repeat, config.steps) == ("Ending-v0", 30, 1, 5000)
-    assert configs[1].episodic
+    assert tdmpc2.settled(configs[1]).episodic
 
 
 def test_episodes_shorter_than_a_window_stop_the_family_that_needs_whole_ones() -> None:

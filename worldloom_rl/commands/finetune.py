@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from worldloom_rl.commands.ranges import Unchecked, checked
+from worldloom_rl.commands.ranges import Options, Unchecked, checked
 from worldloom_rl.recipes.finetune_options import FineTuneConfig
 
 
@@ -19,7 +19,7 @@ class _Typed(Unchecked, FineTuneConfig):
     preset: tyro.conf.Suppress[str] = "saved"
 
 
-def finetune(config: tyro.conf.OmitArgPrefixes[_Typed]) -> None:
+def finetune(config: Options[_Typed]) -> None:
     """Go on with a trained TD-MPC2 or DreamerV3 in an environment, into a new run directory.
 
     What does not fit the model, such as a wider observation, is refused before anything is made.

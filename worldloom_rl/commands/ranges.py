@@ -8,12 +8,18 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
+import tyro
+
 from worldloom_rl.config import Dataclass, Limits, check_value, limits_of
 from worldloom_rl.training.options import LARGEST_SEED, MOST_ENVS, MOST_STEPS, RunConfig
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
+TypedT = TypeVar("TypedT")
+
+# A configuration's fields as options of a command; what is None by default is left out, so that --episodic is a flag.
+Options = tyro.conf.OmitArgPrefixes[tyro.conf.DisallowNone[TypedT]]
 
 StepCount = Annotated[int, Limits(1, MOST_STEPS)]
 EpisodeCount = Annotated[int, Limits(1, MOST_ENVS)]

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from worldloom_rl.commands.ranges import ConfigT, Unchecked, checked
+from worldloom_rl.commands.ranges import ConfigT, Options, Unchecked, checked
 from worldloom_rl.extras import require_installed
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, TDMPC2RunConfig, TokensRunConfig
 from worldloom_rl.training.options import RunConfig
@@ -77,22 +77,22 @@ class _SweptTokens(_Swept, TokensRunConfig):
 _Options = tyro.conf.OmitArgPrefixes[SweepOptions]
 
 
-def sweep_dreamerv3(config: tyro.conf.OmitArgPrefixes[_SweptDreamerV3], sweep: _Options) -> None:
+def sweep_dreamerv3(config: Options[_SweptDreamerV3], sweep: _Options) -> None:
     """Train DreamerV3 over environments, presets and seeds; what was cut off goes on."""
     _sweep("dreamerv3", runs_of("dreamerv3", DreamerV3RunConfig, config, sweep), sweep)
 
 
-def sweep_jepa(config: tyro.conf.OmitArgPrefixes[_SweptJEPA], sweep: _Options) -> None:
+def sweep_jepa(config: Options[_SweptJEPA], sweep: _Options) -> None:
     """Train JEPAs over environments, presets and seeds; what was cut off goes on."""
     _sweep("jepa", runs_of("jepa", JEPARunConfig, config, sweep), sweep)
 
 
-def sweep_tdmpc2(config: tyro.conf.OmitArgPrefixes[_SweptTDMPC2], sweep: _Options) -> None:
+def sweep_tdmpc2(config: Options[_SweptTDMPC2], sweep: _Options) -> None:
     """Train TD-MPC2 over environments, presets and seeds; what was cut off goes on."""
     _sweep("tdmpc2", runs_of("tdmpc2", TDMPC2RunConfig, config, sweep), sweep)
 
 
-def sweep_tokens(config: tyro.conf.OmitArgPrefixes[_SweptTokens], sweep: _Options) -> None:
+def sweep_tokens(config: Options[_SweptTokens], sweep: _Options) -> None:
     """Train token world models over environments, presets and seeds; what was cut off goes on."""
     _sweep("tokens", runs_of("tokens", TokensRunConfig, config, sweep), sweep)
 

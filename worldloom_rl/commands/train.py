@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from worldloom_rl.commands.ranges import Unchecked, checked
+from worldloom_rl.commands.ranges import Options, Unchecked, checked
 from worldloom_rl.recipes.options import (
     DreamerV3RunConfig,
     JEPARunConfig,
@@ -43,22 +43,22 @@ class _TypedTokens(Unchecked, TokensRunConfig):
     __doc__ = TokensRunConfig.__doc__
 
 
-def train_dreamerv3(config: tyro.conf.OmitArgPrefixes[_TypedDreamerV3], go_on: _GoOn = False) -> None:
+def train_dreamerv3(config: Options[_TypedDreamerV3], go_on: _GoOn = False) -> None:
     """Train DreamerV3 on an environment, or on recorded data of it, into a new run directory."""
     train_family("dreamerv3", checked(DreamerV3RunConfig, config), go_on=go_on)
 
 
-def train_jepa(config: tyro.conf.OmitArgPrefixes[_TypedJEPA], go_on: _GoOn = False) -> None:
+def train_jepa(config: Options[_TypedJEPA], go_on: _GoOn = False) -> None:
     """Train a JEPA without rewards, on an environment's images or on recorded data, into a new run directory."""
     train_family("jepa", checked(JEPARunConfig, config), go_on=go_on)
 
 
-def train_tdmpc2(config: tyro.conf.OmitArgPrefixes[_TypedTDMPC2], go_on: _GoOn = False) -> None:
+def train_tdmpc2(config: Options[_TypedTDMPC2], go_on: _GoOn = False) -> None:
     """Train TD-MPC2 on one environment or several tasks, or on recorded data of them, into a new run directory."""
     train_family("tdmpc2", checked(TDMPC2RunConfig, config), go_on=go_on)
 
 
-def train_tokens(config: tyro.conf.OmitArgPrefixes[_TypedTokens], go_on: _GoOn = False) -> None:
+def train_tokens(config: Options[_TypedTokens], go_on: _GoOn = False) -> None:
     """Train a token world model on an environment of images, or on recorded data of it, into a new run directory."""
     train_family("tokens", checked(TokensRunConfig, config), go_on=go_on)
 

@@ -33,6 +33,11 @@ class FineTuneConfig(CapturedRunConfig):
                 "episodes alone `worldloom train` learns."
             )
 
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Where the weights come from, and the recorded data."""
+        return (self.started_from, *self.data)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunedTDMPC2RunConfig(FineTuneConfig, TDMPC2RunConfig):
@@ -54,7 +59,7 @@ class FineTunedTDMPC2RunConfig(FineTuneConfig, TDMPC2RunConfig):
             seed=seed,
             action_repeat=self.repeat,
             time_limit=self.time_limit,
-            rescale_observations=self.rescale_observations,
+            rescale_observations=bool(self.rescale_observations),
             env_kwargs=env_arguments(self.env_kwargs),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from worldloom_rl.config import added_field, ranged
+from worldloom_rl.config import added_field, found_field, ranged
 from worldloom_rl.recipes.suites import NO_SUITE, Suite, dreamerv3_suite, tdmpc2_suite
 from worldloom_rl.tasks import LISTS, TaskSet, environment_name, named_tasks, plain_name
 from worldloom_rl.training.options import MOST_STEPS, ActorsRunConfig, EnvOptions
@@ -35,11 +35,17 @@ class DreamerV3RunConfig(ActorsRunConfig):
     suite: Literal["published", "today", "none"] = added_field("published", before="none")
 
     @property
+    def earlier(self) -> tuple[str, ...]:
+        """The recorded data."""
+        return self.data
+
+    @property
     def official(self) -> Suite:
-        """What the authors set for the environment's suite; what is told here or overridden counts more."""
+        """What the authors set for the environment's suite, without what is told here or overridden."""
         if self.suite == "none":
             return NO_SUITE
-        return dreamerv3_suite(self.env, pixels=self.pixels, today=self.suite == "today")
+        suite = dreamerv3_suite(self.env, pixels=self.pixels, today=self.suite == "today")
+        return suite.without(self.action_repeat, self.overrides)
 
     @property
     def repeat(self) -> int:
@@ -75,7 +81,8 @@ class TDMPC2RunConfig(ActorsRunConfig):
     # recorded episodes instead of collected ones: run directories, tdmpc2:DIR, minari:NAME, …; TASK=SOURCE names a task
     data: tuple[str, ...] = added_field((), before=())
     eval_tasks: tuple[str, ...] = added_field((), before=())  # those that evaluations play; by default all
-    episodic: bool = False  # the environment can terminate: learn a termination head
+    # the environment can terminate: learn a termination head; by default random episodes tell, or the recorded ones
+    episodic: bool | None = found_field()
     seed_steps: int | None = ranged(None, 1, MOST_STEPS)  # random ones before learning; by default 5 episodes or more
     # official settings of the suite that the environment is of, or none
     suite: Literal["published", "none"] = added_field("published", before="none")
@@ -94,6 +101,11 @@ class TDMPC2RunConfig(ActorsRunConfig):
             raise ValueError("TD-MPC2 learns several tasks from vectors only; leave pixels off.")
         if self.eval_tasks and not self.tasks:
             raise ValueError(f"eval_tasks={list(self.eval_tasks)} are some of several tasks, but there is one.")
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The recorded data."""
+        return self.data
 
     @property
     def frame_stack(self) -> int:
@@ -120,9 +132,15 @@ class TDMPC2RunConfig(ActorsRunConfig):
         return min(2 if environment_name(name).startswith("dmc:") else 1 for name in self.task_names)
 
     @property
+    def found(self) -> tuple[str, ...]:
+        """Whether episodes end by themselves, too."""
+        return (*(("episodes can end by themselves, and where is learned",) if self.episodic else ()), *super().found)
+
+    @property
     def official(self) -> Suite:
-        """What the authors set for the environment's suite; what is told here or overridden counts more."""
-        return NO_SUITE if self.tasks or self.suite == "none" else tdmpc2_suite(self.env)
+        """What the authors set for the environment's suite, without what is told here or overridden."""
+        suite = NO_SUITE if self.tasks or self.suite == "none" else tdmpc2_suite(self.env)
+        return suite.without(self.action_repeat, self.overrides)
 
     def described(self) -> Described:
         """What the environments of several tasks say of them."""
@@ -151,7 +169,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
 
     @property
     def _task_options(self) -> tuple[int | None, int | None, bool]:
-        return self.action_repeat, self.time_limit, self.rescale_observations
+        return self.action_repeat, self.time_limit, bool(self.rescale_observations)
 
     def make_env(self, num_envs: int, seed: int) -> EnvBase:
         """Environments as the agent of this run acts in them: of several tasks, those of the first that is played."""
@@ -203,7 +221,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
         else:
             discount = min(discount_for(length), self.official.most_discount or 1.0)
             learned = {"discount": discount, **self.official.numbers}
-        config = preset_config("tdmpc2", self.preset, self.overrides, **learned, episodic=self.episodic)
+        config = preset_config("tdmpc2", self.preset, self.overrides, **learned, episodic=bool(self.episodic))
         assert isinstance(config, TDMPC2Config)
         return config
 
@@ -226,6 +244,11 @@ class TokensRunConfig(RunConfig):
     # recorded episodes of the environment instead of collected ones, such as run directories; then steps, evaluations,
     # checkpoints and logs count gradient updates
     data: tuple[str, ...] = added_field((), before=())
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The recorded data."""
+        return self.data
 
     @property
     def model_config(self) -> TokensConfig:

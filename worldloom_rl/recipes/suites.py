@@ -8,8 +8,8 @@ as its configs.yaml has them now ("today"). Sizes and numbers of environments ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from worldloom_rl.config import Json
 
@@ -34,12 +34,25 @@ class Suite:
     most_discount: float | None = None
     official: str = ""
 
+    def without(self, action_repeat: int | None, overrides: Sequence[str]) -> Suite:
+        """What of it is left beside what a person says, which counts more."""
+        said = {override.partition("=")[0].strip() for override in overrides}
+        return replace(
+            self,
+            action_repeat=None if action_repeat is not None else self.action_repeat,
+            numbers={name: value for name, value in self.numbers.items() if name not in said},
+            train_ratio=None if "updates_per_step" in said else self.train_ratio,
+            most_discount=None if "discount" in said else self.most_discount,
+        )
+
     def __str__(self) -> str:
         """To end a run's first line; empty where there is no suite."""
         repeat = f", action repeat {self.action_repeat}" if self.action_repeat else ""
         ratio = f", train_ratio {self.train_ratio:g}" if self.train_ratio else ""
         numbers = "".join(f", {name} {value}" for name, value in self.numbers.items())
-        return f"; {self.name}: official settings{repeat}{ratio}{numbers} (made with {self.official})" * bool(self.name)
+        discount = f", discount at most {self.most_discount:g}" if self.most_discount else ""
+        told = f"{repeat}{ratio}{numbers}{discount}"
+        return f"; {self.name}: official settings{told} (made with {self.official})" if self.name and told else ""
 
 
 NO_SUITE = Suite("")

@@ -26,7 +26,7 @@ from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.training import loop
+from worldloom_rl.training import first_look, loop
 from worldloom_rl.training.collected_by_actors import collecting
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
@@ -158,8 +158,17 @@ class State(RunState[Config, TDMPC2]):
     update: Callable[[TensorDictBase], dict[str, Tensor]]  # of a batch on the device, maybe by a CUDA graph
 
 
+def settled(config: Config) -> Config:
+    """The configuration with what random episodes of its environment tell, where it says nothing of it."""
+    if config.tasks or config.earlier or not first_look.unknown(config):
+        return first_look.settled(config)
+    seen = first_look.look(config)
+    return first_look.settled(config, episodic=seen.terminates, rescale_observations=seen.bounds_apart)
+
+
 def make_state(config: Config) -> State:
     """A fresh state, with the environments open. Randomness is seeded here."""
+    config = settled(config)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     with closed_on_error(config.make_collection_env(ranks.process_seed(config.seed))) as env:
@@ -219,6 +228,9 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     together = True
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
 
+    def settle(self, config: Config) -> Config:
+        return settled(config)
+
     def make_state(self, config: Config) -> State:
         return make_state(config)
 
@@ -228,8 +240,8 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     def check(self, state: State, transitions: TensorDictBase) -> None:
         if not state.model.config.episodic and bool(transitions["next", "terminated"].any()):
             raise ValueError(
-                f"{state.config.task} ended in a terminal state, but the model learns no termination. "
-                f"{self.way_to_terminations(state.config)}"
+                f"{state.config.task} ended in a terminal state, but the model learns no termination: it was told so, "
+                f"or random episodes did not show it. {self.way_to_terminations(state.config)}"
             )
 
     def way_to_terminations(self, config: Config) -> str:
@@ -267,7 +279,11 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
         return by_task(found, config.played_tasks)
 
     def describe(self, state: State) -> str:
-        return f"{state.model.config.updates_per_step:g} updates a step{state.config.official}"
+        numbers, env = state.model.config, state.source.environment
+        told = f"{numbers.updates_per_step:g} updates a step{state.config.official}"
+        if env is None or isinstance(numbers.discount, tuple):
+            return told
+        return f"{told}; discount {numbers.discount:g}, at most {episode_length(env)} agent steps an episode"
 
 
 RECIPE = TDMPC2Recipe()

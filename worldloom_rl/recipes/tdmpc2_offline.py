@@ -19,7 +19,7 @@ from worldloom_rl.recipes import tdmpc2
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.recipes.tdmpc2 import State, TDMPC2Recipe
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.training import loop
+from worldloom_rl.training import first_look, loop
 from worldloom_rl.training.clock import UPDATES
 from worldloom_rl.training.evaluate import Evaluation
 from worldloom_rl.training.recorded_windows import RecordedWindows
@@ -28,8 +28,17 @@ from worldloom_rl.training.run_directory import RunDirectory
 _LOOKED_AT = 10_000  # episodes whose ends are looked at before learning
 
 
+def settled(config: Config) -> Config:
+    """The configuration with what the recorded episodes tell, where it says nothing of it."""
+    if config.tasks or config.episodic is not None:
+        return first_look.settled(config)
+    episodes = open_episodes(config.data, config.task_names)
+    return first_look.settled(config, episodic=ends_by_itself(episodes))
+
+
 def make_state(config: Config) -> State:
     """A fresh state, with the recorded episodes open. Randomness is seeded here."""
+    config = settled(config)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     model = make_model(config).to(config.device).eval()
@@ -66,15 +75,18 @@ def check_terminations(config: Config, episodes: Episodes) -> None:
 
     In several tasks they count in the targets alone, as in the official code.
     """
-    if config.tasks or config.episodic:
-        return
-    ends = episodes.lengths.cumsum(0) - 1
-    some = torch.linspace(0, len(ends) - 1, min(len(ends), _LOOKED_AT), dtype=torch.float64).long()
-    if bool(episodes.rows(ends[some])["terminated"].any()):
+    if not config.tasks and not config.episodic and ends_by_itself(episodes):
         raise ValueError(
             f"Episodes of {episodes.source} end in terminal states, but the model learns no termination. Train with "
             "--episodic."
         )
+
+
+def ends_by_itself(episodes: Episodes) -> bool:
+    """Whether recorded episodes, of many some, ended in a terminal state."""
+    ends = episodes.lengths.cumsum(0) - 1
+    some = torch.linspace(0, len(ends) - 1, min(len(ends), _LOOKED_AT), dtype=torch.float64).long()
+    return bool(episodes.rows(ends[some])["terminated"].any())
 
 
 class OfflineTDMPC2Recipe(TDMPC2Recipe):
@@ -85,6 +97,9 @@ class OfflineTDMPC2Recipe(TDMPC2Recipe):
     together = False
     clock = UPDATES
     pretrains = False
+
+    def settle(self, config: Config) -> Config:
+        return settled(config)
 
     def make_state(self, config: Config) -> State:
         return make_state(config)

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean, score_text, share_above
-from worldloom_rl.report.run_results import RunGroup
+from worldloom_rl.report.run_results import SEVERAL, RunGroup
 from worldloom_rl.training.learning_curve import draw_published, write_picture
 from worldloom_rl.training.published_curves import PublishedCurve
 
@@ -38,8 +38,9 @@ def comparison_texts(groups: Sequence[RunGroup]) -> tuple[list[str], list[list[s
     officials = [group.official for group in groups]
     headings = ["", "runs,\nseeds", "steps of agent,\nenvironment", "mean", "IQM,\n95 % interval"]
     note = (
-        "IQM: interquartile mean of the last evaluation's episodes, all runs together. The interval draws episodes "
-        "anew within each run (stratified bootstrap); it does not tell what other seeds would have scored."
+        "IQM: interquartile mean. Of three runs and more it is that of their means, and the interval draws runs anew. "
+        "Of fewer it is that of the last evaluation's episodes, and the interval draws episodes anew within each run: "
+        "it does not tell what other seeds would have scored."
     )
     if any(officials):
         headings.append("official,\n[seeds' range]")
@@ -50,13 +51,13 @@ def comparison_texts(groups: Sequence[RunGroup]) -> tuple[list[str], list[list[s
 
 def _cells(group: RunGroup, official: PublishedCurve | None) -> list[str]:
     runs, scores = group.runs, group.final_returns
-    low, high = bootstrap_interval(group.strata)
+    middle, low, high = group.interquartile_mean
     cells = [
         group.label,
         f"{len(runs)}\n" + ", ".join(str(run.config["seed"]) for run in runs),
         f"{runs[0].agent_steps:,}\n{runs[0].environment_steps:,}",
         score_text(float(np.mean(scores))),
-        f"{score_text(interquartile_mean(scores))}\n[{score_text(low)}, {score_text(high)}]",
+        f"{score_text(middle)}\n[{score_text(low)}, {score_text(high)}]",
     ]
     if official is not None:
         cells.append(_official_text(official, runs[0].environment_steps))
@@ -104,8 +105,12 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
         color = _color(number)
         steps, means = group.curve()
         runs = f"{len(means)} runs" if len(means) > 1 else "1 run"
-        axes.plot(steps, means.mean(0), marker="o", markersize=4, color=color, label=f"{group.label} ({runs})")
-        axes.fill_between(steps, means.min(0), means.max(0), color=color, alpha=0.2, linewidth=0)
+        middle, low, high = means.mean(0), means.min(0), means.max(0)
+        if len(means) >= SEVERAL:
+            middle = np.array([interquartile_mean(column) for column in means.T])
+            low, high = np.array([bootstrap_interval([column]) for column in means.T]).T
+        axes.plot(steps, middle, marker="o", markersize=4, color=color, label=f"{group.label} ({runs})")
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
     last = max(run.environment_steps for group in groups for run in group.runs)
     for number, group in enumerate(groups):
         official = group.official
@@ -113,7 +118,10 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
             continue
         drawn.add(official)
         draw_published(axes, official, last, color=_color(number))
-    axes.set_title("Mean of runs, band from lowest to highest", fontsize=10)
+    several = any(len(group.runs) >= SEVERAL for group in groups)
+    fewer = any(len(group.runs) < SEVERAL for group in groups)
+    titles = ["IQM of runs, 95 % interval"] * several + ["mean of runs, band from lowest to highest"] * fewer
+    axes.set_title(f" (of fewer than {SEVERAL}: ".join(titles) + ")" * (several and fewer), fontsize=10)
     clock = groups[0].runs[0].clock
     axes.set(xlabel="environment steps" if clock == "agent_steps" else clock, ylabel="mean episode return")
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -122,11 +130,10 @@ def _draw_curves(axes: Axes, groups: Sequence[RunGroup]) -> None:
 
 def _draw_means(axes: Axes, groups: Sequence[RunGroup]) -> None:
     for number, group in enumerate(groups):
-        low, high = bootstrap_interval(group.strata)
-        means = [float(np.mean(scores)) for scores in group.strata]
-        axes.plot(means, [number] * len(means), "|", markersize=12, color=_color(number), alpha=0.6)
+        middle, low, high = group.interquartile_mean
+        axes.plot(group.means, [number] * len(group.runs), "|", markersize=12, color=_color(number), alpha=0.6)
         axes.plot([low, high], [number, number], linewidth=7, alpha=0.3, color=_color(number), solid_capstyle="butt")
-        axes.plot([interquartile_mean(group.final_returns)], [number], "o", color=_color(number))
+        axes.plot([middle], [number], "o", color=_color(number))
     axes.set_title("IQM, 95 % interval, mean of each run (|)", fontsize=10)
     axes.set(xlabel="episode return", yticks=[], ylim=(len(groups) - 0.4, -0.6))  # the first on top
     axes.locator_params(axis="x", nbins=5)

@@ -14,8 +14,8 @@ from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import simulators
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_leaves import action_leaves, is_real, observation_leaves, observed_spaces
-from worldloom_rl.report.environment_report import EnvironmentReport, Play, Problem
-from worldloom_rl.report.family_trial import Recipe, family_report, is_episodic
+from worldloom_rl.report.environment_report import EnvironmentReport, Problem
+from worldloom_rl.report.family_trial import Recipe, family_report
 from worldloom_rl.report.random_play import find_problems, play_randomly, summary
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.options import RunConfig
@@ -78,9 +78,9 @@ def check_environment(
         keys = list(specs_of(env)[0].keys(include_nested=True, leaves_only=True))
         play = summary(transitions, seconds)
         real = [key for key in keys if is_real(observed.get(as_tuple(key)))]
-        problems = (*find_problems(transitions, play, keys, real), *_terminations(play, recipes), *_forbidden(env))
+        problems = (*find_problems(transitions, play, keys, real), *_forbidden(env))
         report = dataclasses.replace(report, play=play, problems=problems)
-        families = (family_report(recipe, config, play) for recipe, config in zip(recipes, configs, strict=True))
+        families = (family_report(recipe, config) for recipe, config in zip(recipes, configs, strict=True))
         return dataclasses.replace(report, families=tuple(families))
 
 
@@ -101,13 +101,4 @@ def _forbidden(env: EnvBase) -> Iterator[Problem]:
             f"The action mask forbade the action at {forbidden} simulator steps of random play.",
             "None is needed: in a forbidden action's place the next one that is allowed is played, here and in "
             "training, and a model learns that the two do the same.",
-        )
-
-
-def _terminations(play: Play, recipes: Sequence[Recipe]) -> Iterator[Problem]:
-    told = [recipe.name for recipe in recipes if is_episodic(recipe, play)]
-    if told:
-        yield Problem(
-            f"{play.terminations} of {len(play.lengths)} episodes ended in a terminal state.",
-            f"Train {' and '.join(told)} with --episodic, which learns where episodes end.",
         )

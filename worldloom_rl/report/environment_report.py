@@ -58,6 +58,7 @@ class FamilyReport:
         unreadable: by name, why a preset cannot.
         capacity: rows that replay keeps by default.
         run_rows: rows that replay keeps in a run of the steps asked for.
+        found: what a run finds out of the environment itself, each part as half a sentence.
         options: of `worldloom train`, beyond those given, that the environment needs.
         measured: the preset tried, the smallest that reads the environment.
         trial: None if no preset reads the environment or the trial failed.
@@ -69,6 +70,7 @@ class FamilyReport:
     unreadable: Mapping[str, str]
     capacity: int
     run_rows: int
+    found: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     measured: str | None = None
     trial: Trial | None = None
@@ -198,6 +200,8 @@ def _family_rows(report: EnvironmentReport, family: FamilyReport) -> Iterator[tu
         yield "cannot read", f"presets {', '.join(presets)}: {reason}"
     if family.obstacle is not None and family.parameters:
         yield "reason", family.obstacle
+    if family.found:
+        yield "found out", f"{'; '.join(family.found)}"
     trial = family.trial
     if trial is None:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torchrl.envs import EnvBase
 
 from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
 from worldloom_rl.pretrained.registry import find_family
-from worldloom_rl.report.environment_report import FamilyReport, Play, Trial
+from worldloom_rl.report.environment_report import FamilyReport, Trial
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.training.options import RunConfig
@@ -31,6 +32,8 @@ class Recipe(Protocol):
     @property
     def config_class(self) -> type[RunConfig]: ...
     @property
+    def settle(self) -> Callable[[Any], Any]: ...
+    @property
     def make_state(self) -> Callable[[Any], Any]: ...
     @property
     def make_policy(self) -> Callable[[Any], TensorDictModuleBase]: ...
@@ -40,22 +43,15 @@ class Recipe(Protocol):
     def pretrains(self) -> bool: ...
 
 
-def is_episodic(recipe: Recipe, play: Play) -> bool:
-    """Whether the family has to be told of terminations, and there are some."""
-    return play.terminations > 0 and any(field.name == "episodic" for field in dataclasses.fields(recipe.config_class))
-
-
-def family_report(recipe: Recipe, config: Any, play: Play) -> FamilyReport:
+def family_report(recipe: Recipe, config: RunConfig) -> FamilyReport:
     """Which presets of a recipe's family read the environment, and what training the smallest of them would take.
 
     Args:
-        config: of the recipe, whose `make_env` makes the environment.
-        play: of random actions there; the family is told of terminations if some came.
+        config: of the recipe, whose `make_env` makes the environment; what a run finds out itself is found out here.
     """
     family = find_family(recipe.name)
-    episodic = is_episodic(recipe, play)
-    if episodic:
-        config = dataclasses.replace(config, episodic=True)
+    with suppress(ValueError):  # it stops the trial below, too, which says so
+        config = recipe.settle(config)
     env = config.make_env(1, config.seed)
     specs = specs_of(env)
     env.close()
@@ -72,7 +68,7 @@ def family_report(recipe: Recipe, config: Any, play: Play) -> FamilyReport:
         unreadable,
         capacity=config.capacity,
         run_rows=config.replay_rows(),
-        options=("--episodic",) if episodic else (),
+        found=config.found,
     )
     if not parameters:
         return dataclasses.replace(report, obstacle=next(iter(unreadable.values())))

@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldloom_rl.config import Json
+from worldloom_rl.functional.statistics import bootstrap_interval, interquartile_mean
 from worldloom_rl.tasks import trained_on
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.run_directory import CONFIG_FILE, CURVE_FILE, RESULT_FILE
+
+SEVERAL = 3  # runs from which on an interval is drawn over them
 
 # What a configuration holds beside the settings that two runs of one group must share.
 _NO_SETTINGS = frozenset(
@@ -68,9 +71,20 @@ class RunGroup:
     runs: tuple[RunResult, ...]
 
     @property
-    def strata(self) -> list[tuple[float, ...]]:
-        """Final returns of each run."""
-        return [run.final_returns for run in self.runs]
+    def means(self) -> list[float]:
+        """Mean final return of each run."""
+        return [float(np.mean(run.final_returns)) for run in self.runs]
+
+    @property
+    def interquartile_mean(self) -> tuple[float, float, float]:
+        """Interquartile mean and its 95 % interval: of the runs' means, or of all episodes where the runs are few.
+
+        Runs are drawn anew, and the interval tells what other seeds would have scored; of fewer than `SEVERAL` runs
+        episodes are, within each run, and it does not.
+        """
+        strata = [self.means] if len(self.runs) >= SEVERAL else [list(run.final_returns) for run in self.runs]
+        scores = [score for stratum in strata for score in stratum]
+        return (interquartile_mean(scores), *bootstrap_interval(strata))
 
     @property
     def final_returns(self) -> list[float]:

@@ -19,8 +19,9 @@ from worldloom_rl.report.run_results import RunGroup, RunResult, group_runs, rea
 from worldloom_rl.training.run_directory import CONFIG_FILE
 
 _CAPTION = (
-    "Left: returns of evaluations, the mean of the runs of a setting and the band from its lowest to its highest run. "
-    "Middle: interquartile mean of the last evaluation's episodes with its interval, and the mean of each run. Right: "
+    "Left: returns of evaluations, of three runs of a setting and more their interquartile mean with its interval, of "
+    "fewer the mean and the band from the lowest to the highest run. Middle: the interquartile mean of the last "
+    "evaluation with its interval, and the mean of each run. Right: "
     "the share of these episodes with a return above each value; a curve further right and higher is better."
 )
 _GO_ON = "A run that is not finished goes on by the sweep's command, or by worldloom resume and its directory."

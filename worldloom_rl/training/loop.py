@@ -62,6 +62,7 @@ def train(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> RunDirect
     check_together(recipe, config)
     check_device(config.device)
     with joined():
+        config = ranks.told(recipe.settle(config))
         directory = _create(recipe, config)
         with directory.owned():
             with directory.unless_the_start_fails():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from worldloom_rl.config import Json, Limits, added_field, check_fields, ranged
+from worldloom_rl.config import Json, Limits, added_field, check_fields, found_field, ranged
 from worldloom_rl.extras import require_installed
 from worldloom_rl.training.env_arguments import env_arguments
 
@@ -46,7 +46,8 @@ class RunConfig:
     num_envs: int = ranged(1, 1, MOST_ENVS)  # environments stepped side by side
     pixels: bool = False  # observe rendered images
     time_limit: int | None = ranged(None, 1, MOST_STEPS)  # simulator steps of an episode, by default its own
-    rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
+    # bring the entries of the observation that have bounds to [-1, 1]; by default TD-MPC2 does where bounds lie apart
+    rescale_observations: bool | None = found_field()
     capacity: int = ranged(1_000_000, 1, 10**10)  # most rows kept in replay
     replay_gb: float | None = ranged(None, 1e-9, 1e6)  # most gigabytes (1e9 bytes) of rows kept in replay
     memmap_above_gb: float = ranged(4.0, 0.0, 1e6)  # a larger replay is kept in memory-mapped files in the run
@@ -88,6 +89,16 @@ class RunConfig:
         """What is learned from, for people and in the name of the run directory."""
         return self.env
 
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Runs and recorded data whose observations those of this run have to be like."""
+        return ()
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What a run finds out, each part as half a sentence for its first line; see `training.first_look`."""
+        return ("observations rescaled to [-1, 1]",) if self.rescale_observations else ()
+
     def env_options(self) -> EnvOptions:
         """What `make_env` is told beside the name, the number and the seed."""
         return {
@@ -95,7 +106,7 @@ class RunConfig:
             "pixels": self.pixels,
             "frame_stack": self.frame_stack,
             "time_limit": self.time_limit,
-            "rescale_observations": self.rescale_observations,
+            "rescale_observations": bool(self.rescale_observations),
             "env_kwargs": env_arguments(self.env_kwargs),
         }
 

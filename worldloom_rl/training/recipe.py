@@ -17,6 +17,7 @@ from worldloom_rl.data import Arrivals
 from worldloom_rl.data.window_sampler import NoWindow
 from worldloom_rl.training.clock import AGENT_STEPS, Clock
 from worldloom_rl.training.evaluate import Evaluation, play, with_primers
+from worldloom_rl.training.first_look import settled
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.profile import NO_PROFILE, NoProfile
 from worldloom_rl.training.source import Saved, Source
@@ -85,6 +86,10 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     length_counts: ClassVar[str] = ""
     together: ClassVar[bool] = False
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
+
+    def settle(self, config: ConfigT) -> ConfigT:
+        """The configuration with what a run finds out itself before it begins, where it was not told."""
+        return settled(config)
 
     @abstractmethod
     def make_state(self, config: ConfigT) -> StateT:

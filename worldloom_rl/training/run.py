@@ -76,9 +76,10 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self._began = time.monotonic() - state.training_seconds
         plan = recipe.clock.plan(config.steps, config.repeat, state.learning_starts)
         together = f" by {ranks.count()} processes" if ranks.count() > 1 else ""
+        found = "".join(f"; {part}" for part in config.found)
         self.line.say(
             f"{recipe.title} {config.preset} ({state.model.num_parameters():,} parameters) on {config.task}{together}: "
-            f"{plan}{recipe.describe(state)}. Run directory: {self.directory.path}"
+            f"{plan}{recipe.describe(state)}{found}. Run directory: {self.directory.path}"
         )
         if state.resumed and self.goes_on():
             self.line.say(state.resumed)
@@ -293,6 +294,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def _show(self, phase: str) -> None:
         state, source = self.state, self.state.source
         shown = {"return": _recent_return(state)} if source.episode_returns else {}
+        if state.evaluations and state.evaluations[-1].returns:
+            shown["evaluation"] = state.evaluations[-1].mean_return
         shown |= {"replay GB": source.bytes / 1e9, **source.measures(state.training_seconds)}
         metrics = self._read_metrics()
         shown |= {name: metrics[key] for name, key in self.recipe.shown.items() if key in metrics}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from worldloom_rl import ranks
-from worldloom_rl.config import Json
+from worldloom_rl.config import Json, found_fields
 from worldloom_rl.training import loop
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
@@ -55,9 +55,12 @@ def _directory(config: ConfigT) -> RunDirectory:
 
 
 def _differences(given: ConfigT, there: ConfigT) -> Iterator[str]:
-    """Each option in which they differ, with what was given and what is expected."""
+    """Each option in which they differ, with what was given and what is expected; what that run found out is none."""
+    found = found_fields(type(given))
     for field in dataclasses.fields(given):
         ours, theirs = getattr(given, field.name), getattr(there, field.name)
+        if ours is None and field.name in found:
+            continue
         if field.name != "run_directory" and ours != theirs:
             option = field.name.replace("_", "-")
             yield f"--{option} {_shown(ours)} was given, {_shown(theirs)} expected"

@@ -16,7 +16,7 @@ from worldloom_rl.recipes import dreamerv3, jepa, tdmpc2, tokens
 LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
 
 FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
-COMMANDS = ("check", "train", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import")
+COMMANDS = ("check", "train", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import", "finetune")
 HELP = [
     [],
     ["--help"],
@@ -58,6 +58,9 @@ REFUSED = [
     (["check", "Pendulum-v1", "--action-repeat", "-2"], "--action-repeat must be a whole number in [1, 1000], got -2."),
     (["eval", "run", "--seeds", "0", "-3"], "--seeds must be a whole number in [0, 2147483647], got -3."),
     (["imagine", "run", "--samples", "1000000"], "--samples must be a whole number in [1, 10000], got 1000000."),
+    (["finetune"], "Missing from worldloom finetune"),
+    (["finetune", "run"], "env names the environment that the model goes on in"),
+    (["finetune", "run", "--env", "A-v1", "--frame-skip", "0"], "--frame-skip must be a whole number in [1, 1000]"),
     (["report", "run", "--seed", "-1"], "--seed must be a whole number in"),
     (["check"], "worldloom check needs the name of an environment"),
     (["check", "Pendulum-v1", "--pixles"], "--pixels"),

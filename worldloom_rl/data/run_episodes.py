@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torchrl.data import Composite
 
 from worldloom_rl.config import Json
 from worldloom_rl.data.episodes import TASK
+from worldloom_rl.data.json_file import read_json
 from worldloom_rl.data.saved_rows import map_rows
 from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
 from worldloom_rl.keys import IS_INIT, REWARD, STREAM, TERMINATED, TRUNCATED, as_tuple, previous_action_keys
@@ -45,10 +45,13 @@ def open_run(path: Path) -> StoredEpisodes:
     kept = _kept_keys(observation_spec, action_spec)
     _check_actions(path, action_spec, files[0][1])
     order, starts, lengths = _episodes([leaves for _, leaves in files])
-    config = _read_json(path / _CONFIG)["config"]
+    config = _read_json(path / _CONFIG).get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{path / _CONFIG} has no configuration of a run.")
     several = (TASK,) in files[0][1]
     tasks = torch.cat([leaves[TASK,].reshape(-1) for _, leaves in files])[order][starts].long() if several else None
-    environment = str(config.get("env") or "")
+    environment = config.get("env")
+    one = (str(environment),) if environment else ()
     return StoredEpisodes(
         str(path),
         [Part(str(file), {key: leaves[as_tuple(key)] for key in kept}, file) for file, leaves in files],
@@ -57,7 +60,7 @@ def open_run(path: Path) -> StoredEpisodes:
         observation_spec=observation_spec,
         action_spec=action_spec,
         tasks=tasks,
-        names=named_tasks(config["tasks"]) if several and config["tasks"] else (environment,) if environment else (),
+        names=named_tasks(config["tasks"]) if several and config.get("tasks") else one,
         order=order,
     )
 
@@ -117,10 +120,7 @@ def _episodes(files: Sequence[Leaves]) -> tuple[Tensor, Tensor, Tensor]:
 def _read_json(file: Path) -> dict[str, Json]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}.")
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged: it is no JSON object.")
     return content

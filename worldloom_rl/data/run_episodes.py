@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from tensordict import NestedKey
 from torch import Tensor
 from torchrl.data import Composite
 
@@ -44,6 +45,8 @@ def open_run(path: Path) -> StoredEpisodes:
     observation_spec, action_spec = _specs(checkpoint / _MODEL / _CONFIG, files[0][1])
     kept = _kept_keys(observation_spec, action_spec)
     _check_actions(path, action_spec, files[0][1])
+    for file, leaves in files:
+        _check_rows(file, {key: as_tuple(key) for key in kept}, observation_spec, leaves)
     order, starts, lengths = _episodes([leaves for _, leaves in files])
     config = _read_json(path / _CONFIG).get("config")
     if not isinstance(config, dict):
@@ -102,6 +105,20 @@ def _check_actions(path: Path, action_spec: Composite, leaves: Leaves) -> None:
             raise ValueError(
                 f"{path}: its model takes {key!r} as {list(action_spec[key].shape)}, its replay holds {list(found)}: a "
                 "run that gives actions in blocks cannot be learned from."
+            )
+
+
+def _check_rows(file: Path, kept: Mapping[NestedKey, tuple[str, ...]], observed: Composite, leaves: Leaves) -> None:
+    """Raise ValueError for rows without what is kept of them, or with observations that are not the model's."""
+    missing = [key for key in (*kept.values(), as_tuple(IS_INIT), as_tuple(STREAM)) if key not in leaves]
+    if missing:
+        raise ValueError(f"{file} holds no {missing[0]}, only {sorted(leaves)}.")
+    for key, leaf in leaves_of(observed).items():
+        found = leaves[as_tuple(key)]
+        if (found.shape[1:], found.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"{file} holds {key!r} as {list(found.shape[1:])} {found.dtype}, but the model beside it observes "
+                f"{list(leaf.shape)} {leaf.dtype}: take both of one save."
             )
 
 

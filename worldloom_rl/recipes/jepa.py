@@ -164,10 +164,9 @@ def _collected_state(config: Config, make_model: MakeModel) -> State:
         )
         told = f"{config.collect} agent steps of {policy} actions"
         arrivals = Arrivals(model.frame_keys, model.action_keys)
-        learning = make_learning(model, config.steps)
         replay = _make_replay(config, model, arrivals, action_spec)
         source = Collected(replay, arrivals, collector, config.num_envs, told)
-        return _state(config, model, learning, source, learning_starts=config.collect)
+        return _state(config, model, source, learning_starts=config.collect)
 
 
 def _recorded_state(config: Config, make_model: MakeModel) -> State:
@@ -185,17 +184,16 @@ def _recorded_state(config: Config, make_model: MakeModel) -> State:
     rows = int(recording.lengths[learned].sum())
     told = f"{len(learned)} episodes with {rows} frames, {len(held_out)} held out"
     arrivals = Arrivals(model.frame_keys, model.action_keys)
-    learning = make_learning(model, config.steps)
     replay = _make_replay(config, model, arrivals, action_spec, rows)
     source = Recorded(replay, arrivals, recording, learned, told)
-    return _state(config, model, learning, source, learning_starts=0)
+    return _state(config, model, source, learning_starts=0)
 
 
-def _state(config: Config, model: JEPA, learning: Learning, source: Source, learning_starts: int) -> State:
+def _state(config: Config, model: JEPA, source: Source, learning_starts: int) -> State:
     return State(
         config=config,
         model=model,
-        learning=learning,
+        learning=make_learning(model, config.steps),
         source=source,
         learning_starts=learning_starts,
         updates_due=float(config.steps),
@@ -265,8 +263,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
 
     def begin(self, state: State) -> None:
         """Before the first update: actions are brought to mean 0 and standard deviation 1, as they are in the rows."""
-        statistics = action_statistics(state.model, state.source, state.config.frame_skip)
-        state.model.action_encoder.normalize(*statistics)
+        state.model.action_encoder.normalize(*action_statistics(state.model, state.source, state.config.frame_skip))
 
     def save(self, state: State) -> Saved:
         learning = state.learning

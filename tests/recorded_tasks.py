@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -49,3 +51,21 @@ def recorded(name: str, episodes: int = 6, seed: int = 0) -> InMemory:
     observation_spec, action_spec = specs_of(env)
     kept = Arrivals(list(observation_spec))(played).rows.exclude("replay")
     return InMemory(name, kept, observation_spec, action_spec)
+
+
+def write_episodes(folder: Path, count: int = 5, steps: int = 14, size: int = 16, scale: float = 1.0) -> Path:
+    """Videos of a bright square that actions in [-scale, scale] move about."""
+    random = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        place, frames = random.uniform(2, size - 4, 2), []
+        actions = random.uniform(-scale, scale, (steps, 2)).astype(np.float32)
+        for action in [np.zeros(2), *actions]:
+            place = np.clip(place + action / scale, 0, size - 2)
+            frame = np.zeros((size, size, 3), np.uint8)
+            row, column = place.astype(int)
+            frame[row : row + 2, column : column + 2] = 255
+            frames.append(frame)
+        with h5py.File(folder / f"{number}.h5", "w") as file:
+            file["pixels"], file["actions"] = np.stack(frames), actions
+    return folder

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
@@ -51,8 +52,25 @@ def test_a_jepa_plans_in_a_collector_and_draws_its_path(
     assert names["episodes"]["next", "done"][:, -1].all()
 
 
-def test_there_are_six_tutorials() -> None:
-    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04", "05", "06"]
+def test_recordings_of_two_tasks_become_an_agent_that_goes_on_in_a_third(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    names = run(TUTORIALS[6], 25, monkeypatch)
+    said = capsys.readouterr().out
+    assert said.count("both, from recordings alone: ") == 2
+    assert "with its --action-repeat 1" in said
+    assert names["both"].read_config()[1]["steps"] == 50
+    config = names["tuned"].read_config()[1]
+    assert (config["like"], config["padded_to"], config["started_from"]) == (
+        "Pendulum-v1",
+        [3, 1],
+        str(names["both"].path),
+    )
+
+
+def test_the_tutorials_are_numbered() -> None:
+    assert [path.name[:2] for path in TUTORIALS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.mark.parametrize("name", ["01_first_world_model", "04_your_environment", "my_environment"])

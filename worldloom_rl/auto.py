@@ -11,7 +11,14 @@ from torchrl.envs import EnvBase
 
 from worldloom_rl.config import did_you_mean
 from worldloom_rl.pretrained import hub
-from worldloom_rl.pretrained.format import CONFIG_FILE, WEIGHTS_FILE, load_world_model, read_json
+from worldloom_rl.pretrained.format import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Description,
+    load_world_model,
+    read_description,
+    read_json,
+)
 from worldloom_rl.pretrained.registry import find_preset, list_world_models
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.world_model import WorldModel
@@ -54,19 +61,14 @@ class AutoWorldModel:
             if observation_spec is not None or action_spec is not None:
                 raise ValueError("Give either env or the two specs, not both.")
             observation_spec, action_spec = specs_of(env)
-        is_preset = isinstance(name, str) and ":" in name and "/" not in name
-        is_directory = not is_preset and Path(name).is_dir()
-        if revision is not None and (is_preset or is_directory):
+        is_directory = not _is_preset(name) and Path(name).is_dir()
+        if revision is not None and (_is_preset(name) or is_directory):
             raise ValueError(f"{name} is not on the hub and has no revision {revision!r}; leave the revision out.")
-        if is_preset:
+        if _is_preset(name):
             if encoder is not None:
                 raise ValueError(f"{name} is a preset; build a model on your own encoder by its class, as FrozenJEPA.")
             return _fresh_preset(str(name), observation_spec, action_spec)
-        if not is_directory and (isinstance(name, Path) or not hub.is_hub_id(name)):
-            raise FileNotFoundError(
-                f"{str(name)!r} is neither a directory nor a preset 'family:preset' nor a model 'organization/name' of "
-                f"the hub.{did_you_mean(str(name), list_world_models())}"
-            )
+        _require_some_model(name)
         if observation_spec is not None or action_spec is not None:
             where = "a directory" if is_directory else "a model on the hub"
             raise ValueError(f"{name} is {where} and brings its own specs; leave out env and the specs.")
@@ -81,6 +83,34 @@ class AutoWorldModel:
                 cache_dir=cache_dir,
             )
         return _world_model(load_world_model(folder, encoder))
+
+    @staticmethod
+    def describe(name: str | Path) -> Description:
+        """Family, configuration and specs of the saved model that a name means, of which config.json alone is read.
+
+        Raises what `from_pretrained` does, and ValueError for a preset, which nobody has saved.
+        """
+        if _is_preset(name):
+            raise ValueError(f"{name} is a preset, whose weights are fresh; name a saved model or a run.")
+        _require_some_model(name)
+        if Path(name).is_dir():
+            folder = _newest_model(Path(name))
+        else:
+            folder = hub.download(str(name), (CONFIG_FILE,), revision=None, local_files_only=False, cache_dir=None)
+        return read_description(folder / CONFIG_FILE)
+
+
+def _is_preset(name: str | Path) -> bool:
+    return isinstance(name, str) and ":" in name and "/" not in name
+
+
+def _require_some_model(name: str | Path) -> None:
+    """Raise FileNotFoundError for what is no directory, and has no name that the hub takes."""
+    if not Path(name).is_dir() and (isinstance(name, Path) or not hub.is_hub_id(name)):
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a directory nor a preset 'family:preset' nor a model 'organization/name' of "
+            f"the hub.{did_you_mean(str(name), list_world_models())}"
+        )
 
 
 def _fresh_preset(name: str, observation_spec: Composite | None, action_spec: Composite | None) -> WorldModel:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -263,6 +264,35 @@ def test_a_run_without_a_replay_and_a_damaged_one_are_named(tmp_path: Path) -> N
     shutil.rmtree(replay)
     with pytest.raises(FileNotFoundError, match="no checkpoint with a replay"):
         open_episodes(str(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows["observation"][4].fill_(torch.nan), "episode 1, row 1: 'observation' is not finite"),
+        (lambda rows: rows["previous_action"][4].fill_(torch.inf), "row 1: 'previous_action' is not finite"),
+        (
+            lambda rows: rows.set("observation", rows["observation"].double()),
+            r"\[3\] torch.float64, but the model .*float32",
+        ),
+        (
+            lambda rows: rows.set("observation", torch.zeros(7, 4)),
+            r"'observation' as \[4\] torch.float32, but the model",
+        ),
+        (
+            lambda rows: rows.set("previous_action", torch.zeros(7, 2)),
+            r"takes 'action' as \[1\], its replay holds \[2\]",
+        ),
+        (lambda rows: rows.pop("reward"), r"holds no \('reward',\), only"),
+    ],
+)
+def test_rows_that_no_run_could_have_learned_from_are_named(
+    change: Callable[[TensorDict], Any], message: str, tmp_path: Path
+) -> None:
+    rows = streams([3, 4], 1)
+    change(rows)
+    with pytest.raises(ValueError, match=message):
+        all_rows(open_run(written(tmp_path, rows)))
 
 
 def test_latents_of_recorded_rows_are_zeros_in_a_replay() -> None:

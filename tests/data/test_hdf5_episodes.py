@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from torchrl.data import Bounded, Composite
 
 from worldloom_rl.data import Episodes, open_episodes
 
@@ -197,3 +198,23 @@ def test_a_directory_with_the_name_of_a_file_is_no_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "takes.h5" / "0.h5", "w") as file:
         write(file, arrays(3, last=True))
     check(open_episodes(str(tmp_path)), [3])
+
+
+def test_actions_beyond_the_bounds_of_their_environment_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file, arrays(4, last=False))  # actions from 0 to 0.2
+    for high, slack in ((0.2, True), (0.1999999, True), (0.19, False)):
+        specs = {"a": Composite(action=Bounded(0.0, high, shape=(1,), dtype=torch.float32))}
+        if slack:
+            open_episodes(str(tmp_path / "a.h5"), ["a"], action_specs=specs)
+            continue
+        with pytest.raises(ValueError, match=r"column 0 of the actions is in \[0, 0\.2\], but the environment takes"):
+            open_episodes(str(tmp_path / "a.h5"), ["a"], action_specs=specs)
+
+
+def test_what_is_named_twice_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file, arrays(4, last=False))
+    for twice in ([f"{tmp_path}/a.h5"] * 2, [f"{tmp_path}/a.h5", f"{tmp_path}/./a.h5"], ["a=x"] * 2):
+        with pytest.raises(ValueError, match="is named twice: its episodes would count double"):
+            open_episodes(twice)

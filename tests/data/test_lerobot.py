@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tensordict import TensorDict
 
 from worldloom_rl.data import Episodes, open_episodes
+from worldloom_rl.data.lerobot_recording import LeRobotRecording
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -201,3 +202,79 @@ def test_a_dataset_with_videos_says_what_decodes_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr("worldloom_rl.data.lerobot_cameras.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"'observation\.images\.top' is kept as videos.*pip install"):
         open_episodes(f"lerobot:{folder}")
+
+
+def changed(name: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[Path], Any]:
+    """Changes a column of the first table."""
+
+    def change_file(folder: Path) -> None:
+        file = folder / "data/chunk-000/file-000.parquet"
+        table = parquet.read_table(file)
+        column = pyarrow.array(change(table[name].to_pylist()))
+        parquet.write_table(table.set_column(table.column_names.index(name), name, column), file)
+
+    return change_file
+
+
+def emptied(folder: Path) -> None:
+    file = folder / "data/chunk-000/file-000.parquet"
+    parquet.write_table(parquet.read_table(file).slice(0, 0), file)
+
+
+def told(text: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / "meta/info.json").write_text(text)
+
+
+def third(value: object) -> Callable[[list[Any]], list[Any]]:
+    return lambda values: [*values[:2], value, *values[3:]]
+
+
+def png(*shape: int) -> dict[str, Any]:
+    return {"bytes": iio.imwrite("<bytes>", np.zeros(shape, np.uint8), extension=".png"), "path": ""}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (changed("observation.state", third([float("nan"), 1.0])), "row 2 of 'observation.state' is not finite"),
+        (changed("action", third([float("inf")])), "row 2 of 'action' is not finite"),
+        (changed("next.reward", third(float("nan"))), "episode 0, row 3: 'reward' is not finite"),
+        (changed("episode_index", lambda values: [value + 0.5 for value in values]), "'episode_index' must be whole"),
+        (changed("task_index", third(0)), r"episode 0 is of several tasks: \[0, 3\]"),
+        (emptied, "file-000.parquet holds no rows"),
+        (told("[1]"), "does not describe a LeRobot dataset"),
+        (told('{"codebase_version": "v3.0", "features": {"action": 1}}'), "does not describe a LeRobot dataset"),
+        (told("[" * 100_000), "info.json is no JSON"),
+        (changed("observation.image", third(png(4, 4, 3))), r"images of \[3, 4, 4\] in row 2, but \[3, 8, 6\] before"),
+        (
+            changed("observation.image", third({"bytes": png(8, 6, 3)["bytes"][:30], "path": ""})),
+            "row 2 of .* is no image",
+        ),
+        (changed("observation.image", third(None)), "row 2 of .* is no image"),
+        (changed("observation.image", lambda rows: ["http://localhost/a.png"] * len(rows)), "it is str, not the bytes"),
+    ],
+)
+def test_damage_in_the_middle_is_named(damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", "v3.0", reward=True, stills=True)
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        all_rows(LeRobotRecording(folder))
+
+
+def test_a_task_that_is_named_twice_in_other_words_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", "v2.1")
+    with (folder / "meta/tasks.jsonl").open("a") as file:
+        file.write('{"task_index": 3, "task": "something else"}\n')
+    with pytest.raises(ValueError, match=r"tasks\.jsonl names the task 3 twice"):
+        LeRobotRecording(folder)
+
+
+def test_images_are_bit_for_bit_those_that_were_written(tmp_path: Path) -> None:
+    random = np.random.default_rng(0).integers(0, 256, (7, 8, 6, 3), dtype=np.uint8)
+    images = [{"bytes": iio.imwrite("<bytes>", image, extension=".png"), "path": ""} for image in random]
+    folder = write(tmp_path / "data", "v3.0", reward=True, stills=True)
+    changed("observation.image", lambda _: images)(folder)
+    seen = all_rows(LeRobotRecording(folder))["pixels"][:9].movedim(1, -1).numpy()
+    last = LENGTHS[0]  # the last frame of an episode stands twice, behind the reward of its action
+    expected = np.concatenate([random[:last], random[last - 1 : last], random[last:], random[-1:]])
+    assert np.array_equal(seen, expected)

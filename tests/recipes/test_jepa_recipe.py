@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from recorded_tasks import write_episodes
 from safetensors.torch import load_file
 from tensordict.nn import TensorDictModule
 from torch import Tensor
@@ -35,24 +36,6 @@ from worldloom_rl.world_model import Latent, Prediction
 torch.set_num_threads(1)
 SMALL = ("batch_size=8", "num_samples=8", "num_elites=2", "iterations=1", "horizon=2", "warmup=0.1")
 ROOM = "worldloom/PointRoom-v0"
-
-
-def write_episodes(folder: Path, count: int = 5, steps: int = 14, size: int = 16, scale: float = 1.0) -> Path:
-    """Videos of a bright square that actions in [-scale, scale] move about."""
-    random = np.random.default_rng(0)
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        place, frames = random.uniform(2, size - 4, 2), []
-        actions = random.uniform(-scale, scale, (steps, 2)).astype(np.float32)
-        for action in [np.zeros(2), *actions]:
-            place = np.clip(place + action / scale, 0, size - 2)
-            frame = np.zeros((size, size, 3), np.uint8)
-            row, column = place.astype(int)
-            frame[row : row + 2, column : column + 2] = 255
-            frames.append(frame)
-        with h5py.File(folder / f"{number}.h5", "w") as file:
-            file["pixels"], file["actions"] = np.stack(frames), actions
-    return folder
 
 
 def make(source: str, directory: Path, **changes: Any) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gymnasium
@@ -11,9 +12,10 @@ import torch
 from tensordict import TensorDict
 from torchrl.modules import RandomPolicy
 
-from worldloom_rl.data import Arrivals
+from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.envs import make_env
 from worldloom_rl.specs.environment import specs_of
+from worldloom_rl.specs.saved import spec_to_json
 from worldloom_rl.training.recorded import open_as_seen
 
 h5py = pytest.importorskip("h5py")
@@ -72,3 +74,23 @@ def test_rows_of_recorded_pixels_are_those_that_are_collected(tmp_path: Path) ->
     for key in ("pixels", "previous_action", "reward", "is_init", "terminated", "truncated"):
         assert found[key].dtype == expected[key].dtype, key
         assert torch.equal(found[key], expected[key][:24]), key
+
+
+def test_pixels_of_a_runs_replay_are_those_that_were_collected(tmp_path: Path) -> None:
+    expected = collected(20)[0]
+    env = make_env(Rendered, pixels=True, image_size=SIZE, time_limit=50)
+    replay = Replay(capacity=40, window=2, batch_size=1, by="window")
+    for row in expected.flatten().split(7):
+        replay.extend(row)
+    checkpoint = tmp_path / "checkpoints" / "step_000000020"
+    (checkpoint / "model").mkdir(parents=True)
+    replay.save(checkpoint / "replay")
+    observed, taken = map(spec_to_json, specs_of(env))
+    (checkpoint / "model" / "config.json").write_text(json.dumps({"observation_spec": observed, "action_spec": taken}))
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "dreamerv3", "config": {"env": "Rendered"}}))
+    episodes = open_as_seen([str(tmp_path)], "Rendered", *specs_of(env), SIZE)
+    found = episodes.rows(torch.arange(int(episodes.ends[-1])))
+    assert episodes.lengths.tolist() == [6] * 4
+    assert found["pixels"].dtype == torch.uint8
+    for key, value in found.items():
+        assert torch.equal(value, expected.flatten()[key]), key

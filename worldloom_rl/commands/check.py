@@ -22,6 +22,7 @@ def check(
     steps: StepCount = 3000,
     tasks: tuple[str, ...] = (),
     data: tuple[str, ...] = (),
+    episode_length: StepCount | None = None,
 ) -> None:
     """Try an environment before training: what models read, memory, time, and problems with their remedies.
 
@@ -36,13 +37,15 @@ def check(
         steps: agent steps to project the time for.
         tasks: environments that one agent learns from recorded data; see data.
         data: what is recorded of the environment or the tasks; it alone is looked at, as train tdmpc2 would read it.
+        episode_length: agent steps of an episode of a task that has data and no environment.
     """
     if not (env or data or tasks):
         raise ValueError("worldloom check needs the name of an environment, or recorded data of it (--data).")
     if data or tasks:
         from worldloom_rl.commands.check_data import check_data
 
-        print(check_data(env, tasks, data, action_repeat=action_repeat, time_limit=time_limit))
+        options = {"action_repeat": action_repeat, "time_limit": time_limit, "episode_length": episode_length}
+        print(check_data(env, tasks, data, **options))
         return
     from worldloom_rl.commands.recipes import find_recipe
     from worldloom_rl.report.environment_check import check_environment

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 
-def check_data(
-    env: str, tasks: tuple[str, ...], data: tuple[str, ...], *, action_repeat: int | None, time_limit: int | None
-) -> str:
+def check_data(env: str, tasks: tuple[str, ...], data: tuple[str, ...], **options: int | None) -> str:
     """Widths, padding, lengths, γ, episodes and returns by task, and gigabytes, as text for a terminal.
 
+    Args:
+        options: action_repeat, time_limit and episode_length, of the run's configuration.
     Raises ValueError, FileNotFoundError or ImportError where `worldloom train tdmpc2` would.
     """
     if not data:
@@ -20,9 +20,7 @@ def check_data(
     from worldloom_rl.report.recorded_data import describe_recorded
     from worldloom_rl.training.recorded_windows import RecordedWindows
 
-    config = TDMPC2RunConfig(
-        env=env, tasks=tasks, data=data, action_repeat=action_repeat, time_limit=time_limit, episodic=not tasks
-    )
+    config = TDMPC2RunConfig(env=env, tasks=tasks, data=data, episodic=not tasks, **options)  # type: ignore[arg-type]
     state = tdmpc2_offline.make_state(config)
     assert isinstance(state.source, RecordedWindows)
     try:

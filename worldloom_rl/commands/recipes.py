@@ -14,6 +14,7 @@ RECIPES = {
     "dreamerv3-offline": "worldloom_rl.recipes.dreamerv3_offline",
     "dreamerv3-finetune": "worldloom_rl.recipes.dreamerv3_finetune",
     "jepa": "worldloom_rl.recipes.jepa",
+    "jepa-finetune": "worldloom_rl.recipes.jepa_finetune",
     "tdmpc2": "worldloom_rl.recipes.tdmpc2",
     "tdmpc2-offline": "worldloom_rl.recipes.tdmpc2_offline",
     "tdmpc2-finetune": "worldloom_rl.recipes.tdmpc2_finetune",

@@ -32,6 +32,7 @@ class Episodes(ABC):
         lengths: [E] int64 rows of each episode, one more than it has transitions.
         tasks: [E] int64 each episode's place in `names`.
         names: of the tasks. One task that nobody named has none.
+        seen_actions: lowest and highest [A], where the data does not say which bounds actions had.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Episodes(ABC):
     lengths: Tensor
     tasks: Tensor
     names: tuple[str, ...] = ()
+    seen_actions: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
     def rows(self, index: Tensor) -> TensorDict:

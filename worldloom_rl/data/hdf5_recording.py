@@ -83,6 +83,7 @@ class HDF5Recording(Recording):
             [names.index(place.task) for place in self._places],
             [name for name in names if name],
         )
+        self.seen_actions = (torch.from_numpy(np.min(lows, 0)), torch.from_numpy(np.max(highs, 0)))
 
     def _observation_spec(self, place: Place, shapes: dict[str, tuple[int, ...]]) -> Composite:
         return Composite({key: self._leaf(shapes[key]) for key in place.observations})

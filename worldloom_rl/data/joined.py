@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tensordict import NestedKey, TensorDict
+from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 
@@ -21,9 +21,10 @@ from worldloom_rl.specs.observations import is_real_vector, leaves_of
 def join(parts: Sequence[Episodes], tasks: Sequence[str] | None = None) -> Episodes:
     """The episodes of all parts as one set; a single part that needs no change is itself the set.
 
-    Where tasks differ, vectors are padded with zeros on the right to the widest. Actions of several tasks are mapped
-    from each task's own bounds to [-1, 1] and padded with zeros, as an environment of several tasks takes them. One
-    task's rows stay as they are.
+    Parts of one task whose actions have different bounds, as where they are those that were seen, get the widest. Where
+    tasks differ, vectors are padded with zeros on the right to the widest. Actions of several tasks are mapped from
+    each task's own bounds to [-1, 1] and padded with zeros, as an environment of several tasks takes them. One task's
+    rows stay as they are.
 
     Args:
         tasks: names, in the order that numbers them; what stands before their last ":" does not matter, and episodes
@@ -31,6 +32,7 @@ def join(parts: Sequence[Episodes], tasks: Sequence[str] | None = None) -> Episo
     Raises ValueError for a task without episodes, a part whose task is not known, or parts that cannot be one set.
     """
     names = tuple(tasks) if tasks else _names(parts)
+    _widen_bounds(parts)
     if len({short_name(name) for name in names}) < len(names):
         raise ValueError(f"Tasks have different names (what stands before ':' does not count), got {list(names)}.")
     if len(parts) == 1 and _same(parts[0].names, names):
@@ -65,8 +67,12 @@ class JoinedEpisodes(Episodes):
         specs = [part.action_spec for part in self.parts]
         if not self.several:
             for part, spec in zip(self.parts[1:], specs[1:], strict=True):
-                if _forms(spec) != _forms(specs[0]):
-                    raise ValueError(f"{self.parts[0].source} has the actions {specs[0]}, {part.source} {spec}.")
+                if leaves_of(spec) != leaves_of(specs[0]):
+                    forms = [
+                        {key: f"{list(leaf.shape)} {leaf.dtype}" for key, leaf in leaves_of(each).items()}
+                        for each in (specs[0], spec)
+                    ]
+                    raise ValueError(f"{self.parts[0].source} has the actions {forms[0]}, {part.source} {forms[1]}.")
             return specs[0]
         for part, space in zip(self.parts, self._actions, strict=True):
             if space is not None and not space.is_continuous:
@@ -195,5 +201,26 @@ def _padded(value: Tensor, leaf: TensorSpec) -> Tensor:
     return F.pad(value, (0, leaf.shape[-1] - value.shape[-1]))
 
 
-def _forms(spec: Composite) -> dict[NestedKey, TensorSpec]:
-    return leaves_of(spec)
+def _widen_bounds(parts: Sequence[Episodes]) -> None:
+    """Parts of one task that take the same real actions have the same bounds from now on."""
+    by_task: dict[str, list[Episodes]] = {}
+    for part in parts:
+        if not part.several:
+            by_task.setdefault(short_name(part.names[0]) if part.names else "", []).append(part)
+    for same in by_task.values():
+        specs = [leaves_of(part.action_spec) for part in same]
+        forms = [{key: leaf.shape for key, leaf in spec.items()} for spec in specs]
+        if all(form == forms[0] for form in forms):  # others are refused
+            common = Composite({key: _widest([spec[key] for spec in specs]) for key in specs[0]})
+            for part in same:
+                part.action_spec = common
+
+
+def _widest(leaves: Sequence[TensorSpec]) -> TensorSpec:
+    first = leaves[0]
+    if not all(
+        isinstance(leaf, Bounded) and leaf.shape == first.shape and leaf.dtype == first.dtype for leaf in leaves
+    ):
+        return first
+    low, high = (torch.stack([getattr(leaf.space, name) for leaf in leaves]) for name in ("low", "high"))
+    return Bounded(low.amin(0), high.amax(0), shape=first.shape, dtype=first.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Protocol
 
 import imageio.v3 as iio
 import numpy as np
+from PIL.Image import DecompressionBombError
 
+from worldloom_rl.data.json_file import read_json
 from worldloom_rl.data.parquet import numbers_of, read_table
 from worldloom_rl.specs.spaces import resize_image
 
@@ -92,7 +93,12 @@ class Stills:
         self.shape = (channels, height, width)
 
     def frames(self, episode: int, first: int, numbers: np.ndarray) -> np.ndarray:
-        return np.stack([self._frame(first + int(number)) for number in numbers])
+        found = [self._frame(first + int(number)) for number in numbers]
+        for number, frame in zip(numbers, found, strict=True):
+            if frame.shape != found[0].shape:
+                sizes = f"{list(frame.shape)} in row {first + int(number)}, but {list(found[0].shape)} before"
+                raise ValueError(f"{self._files[0].parents[1]}: {self._name!r} has images of {sizes}.")
+        return np.stack(found)
 
     def _frame(self, row: int) -> np.ndarray:
         number = 0
@@ -103,9 +109,12 @@ class Stills:
         if self._held is None or self._held[0] != number:
             column = read_table(file, [self._name])[self._name].to_pylist()
             self._held = (number, [image["bytes"] if isinstance(image, dict) else image for image in column])
+        content = self._held[1][row]
         try:
-            return _shown(iio.imread(self._held[1][row]), self._size)
-        except (OSError, ValueError, TypeError) as error:
+            if not isinstance(content, bytes):  # a text would be opened as a path or an address
+                raise TypeError(f"it is {type(content).__name__}, not the bytes of a file")
+            return _shown(iio.imread(content, plugin="pillow"), self._size)
+        except (OSError, ValueError, TypeError, SyntaxError, DecompressionBombError) as error:
             raise ValueError(f"{file}: row {row} of {self._name!r} is no image: {error}") from error
 
 
@@ -126,7 +135,9 @@ def _video_files(path: Path, name: str, episodes: Sequence[int]) -> list[tuple[P
         if missing:
             raise FileNotFoundError(f"{path} lacks the videos of {name!r} of the episodes {missing[:5]}.")
         return [(found[episode], 0) for episode in episodes]
-    rate = float(json.loads((path / "meta" / "info.json").read_text("utf-8"))["fps"])
+    rate = read_json(path / "meta" / "info.json").get("fps")
+    if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+        raise ValueError(f"{path / 'meta' / 'info.json'}: fps must be a number above 0, got {rate!r:.100}.")
     columns = [f"videos/{name}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
     places: dict[int, tuple[Path, int]] = {}
     for table in tables:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.config import Json
+from worldloom_rl.data.json_file import parsed, read_json
 from worldloom_rl.data.lerobot_cameras import Camera, Stills, Videos
 from worldloom_rl.data.parquet import numbers_of, read_table
 from worldloom_rl.data.recording import Excerpt, Recording, seen_bounds
@@ -58,7 +58,7 @@ class LeRobotRecording(Recording):
         scalars = [name for name in (_REWARD, _DONE, _TASK, _EPISODE, _FRAME) if name in features]
         self._columns = _columns(self._files, [*observed, ACTION], scalars)
         starts, lengths = self._episodes(path, info)
-        self._starts = starts
+        self._starts, self._lengths = starts, lengths
         self._vectors = {_key(path, name): name for name in observed}
         self._cameras: dict[str, Camera] = {}
         for name in cameras:
@@ -80,6 +80,8 @@ class LeRobotRecording(Recording):
             tasks,
             names,
         )
+        actions = torch.from_numpy(self._columns[ACTION])
+        self.seen_actions = (actions.amin(0), actions.amax(0))
 
     def _episodes(self, path: Path, info: Mapping[str, Json]) -> tuple[list[int], list[int]]:
         """First row and rows of each episode that has a transition."""
@@ -108,6 +110,10 @@ class LeRobotRecording(Recording):
         if _TASK not in self._columns:
             return None, []
         words = _tasks_in_words(path)
+        for start, length, number in zip(self._starts, self._lengths, self._numbers, strict=True):
+            task = self._columns[_TASK][start : start + length]
+            if (task != task[0]).any():
+                raise ValueError(f"{path}: episode {number} is of several tasks: {sorted(set(task.tolist()))}.")
         given = [int(self._columns[_TASK][start]) for start in self._starts]
         unknown = sorted(set(given) - set(words))
         if unknown:
@@ -136,12 +142,12 @@ def _info(path: Path) -> dict[str, Json]:
     file = path / "meta" / "info.json"
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}: name the directory of a LeRobot dataset, which holds meta/.")
-    try:
-        info = json.loads(file.read_text("utf-8"))
-        version, features = str(info["codebase_version"]), info["features"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} does not describe a LeRobot dataset: {error!r}.") from error
-    if not version.startswith(("v3.", "v2.")) or not isinstance(features, dict):
+    info = read_json(file)
+    features = info.get("features") if isinstance(info, dict) else None
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+        raise ValueError(f"{file} does not describe a LeRobot dataset: it has no object of features.")
+    version = str(info.get("codebase_version"))
+    if not version.startswith(("v3.", "v2.")):
         raise ValueError(f"{file} is of version {version}; versions 2.x and 3.x can be read.")
     return dict(info)
 
@@ -166,20 +172,36 @@ def _columns(files: Sequence[Path], vectors: Sequence[str], scalars: Sequence[st
             if part.shape[1:] != parts[0].shape[1:]:
                 widths = f"{part.shape[1]} numbers a row, but {parts[0].shape[1]} in {files[0]}"
                 raise ValueError(f"{file}: {name!r} has {widths}.")
+    for name in {_EPISODE, _FRAME, _TASK} & set(scalars):
+        for file, part in zip(files, found[name], strict=True):
+            if part.dtype.kind not in "iu":
+                raise ValueError(f"{file}: {name!r} must be whole numbers, got {part.dtype}.")
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _tasks_in_words(path: Path) -> dict[int, str]:
     table, lines = path / "meta" / "tasks.parquet", path / "meta" / "tasks.jsonl"
     if table.is_file():
-        return dict(_rows_of(table, read_table(table, None)))
-    if not lines.is_file():
+        named, file = list(_rows_of(table, read_table(table, None))), table
+    elif lines.is_file():
+        named, file = list(_lines_of(lines)), lines
+    else:
         raise FileNotFoundError(f"{path} has neither meta/tasks.parquet nor meta/tasks.jsonl, which name its tasks.")
+    words = dict(named)
+    if differing := sorted({number for number, task in named if words[number] != task}):
+        raise ValueError(f"{file} names the task {differing[0]} twice, in other words.")
+    return words
+
+
+def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Number and words of each task."""
     try:
-        tasks = [json.loads(line) for line in lines.read_text("utf-8").splitlines() if line.strip()]
-        return {int(task["task_index"]): str(task["task"]) for task in tasks}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{lines} does not name tasks: {error!r}.") from error
+        for line in file.read_text("utf-8").splitlines():
+            if line.strip():
+                task = parsed(file, line)
+                yield int(task["task_index"]), str(task["task"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not name tasks: {error!r}.") from error
 
 
 def _rows_of(file: Path, table: pyarrow.Table) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torchrl.data import Composite
+from torch import Tensor
+from torchrl.data import Bounded, Composite
 
 from worldloom_rl.data.episodes import Episodes
 from worldloom_rl.data.hdf5_recording import HDF5Recording
@@ -15,8 +16,10 @@ from worldloom_rl.data.minari_recording import MinariRecording
 from worldloom_rl.data.newt_files import open_newt
 from worldloom_rl.data.run_episodes import is_run, open_run
 from worldloom_rl.data.tdmpc2_chunks import open_chunks
+from worldloom_rl.keys import ACTION
 from worldloom_rl.specs.observations import is_byte_image, leaves_of
 
+_ROUNDING = 1e-3  # of the range of an action, that recorded ones may reach beyond its bounds
 KINDS = ("tdmpc2", "newt", "minari", "lerobot")  # the words before ":"
 
 
@@ -47,6 +50,9 @@ def open_episodes(
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
         raise ValueError(f"No data is named: give a path, or one of {', '.join(f'{kind}:…' for kind in KINDS)}.")
+    places = [str(Path(each).absolute()) if Path(each).exists() else each for each in sources]
+    if twice := [each for number, each in enumerate(sources) if places[number] in places[:number]]:
+        raise ValueError(f"The data {twice[0]} is named twice: its episodes would count double; name it once.")
     parts = [part for each in sources for part in _named(each, tasks, image_size)]
     for part in parts:
         _bound(part, action_specs or {})
@@ -101,4 +107,20 @@ def _bound(part: Episodes, action_specs: Mapping[str, Composite]) -> None:
     ours, theirs = ({key: leaf.shape for key, leaf in leaves_of(each).items()} for each in (part.action_spec, spec))
     if ours != theirs:
         raise ValueError(f"{part.source} has the actions {ours}, the environment {theirs}.")
+    if part.seen_actions is not None and isinstance(spec[ACTION], Bounded):
+        _check_within(part, *part.seen_actions, spec)
     part.action_spec = spec
+
+
+def _check_within(part: Episodes, low: Tensor, high: Tensor, spec: Composite) -> None:
+    """Raise ValueError if actions reach beyond the bounds of their environment, by more than rounding."""
+    leaf = spec[ACTION]
+    slack = _ROUNDING * (leaf.space.high - leaf.space.low)
+    outside = (low < leaf.space.low - slack) | (high > leaf.space.high + slack)
+    if bool(outside.any()):
+        column = int(outside.nonzero()[0, 0])
+        bounds = [float(bound[column]) for bound in (low, high, leaf.space.low, leaf.space.high)]
+        raise ValueError(
+            "{}: column {} of the actions is in [{:.4g}, {:.4g}], but the environment takes [{:.4g}, {:.4g}]: bring it "
+            "to the environment's units, or cut it as the environment did.".format(part.source, column, *bounds)
+        )

@@ -36,6 +36,8 @@ def numbers_of(file: Path, table: pyarrow.Table, name: str, *, vector: bool) -> 
     column = table[name].combine_chunks()
     while hasattr(column, "num_chunks"):  # of several chunks there is one, of none an empty one
         column = column.chunk(0)
+    if not len(column):
+        raise ValueError(f"{file} holds no rows: remove it, or copy it again.")
     if column.null_count:
         raise ValueError(f"{file}: {name!r} lacks {column.null_count} of its {len(column)} values.")
     if not vector:
@@ -44,7 +46,7 @@ def numbers_of(file: Path, table: pyarrow.Table, name: str, *, vector: bool) -> 
             raise ValueError(f"{file}: {name!r} must be one number a row, got {column.type}.")
         return values[:, 0]
     flat = column.flatten() if hasattr(column, "flatten") and _is_list(column) else column
-    width = len(flat) // max(1, len(column))
+    width = len(flat) // len(column)
     values = flat.to_numpy(zero_copy_only=False)
     if values.dtype.kind not in "f" or width * len(column) != len(flat) or not _even(column, width):
         raise ValueError(f"{file}: {name!r} must be real numbers, as many in each row, got {column.type}.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from tensordict import NestedKey
 from torch import Tensor
 from torchrl.data import Composite
 
 from worldloom_rl.config import Json
 from worldloom_rl.data.episodes import TASK
+from worldloom_rl.data.json_file import read_json
 from worldloom_rl.data.saved_rows import map_rows
 from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
 from worldloom_rl.keys import IS_INIT, REWARD, STREAM, TERMINATED, TRUNCATED, as_tuple, previous_action_keys
@@ -45,11 +46,16 @@ def open_run(path: Path) -> StoredEpisodes:
     observation_spec, action_spec = _specs(checkpoint / _MODEL / _CONFIG, files[0][1])
     kept = _kept_keys(observation_spec, action_spec)
     _check_actions(path, action_spec, files[0][1])
+    for file, leaves in files:
+        _check_rows(file, {key: as_tuple(key) for key in kept}, observation_spec, leaves)
     order, starts, lengths = _episodes([[leaves for _, leaves in replay] for replay in replays])
-    config = _read_json(path / _CONFIG)["config"]
+    config = _read_json(path / _CONFIG).get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{path / _CONFIG} has no configuration of a run.")
     several = (TASK,) in files[0][1]
     tasks = torch.cat([leaves[TASK,].reshape(-1) for _, leaves in files])[order][starts].long() if several else None
-    environment = str(config.get("env") or "")
+    environment = config.get("env")
+    one = (str(environment),) if environment else ()
     return StoredEpisodes(
         str(path),
         [Part(str(file), {key: leaves[as_tuple(key)] for key in kept}, file) for file, leaves in files],
@@ -58,7 +64,7 @@ def open_run(path: Path) -> StoredEpisodes:
         observation_spec=observation_spec,
         action_spec=action_spec,
         tasks=tasks,
-        names=named_tasks(config["tasks"]) if several and config["tasks"] else (environment,) if environment else (),
+        names=named_tasks(config["tasks"]) if several and config.get("tasks") else one,
         order=order,
     )
 
@@ -103,6 +109,20 @@ def _check_actions(path: Path, action_spec: Composite, leaves: Leaves) -> None:
             )
 
 
+def _check_rows(file: Path, kept: Mapping[NestedKey, tuple[str, ...]], observed: Composite, leaves: Leaves) -> None:
+    """Raise ValueError for rows without what is kept of them, or with observations that are not the model's."""
+    missing = [key for key in (*kept.values(), as_tuple(IS_INIT), as_tuple(STREAM)) if key not in leaves]
+    if missing:
+        raise ValueError(f"{file} holds no {missing[0]}, only {sorted(leaves)}.")
+    for key, leaf in leaves_of(observed).items():
+        found = leaves[as_tuple(key)]
+        if (found.shape[1:], found.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"{file} holds {key!r} as {list(found.shape[1:])} {found.dtype}, but the model beside it observes "
+                f"{list(leaf.shape)} {leaf.dtype}: take both of one save."
+            )
+
+
 def _episodes(replays: Sequence[Sequence[Leaves]]) -> tuple[Tensor, Tensor, Tensor]:
     """Order of the rows [N], and first place in it and rows [E] of each episode that has a transition.
 
@@ -126,10 +146,7 @@ def _episodes(replays: Sequence[Sequence[Leaves]]) -> tuple[Tensor, Tensor, Tens
 def _read_json(file: Path) -> dict[str, Json]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}.")
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged: it is no JSON object.")
     return content

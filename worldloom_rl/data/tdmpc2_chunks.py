@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
+from worldloom_rl.data.json_file import read_json
 from worldloom_rl.data.mapped_memory import MappedMemory
 from worldloom_rl.data.saved_tensor_dict import Leaf, read_tensor_dict
 from worldloom_rl.data.stored_episodes import Part, StoredEpisodes
@@ -102,7 +102,7 @@ def _names(directory: Path, count: int, tasks: Sequence[str] | None) -> tuple[st
     """Names of the numbers below `count`."""
     file = (directory if directory.is_dir() else directory.parent) / TASKS_FILE
     if file.is_file():
-        names = json.loads(file.read_text("utf-8"))
+        names = read_json(file)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"{file} must be a list of names of tasks.")
     else:

@@ -11,16 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from tensordict import NestedKey
 from torch import Tensor, nn
+from torchrl.data import Composite
 
 from worldloom_rl.atomic import new_directory, write_json
-from worldloom_rl.config import Json
+from worldloom_rl.config import Json, WorldModelConfig
 from worldloom_rl.pretrained.foreign import check_finite
-from worldloom_rl.pretrained.registry import SavableModel, find_family
+from worldloom_rl.pretrained.registry import Family, SavableModel, find_family
 from worldloom_rl.pretrained.tensor_files import LARGEST_HEADER
 from worldloom_rl.pretrained.tensors import TensorKind, check_tensors, in_one_precision
 from worldloom_rl.specs.saved import spec_from_json, spec_to_json
@@ -35,6 +38,16 @@ _DIGEST = "sha256"  # in the weights' metadata: of all names, types, shapes and 
 _LONGEST_REASON = 600  # characters
 _REMEDY = "Load the two files of one save; if they were copied or edited, copy them again or save the model anew."
 _FIELDS = {"model_type", "format_version", "library_version", "config", "key_map", "observation_spec", "action_spec"}
+
+
+class Description(NamedTuple):
+    """What a saved model is, without its weights."""
+
+    family: Family
+    config: WorldModelConfig
+    observation_spec: Composite
+    action_spec: Composite
+    key_map: Mapping[str, NestedKey]
 
 
 def save_world_model(model: SavableModel, directory: str | Path) -> None:
@@ -105,22 +118,14 @@ def load_world_model(directory: str | Path, encoder: nn.Module | None = None) ->
     config_file, weights_file = (Path(directory) / name for name in (CONFIG_FILE, WEIGHTS_FILE))
     for file in (config_file, weights_file):
         _require_file(file)
-    config = read_config(config_file)
+    family, *arguments = read_description(config_file)
     with _describing(config_file):
-        family = find_family(config["model_type"])
         model_class = family.model_class
     parts = {} if encoder is None else {"encoder": encoder}
     if parts and "encoder" not in inspect.signature(model_class).parameters:
-        raise TypeError(f"A {config['model_type']} model has its own encoder; leave encoder= out.")
-    with _describing(config_file):
-        arguments = (
-            family.config_class.from_json(config["config"]),
-            spec_from_json(config["observation_spec"]),
-            spec_from_json(config["action_spec"]),
-            config["key_map"],
-        )
-        with torch.device("meta"):
-            expected = model_class(*arguments, **parts).state_dict()
+        raise TypeError(f"A {family.name} model has its own encoder; leave encoder= out.")
+    with _describing(config_file), torch.device("meta"):
+        expected = model_class(*arguments, **parts).state_dict()
     kept = _check_weights(weights_file, expected)
     weights = load_file(weights_file)
     if kept is not None and kept != _digest(weights):
@@ -137,6 +142,21 @@ def load_world_model(directory: str | Path, encoder: nn.Module | None = None) ->
                 "when it was saved, or the file is damaged; take an earlier checkpoint or another copy."
             )
     return model
+
+
+def read_description(file: Path) -> Description:
+    """What a saved model's config.json describes. Raises an OSError, or ValueError naming the file."""
+    _require_file(file)
+    config = read_config(file)
+    with _describing(file):
+        family = find_family(config["model_type"])
+        return Description(
+            family,
+            family.config_class.from_json(config["config"]),
+            spec_from_json(config["observation_spec"]),
+            spec_from_json(config["action_spec"]),
+            config["key_map"],
+        )
 
 
 @contextmanager

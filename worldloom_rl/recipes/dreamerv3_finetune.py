@@ -15,7 +15,8 @@ from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.pretrained.weights import copy_weights
 from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.recipes.dreamerv3 import DreamerV3Recipe, State
-from worldloom_rl.recipes.finetune import check_fits, starting_model
+from worldloom_rl.recipes.finetune import begins_with, check_fits, starting_model
+from worldloom_rl.recipes.finetune_options import FineTuneConfig
 from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
@@ -45,7 +46,9 @@ def make_state(config: Config) -> State:
 
 def fit(config: Config, env: EnvBase, old: DreamerV3) -> DreamerV3:
     """The model for the run's environment. Raises ValueError for what does not fit, by name."""
-    check_fits(config, old, *specs_of(env))
+    if config.like != FineTuneConfig.like:
+        raise ValueError(f"--like takes a task of a TD-MPC2 of several; {config.started_from} is a DreamerV3 of one.")
+    check_fits(config, (old.observation_spec, old.action_spec), specs_of(env))
     new = DreamerV3(dataclasses.replace(old.config, **overridden(old.config, config.overrides)), *specs_of(env))
     copy_weights(old, new)
     return new
@@ -65,7 +68,7 @@ class FineTunedDreamerV3Recipe(DreamerV3Recipe):
 
     def describe(self, state: State) -> str:
         assert isinstance(state.config, Config)
-        return f"begins with {state.config.started_from}; {super().describe(state)}"
+        return f"{begins_with(state.config)}; {super().describe(state)}"
 
 
 RECIPE = FineTunedDreamerV3Recipe()

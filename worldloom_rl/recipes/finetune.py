@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tensordict import NestedKey
 from torchrl.data import Composite, TensorSpec
 
 from worldloom_rl.auto import AutoWorldModel
-from worldloom_rl.recipes.finetune_options import FineTuneConfig
+from worldloom_rl.config import Json, WorldModelConfig
+from worldloom_rl.recipes.finetune_options import StartedConfig
 from worldloom_rl.specs.actions import ActionSpace
 from worldloom_rl.specs.observations import leaves_of
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
 START = "start"  # in the run directory: the model that the run began with, so that it goes on without what it came from
@@ -21,7 +22,18 @@ START = "start"  # in the run directory: the model that the run began with, so t
 ModelT = TypeVar("ModelT", bound=WorldModel)
 
 
-def starting_model(config: FineTuneConfig, kind: type[ModelT], fit: Callable[[ModelT], ModelT]) -> ModelT:
+class Described(Protocol):
+    """A model, or what its file says of it."""
+
+    @property
+    def config(self) -> WorldModelConfig: ...
+    @property
+    def observation_spec(self) -> Composite: ...
+    @property
+    def action_spec(self) -> Composite: ...
+
+
+def starting_model(config: StartedConfig, kind: type[ModelT], fit: Callable[[ModelT], ModelT]) -> ModelT:
     """The model that the run begins with, on its device; kept in the run directory, and read from there later.
 
     Args:
@@ -51,17 +63,28 @@ def _freeze(model: WorldModel, names: tuple[str, ...]) -> None:
         if name not in able:
             raise ValueError(f"--freeze takes parts of the model, which are {sorted(able)}, got {name!r}.")
         able[name].requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"--freeze {' '.join(names)} leaves no weight that could learn: leave some part out.")
 
 
-def check_fits(config: FineTuneConfig, model: WorldModel, observation_spec: Composite, action_spec: Composite) -> None:
-    """Raise ValueError if an environment shows or takes other shapes or kinds than the model was trained with."""
-    pairs = (("observes", model.observation_spec, observation_spec), ("takes", model.action_spec, action_spec))
-    for does, before, now in pairs:
-        old, new = _forms(before, does), _forms(now, does)
+def check_fits(
+    config: StartedConfig,
+    before: tuple[Composite, Composite],
+    now: tuple[Composite, Composite],
+    remedy: str = "Make the environment so",
+) -> None:
+    """Raise ValueError if what is learned from shows or takes other shapes or kinds than the model was trained with.
+
+    Args:
+        before, now: specs of observations and actions, of the model and of what is learned from.
+        remedy: what a person can do about it, beside training a new model.
+    """
+    for does, had, has in zip(("observes", "takes"), before, now, strict=True):
+        old, new = _forms(had, does), _forms(has, does)
         if old != new:
             raise ValueError(
-                f"{config.env} {does} {_told(new)}, but the model of {config.started_from} {_told(old)}: its weights "
-                "do not fit. Make the environment so, or train a new model."
+                f"{config.task} {does} {_told(new)}, but the model of {config.started_from} {_told(old)}: its weights "
+                f"do not fit. {remedy}, or train a new model."
             )
 
 
@@ -81,8 +104,22 @@ def _told(forms: Mapping[NestedKey, str]) -> str:
     return ", ".join(f"{key} {form}" for key, form in sorted(forms.items(), key=str))
 
 
-def preset_of(started_from: str) -> str:
-    """The preset of the run that a path leads to, "saved" of a model that stands by itself."""
-    file = Path(started_from) / "config.json"
-    values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return str(values["config"]["preset"]) if "recipe" in values else "saved"
+def acted(config: RunConfig) -> dict[str, Json]:
+    """How the agent of a run sees and acts, which is not what its environment is, as options by name."""
+    names = ("pixels", "rescale_observations", "frame_skip")
+    has = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return {"action_repeat": config.repeat, **has}
+
+
+def begins_with(config: StartedConfig) -> str:
+    """What the first line of a run says of its beginning: the model, and how its run saw and acted."""
+    now = {f"{name}={value}" for name, value in acted(config).items()}
+    kept, left = ([_typed(each) for each in config.began_as if (each in now) == same] for same in (True, False))
+    told = [f"with its {' '.join(kept)}"] * bool(kept) + [f"not its {' '.join(left)}"] * bool(left)
+    return ", ".join([f"begins with {config.started_from}", *told])
+
+
+def _typed(option: str) -> str:
+    """As a person types it."""
+    name, _, value = option.replace("_", "-").partition("=")
+    return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, f"--{name} {value}")

@@ -5,27 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worldloom_rl.config import ranged
-from worldloom_rl.recipes.options import DreamerV3RunConfig, TDMPC2RunConfig
+from worldloom_rl.config import added_field, ranged
+from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, TDMPC2RunConfig
 from worldloom_rl.training.env_arguments import env_arguments
-from worldloom_rl.training.options import CapturedRunConfig
+from worldloom_rl.training.options import MOST_STEPS, CapturedRunConfig, RunConfig
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneConfig(CapturedRunConfig):
-    """What `worldloom finetune` can be told. Steps are agent steps, summed over environments: one action each."""
+class StartedConfig(RunConfig):
+    """Of any run that begins with a trained model."""
 
     started_from: str  # the run, the saved model or the hub's model that the weights come from
-    like: str = "mean"  # of a model of several tasks: the one that the new task is like, "mean" or "random"
-    # recorded episodes of the environment that are learned from beside the collected ones, such as run directories
-    data: tuple[str, ...] = ()
-    offline_share: float = ranged(0.5, 0.0, 1.0)  # of each batch's windows that are recorded, where there is data
     freeze: tuple[str, ...] = ()  # parts of the model that keep their weights, such as encoder
+    # how the agent of the run at `started_from` saw and acted, such as "action_repeat=2": what differs here is told
+    began_as: tuple[str, ...] = added_field((), before=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneConfig(StartedConfig, CapturedRunConfig):
+    """Of one that collects, and may learn from recorded episodes beside."""
+
+    like: str = "mean"  # of a model of several tasks: the one that the new task is like, "mean" or "random"
+    data: tuple[str, ...] = ()  # recorded episodes of the environment, learned from beside the collected ones
+    offline_share: float = ranged(0.5, 0.0, 1.0)  # of each batch's windows that are recorded, where there is data
 
     def __post_init__(self) -> None:
+        if not self.env:
+            raise ValueError("env names the environment that the model goes on in; it is missing.")
         super().__post_init__()
         if self.data and not 0.0 < self.offline_share < 1.0:
             raise ValueError(
@@ -67,3 +76,50 @@ class FineTunedTDMPC2RunConfig(FineTuneConfig, TDMPC2RunConfig):
 @dataclass(frozen=True, kw_only=True)
 class FineTunedDreamerV3RunConfig(FineTuneConfig, DreamerV3RunConfig):
     """Of a fine-tuned DreamerV3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedJEPARunConfig(JEPARunConfig, StartedConfig):
+    """Of a fine-tuned JEPA, which learns from collected or from recorded episodes, as `worldloom train jepa` does."""
+
+
+FINE_TUNED: dict[str, type[StartedConfig]] = {
+    "tdmpc2": FineTunedTDMPC2RunConfig,
+    "dreamerv3": FineTunedDreamerV3RunConfig,
+    "jepa": FineTunedJEPARunConfig,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptions(RunConfig):
+    """What `worldloom finetune` can be told. Steps are agent steps, summed over environments (one action each), and
+    gradient updates of a JEPA.
+
+    Of a run that is gone on with come --action-repeat, --pixels, --rescale-observations, --frame-skip and --image-size
+    where they are not given here: how the agent sees and acts. What its environment is, --env-kwargs and --time-limit,
+    does not.
+    """
+
+    started_from: str  # a run directory, a saved model, or one on the hub
+    env: str = ""  # "Pendulum-v1", "module:Id" or "dmc:cartpole-balance"; a JEPA can do with data
+    preset: str = "saved"  # sizes are the model's
+    # recorded episodes of the environment that are learned from beside the collected ones, such as run directories; a
+    # JEPA learns from them alone
+    data: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()  # parts of the model that keep their weights, such as encoder
+    inherit: bool = True  # take the options above of the run that is gone on with
+    like: str | None = None  # (tdmpc2) the task of several that the new one is like, by default their mean; or random
+    # (tdmpc2, dreamerv3) of each batch's windows that are recorded, by default 0.5
+    offline_share: float | None = ranged(None, 0.0, 1.0)
+    cuda_graphs: bool = False  # (tdmpc2, dreamerv3) on a GPU, start acting and an update's passes by one call each
+    bfloat16: bool = False  # (dreamerv3, jepa) compute in bfloat16 under autocast, as the official code
+    collect: int | None = ranged(None, 1, MOST_STEPS)  # (jepa) agent steps collected before learning, by default 10000
+    policy: str | None = None  # (jepa) what collects: "random", or "module:function" that makes a policy
+    frame_skip: int | None = ranged(None, 1, 1000)  # (jepa) k: sees every k-th frame, and k actions as one
+    image_size: int | None = ranged(None, 1, 4096)  # (jepa) of images, in pixels; by default the model's
+    held_out: float | None = ranged(None, 0.0, 1.0)  # (jepa) share of recorded episodes that judge, by default 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.env or self.data):
+            raise ValueError("env names the environment that the model goes on in; it is missing, and so is data.")

@@ -128,6 +128,9 @@ def action_statistics(model: JEPA, source: Source, frame_skip: int) -> tuple[Ten
 # ------------------------------------------------------------------ the run
 
 
+MakeModel = Callable[[Composite, Composite], JEPA]
+
+
 @dataclass(kw_only=True)
 class State(RunState[Config, JEPA]):
     """A run's state: the model, its learning, rows and counters."""
@@ -137,16 +140,21 @@ class State(RunState[Config, JEPA]):
 
 def make_state(config: Config) -> State:
     """A fresh state, with the environment open or the recorded episodes read. Randomness is seeded here."""
+    return state_of(config, lambda *specs: JEPA(config.model_config, *specs).to(config.device).eval())
+
+
+def state_of(config: Config, make_model: MakeModel) -> State:
+    """A state with the model that is made for what is observed and for blocks of `frame_skip` actions."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    return _recorded_state(config) if config.data else _collected_state(config)
+    return _recorded_state(config, make_model) if config.data else _collected_state(config, make_model)
 
 
-def _collected_state(config: Config) -> State:
+def _collected_state(config: Config, make_model: MakeModel) -> State:
     policy = collection_policy(config.policy)
     with closed_on_error(config.make_collection_env(config.num_envs, ranks.process_seed(config.seed))) as env:
         observation_spec, action_spec = specs_of(env)
-        model = _make_model(config, observation_spec, action_spec)
+        model = make_model(observation_spec, action_block_spec(action_spec, config.frame_skip))
         check_window(_window(config, model), episode_length(env), "--overrides history=1, or a smaller --frame-skip")
         collector = Collector(
             env,
@@ -158,13 +166,12 @@ def _collected_state(config: Config) -> State:
         )
         told = f"{config.collect} agent steps of {policy} actions"
         arrivals = Arrivals(model.frame_keys, model.action_keys)
-        learning = make_learning(model, config.steps)
         replay = _make_replay(config, model, arrivals, action_spec)
         source = Collected(replay, arrivals, collector, config.num_envs, told)
-        return _state(config, model, learning, source, learning_starts=config.collect)
+        return _state(config, model, source, learning_starts=config.collect)
 
 
-def _recorded_state(config: Config) -> State:
+def _recorded_state(config: Config, make_model: MakeModel) -> State:
     recording = open_episodes(config.data, image_size=config.image_size)
     observation_spec, action_spec = recording.observation_spec.clone(), recording.action_spec
     if recording.several:
@@ -174,31 +181,25 @@ def _recorded_state(config: Config) -> State:
         observation_spec, action_spec = specs_of(env)
         env.close()
         _check_alike(config, recording, observation_spec, action_spec)
-    model = _make_model(config, observation_spec, action_spec)
+    model = make_model(observation_spec, action_block_spec(action_spec, config.frame_skip))
     learned, held_out = split(recording, config.held_out, config.seed)
     rows = int(recording.lengths[learned].sum())
     told = f"{len(learned)} episodes with {rows} frames, {len(held_out)} held out"
     arrivals = Arrivals(model.frame_keys, model.action_keys)
-    learning = make_learning(model, config.steps)
     replay = _make_replay(config, model, arrivals, action_spec, rows)
     source = Recorded(replay, arrivals, recording, learned, told)
-    return _state(config, model, learning, source, learning_starts=0)
+    return _state(config, model, source, learning_starts=0)
 
 
-def _state(config: Config, model: JEPA, learning: Learning, source: Source, learning_starts: int) -> State:
+def _state(config: Config, model: JEPA, source: Source, learning_starts: int) -> State:
     return State(
         config=config,
         model=model,
-        learning=learning,
+        learning=make_learning(model, config.steps),
         source=source,
         learning_starts=learning_starts,
         updates_due=float(config.steps),
     )
-
-
-def _make_model(config: Config, observation_spec: Composite, action_spec: Composite) -> JEPA:
-    blocks = action_block_spec(action_spec, config.frame_skip)
-    return JEPA(config.model_config, observation_spec, blocks).to(config.device).eval()
 
 
 def _make_replay(
@@ -243,7 +244,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
 
     name = "jepa"
     title = "JEPA"
-    config_class = Config
+    config_class: type[Config] = Config
     clock = UPDATES
     together = True
     length_counts = "its learning rate falls over all of them"
@@ -259,9 +260,13 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
     def update(self, state: State) -> dict[str, Tensor]:
         config, model = state.config, state.model
         if state.updates == 0:
-            model.action_encoder.normalize(*action_statistics(model, state.source, config.frame_skip))
+            self.begin(state)
         batch = _blocks(config, model, state.sample()).to(config.device)
         return update(state.learning, batch, bfloat16=config.bfloat16)
+
+    def begin(self, state: State) -> None:
+        """Before the first update: actions are brought to mean 0 and standard deviation 1, as they are in the rows."""
+        state.model.action_encoder.normalize(*action_statistics(state.model, state.source, state.config.frame_skip))
 
     def save(self, state: State) -> Saved:
         learning = state.learning

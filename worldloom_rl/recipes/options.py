@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
-from worldloom_rl.config import added_field, found_field, ranged
+from worldloom_rl.config import Limits, added_field, found_field, ranged
 from worldloom_rl.recipes.suites import NO_SUITE, Suite, dreamerv3_suite, tdmpc2_suite
 from worldloom_rl.tasks import LISTS, TaskSet, environment_name, named_tasks, plain_name
 from worldloom_rl.training.options import MOST_STEPS, ActorsRunConfig, EnvOptions
@@ -81,6 +81,8 @@ class TDMPC2RunConfig(ActorsRunConfig):
     # recorded episodes instead of collected ones: run directories, tdmpc2:DIR, minari:NAME, …; TASK=SOURCE names a task
     data: tuple[str, ...] = added_field((), before=())
     eval_tasks: tuple[str, ...] = added_field((), before=())  # those that evaluations play; by default all
+    # of a task that has no environment, such as a robot's: it is learned from data alone, and γ follows from this
+    episode_length: int | None = added_field(None, before=None, limits=Limits(1, MOST_STEPS))
     # the environment can terminate: learn a termination head; by default random episodes tell, or the recorded ones
     episodic: bool | None = found_field()
     seed_steps: int | None = ranged(None, 1, MOST_STEPS)  # random ones before learning; by default 5 episodes or more
@@ -99,6 +101,11 @@ class TDMPC2RunConfig(ActorsRunConfig):
             )
         if self.tasks and self.pixels:
             raise ValueError("TD-MPC2 learns several tasks from vectors only; leave pixels off.")
+        if self.episode_length is not None and (self.tasks or not self.data):
+            raise ValueError(
+                f"episode_length={self.episode_length} tells the agent steps of an episode where one task (--env) has "
+                "recorded data and no environment; else environments tell them."
+            )
         if self.eval_tasks and not self.tasks:
             raise ValueError(f"eval_tasks={list(self.eval_tasks)} are some of several tasks, but there is one.")
 
@@ -143,8 +150,21 @@ class TDMPC2RunConfig(ActorsRunConfig):
         return suite.without(self.action_repeat, self.overrides)
 
     def described(self) -> Described:
-        """What the environments of several tasks say of them."""
+        """What the environments of several tasks say of them, or the data of one that has none."""
+        if self.episode_length is not None:
+            return self._recorded_task(self.episode_length)
         return _described(self.task_names, *self._task_options)
+
+    def _recorded_task(self, length: int) -> Described:
+        from worldloom_rl.data import open_episodes
+        from worldloom_rl.envs.tasks import Described
+        from worldloom_rl.specs.actions import ActionSpace
+        from worldloom_rl.specs.observations import leaves_of
+
+        episodes = open_episodes(self.data, (self.env,), self.rendered_size)
+        observed = sum(leaf.shape.numel() for leaf in leaves_of(episodes.observation_spec).values())
+        widths = ((observed,), (ActionSpace(episodes.action_spec).width,))
+        return Described(TaskSet((self.env,), *widths, (length,)), (self.env,), {})
 
     def task_set(self) -> TaskSet:
         """Names and sizes of the tasks, or of the one environment where that observes and takes one vector."""
@@ -153,6 +173,8 @@ class TDMPC2RunConfig(ActorsRunConfig):
     @property
     def without_environment(self) -> tuple[str, ...]:
         """The tasks that can be learned from data only."""
+        if self.episode_length is not None:
+            return (self.env,)
         return self.described().without if self.tasks else ()
 
     @property
@@ -173,6 +195,8 @@ class TDMPC2RunConfig(ActorsRunConfig):
 
     def make_env(self, num_envs: int, seed: int) -> EnvBase:
         """Environments as the agent of this run acts in them: of several tasks, those of the first that is played."""
+        if self.episode_length is not None:
+            raise ValueError(f"{self.env} is known by its data alone (episode_length): there is nothing to act in.")
         return (
             self._make_task_env(self.played_tasks[:1], num_envs, seed)
             if self.tasks

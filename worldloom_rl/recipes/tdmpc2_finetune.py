@@ -15,10 +15,10 @@ from worldloom_rl.data.windows import Windows
 from worldloom_rl.envs import episode_length
 from worldloom_rl.envs.tasks import own_action_spec, own_task
 from worldloom_rl.models.tdmpc2 import TDMPC2
-from worldloom_rl.models.tdmpc2.config import discount_for
+from worldloom_rl.models.tdmpc2.config import TDMPC2Config, discount_for
 from worldloom_rl.models.tdmpc2.new_task import MEAN, in_environment, widths_of, with_task
 from worldloom_rl.recipes import tdmpc2
-from worldloom_rl.recipes.finetune import check_fits, starting_model
+from worldloom_rl.recipes.finetune import Described, begins_with, check_fits, starting_model
 from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig as Config
 from worldloom_rl.recipes.tdmpc2 import State, TDMPC2Recipe
 from worldloom_rl.recipes.tdmpc2_offline import check_terminations
@@ -71,14 +71,15 @@ def fit(config: Config, env: EnvBase, old: TDMPC2) -> TDMPC2:
         return with_task(old, own_task(config.env, env), config.like, **changes)
     if config.like != MEAN:
         raise ValueError(f"--like takes a task of a model of several; the model of {config.started_from} knows one.")
-    check_fits(config, old, *specs_of(env))
+    check_fits(config, (old.observation_spec, old.action_spec), specs_of(env))
     discount = min(discount_for(episode_length(env)), config.official.most_discount or 1.0)
     return in_environment(old, *specs_of(env), discount, **changes)
 
 
-def fields_of(model: TDMPC2) -> dict[str, object]:
-    """What a run's configuration keeps of the model it begins with."""
-    padded = {} if model.task_embedding is None else {"padded_to": widths_of(model)}
+def fields_of(model: Described) -> dict[str, object]:
+    """What a run's configuration keeps of the model that it begins with."""
+    assert isinstance(model.config, TDMPC2Config)
+    padded = {"padded_to": widths_of(model.observation_spec, model.action_spec)} if model.config.num_tasks else {}
     return {"episodic": model.config.episodic, **padded}
 
 
@@ -99,7 +100,7 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
 
     def describe(self, state: State) -> str:
         assert isinstance(state.config, Config)
-        return f"begins with {state.config.started_from}; {super().describe(state)}"
+        return f"{begins_with(state.config)}; {super().describe(state)}"
 
 
 RECIPE = FineTunedTDMPC2Recipe()

@@ -32,7 +32,7 @@ def settled(config: Config) -> Config:
     """The configuration with what the recorded episodes tell, where it says nothing of it."""
     if config.tasks or config.episodic is not None:
         return first_look.settled(config)
-    episodes = open_episodes(config.data, config.task_names)
+    episodes = open_episodes(config.data, config.task_names, config.rendered_size)
     return first_look.settled(config, episodic=ends_by_itself(episodes))
 
 
@@ -52,7 +52,13 @@ def make_model(config: Config) -> TDMPC2:
     """A fresh model for the environment or the tasks of a run."""
     if config.tasks:
         return TDMPC2(config.model_config(), *specs_of_tasks(config.task_set()))
-    env = config.make_env(1, config.seed)
+    if config.episode_length is not None:
+        recorded = open_episodes(config.data, config.task_names, config.rendered_size)
+        return TDMPC2(config.model_config(config.episode_length), recorded.observation_spec, recorded.action_spec)
+    try:
+        env = config.make_env(1, config.seed)
+    except ValueError as error:
+        raise ValueError(f"{error} Where the task has no environment, tell --episode-length.") from error
     try:
         return TDMPC2(config.model_config(episode_length(env)), *specs_of(env))
     finally:
@@ -112,8 +118,8 @@ class OfflineTDMPC2Recipe(TDMPC2Recipe):
     def evaluate(
         self, config: Config, model: TDMPC2, episodes: int, seed: int, check: Callable[[], None]
     ) -> Evaluation:
-        """As online; the losses of recorded windows where no task has an environment."""
-        if not config.tasks or config.played_tasks:
+        """As online; the losses of recorded windows where nothing has an environment."""
+        if not config.without_environment or config.played_tasks:
             return super().evaluate(config, model, episodes, seed, check)
         recorded = _windows(model, _open(config, model), seed)
         source = RecordedWindows(recorded, model.observation_spec, model.action_spec)

@@ -103,7 +103,7 @@ class Projector(nn.Module):
 
     The batch norm stands where an encoder's own last norm would keep a regularizer from shaping the embeddings' spread.
     It uses the batch's statistics, and updates its running ones, only when asked: acting and planning never do,
-    whatever the module's mode.
+    whatever the module's mode. One that is frozen, whose weights take no gradient, uses its running ones always.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
@@ -116,6 +116,7 @@ class Projector(nn.Module):
         hidden = self.expand(x)
         flat = hidden.reshape(-1, hidden.shape[-1])
         norm = self.norm
+        batch_statistics = batch_statistics and norm.weight.requires_grad
         if batch_statistics and norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
         if batch_statistics and ranks.count() > 1:

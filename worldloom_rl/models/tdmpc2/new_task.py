@@ -16,6 +16,8 @@ from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
 from worldloom_rl.models.tdmpc2.encoder import specs_of_tasks
 from worldloom_rl.models.tdmpc2.model import TDMPC2
 from worldloom_rl.pretrained.weights import copy_weights
+from worldloom_rl.specs.actions import ActionSpace
+from worldloom_rl.specs.observations import is_real_vector, leaves_of
 from worldloom_rl.tasks import TaskSet
 
 MEAN, RANDOM = "mean", "random"
@@ -36,7 +38,7 @@ def with_task(model: TDMPC2, task: TaskSet, like: str = MEAN, **changes: Json) -
     if model.task_embedding is None:
         raise ValueError("The model knows one task, which has no embedding that a new one could begin with.")
     name = task.names[0]
-    widths = widths_of(model)
+    widths = widths_of(model.observation_spec, model.action_spec)
     for does, own, most in (
         ("observes", task.observation_width, widths[0]),
         ("takes", task.action_width, widths[1]),
@@ -74,10 +76,10 @@ def in_environment(
     return new
 
 
-def widths_of(model: TDMPC2) -> tuple[int, int]:
-    """The numbers that a model of several tasks observes and takes."""
-    vectors = [leaf for key, leaf in model.observation_spec.items(True, True) if key != model.task_key]
-    return sum(leaf.shape.numel() for leaf in vectors), model.action_space.width
+def widths_of(observation_spec: Composite, action_spec: Composite) -> tuple[int, int]:
+    """The numbers that a model of several tasks with these specs observes and takes."""
+    vectors = filter(is_real_vector, leaves_of(observation_spec).values())
+    return sum(leaf.shape.numel() for leaf in vectors), ActionSpace(action_spec).width
 
 
 def _number(model: TDMPC2, like: str) -> int:

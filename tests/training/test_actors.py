@@ -171,11 +171,12 @@ def test_what_acts_is_the_loops_own_policy_and_new_weights_act_two_batches_later
     def acted(batch: TensorDictBase) -> bool:
         """Whether the learner's policy does what was done, latents and actions."""
         before, now = batch[:, :-1], batch[:, 1:]
-        given = now.select("observation", "is_init").update(before.select("latent"))
+        given = now.select("observation", "is_init").update(before["next"].select("latent"))
         given = given.set("previous_action", before["action"])
         with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
             found = model.make_policy()(given)
-        return all(torch.allclose(found[key], now[key], atol=1e-6) for key in (*model.latent_keys, "action"))
+        acted = [("action", now), *((key, now["next"]) for key in model.latent_keys)]
+        return all(torch.allclose(found[key], value[key], atol=1e-6) for key, value in acted)
 
     assert all(map(acted, come(source, 4)))
     with torch.no_grad():

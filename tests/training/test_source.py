@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from worldloom_rl.data import Arrivals, Replay
 from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.data.recording import Excerpt, Recording
 from worldloom_rl.envs import make_env
-from worldloom_rl.recipes import tdmpc2
+from worldloom_rl.keys import STREAM
+from worldloom_rl.noise import ModeNoise
+from worldloom_rl.recipes import dreamerv3, tdmpc2
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.checkpoint import load_state, save_state
@@ -49,6 +52,32 @@ class Kept(Recording):
         observation = torch.cat([part["observation"][:1], part["next", "observation"]])
         reward = torch.full((stop - start,), self._mark)
         return Excerpt({"observation": observation}, {"action": part["action"] + self._mark - MARK}, reward)
+
+
+def test_rows_of_the_loops_collector_hold_the_latent_of_their_own_observation(tmp_path: Path) -> None:
+    settings = dreamerv3.Config(
+        env="Pendulum-v1", time_limit=5, num_envs=2, overrides=("batch_size=2", "batch_length=4"),
+        run_directory=str(tmp_path),
+    )  # fmt: skip
+    state = dreamerv3.make_state(settings)
+    model, source = state.model, state.source
+    assert isinstance(source, Collected)
+    model.noise = ModeNoise()
+    for _ in range(12):
+        source.add(source.collect())
+    first = [*model.observation_keys, *model.previous_action_keys, "is_init", "truncated", *model.latent_keys, STREAM]
+    rows = source.entries(*first)
+    state.close()
+    for stream in range(2):
+        mine = rows[rows[STREAM] == stream]
+        for before, row in pairwise(mine[:-1]):  # the last one gets its latent with the next batch
+            if row["is_init"] or row["truncated"]:
+                continue
+            given = row.exclude("latent").update(before.select("latent")).unsqueeze(0)
+            with torch.no_grad():
+                found = model.make_policy()(given)
+            for key in model.latent_keys:
+                assert torch.allclose(found[key][0], row[key], atol=1e-5), (stream, key)
 
 
 def config(directory: Path) -> tdmpc2.Config:

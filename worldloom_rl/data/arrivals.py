@@ -74,7 +74,7 @@ class Arrivals:
     Args:
         observation_keys: the observation leaves to keep.
         action_keys: kept as `keys.previous_action_keys(action_keys)`.
-        latent_keys: latent leaves written by a recurrent policy at the root; none for other models.
+        latent_keys: latent leaves that a recurrent policy writes; none for other models.
 
     Between batches `goes_on` is all its state: a collector that goes on elsewhere needs it there.
 
@@ -153,7 +153,7 @@ class Arrivals:
         begins = starts.index_fill(0, first, True)
         late = TensorDict({STREAM: streams.numbers[going_on]}, batch_size=[int(going_on.sum())], device=starts.device)
         for key in self.latent_keys:
-            latent = self._read(data, key)
+            latent = self._latent(data, key)
             rows[key] = interleave(_next_latent(latent, begins), latent)
             late[key] = latent[first[going_on]]
         goes_on[streams.numbers] = ~done[streams.last]
@@ -181,6 +181,12 @@ class Arrivals:
             raise KeyError(f"the transitions have no entry {key!r}; they hold {given}: {remedy}")
         value: Tensor = found.detach()
         return value.float() if value.dtype == torch.float64 else value
+
+    def _latent(self, data: TensorDictBase, key: NestedKey) -> Tensor:
+        """What the policy wrote: an environment carries it to "next", and a collector that has a `policy_device` keeps
+        at the root what was there before."""
+        carried: NestedKey = ("next", *as_tuple(key))
+        return self._read(data, key if data.get(carried, default=None) is None else carried)
 
     def _by_stream(self, transitions: TensorDictBase) -> tuple[TensorDictBase, _Streams]:
         """The transitions [N] stream by stream, in time within each, and the streams."""

@@ -46,7 +46,6 @@ class Work:
         make_env: of a seed, the environments of one actor.
         model: whose policy acts, once it got its first weights.
         keys: entries of the transitions that are wanted.
-        latent_keys: those of them that a policy carries.
         notes: the directory where an actor leaves the traceback of what ends its process.
     """
 
@@ -54,7 +53,6 @@ class Work:
     make_env: Callable[[int], EnvBase]
     model: WorldModel
     keys: Sequence[NestedKey]
-    latent_keys: Sequence[NestedKey]
     notes: str
 
 
@@ -86,11 +84,7 @@ class Actor:
             self._work.model.load_state_dict({name: torch.from_numpy(np.array(each)) for name, each in weights.items()})
         if start is not None:  # not in `__init__`, whose errors Ray tells as a death
             self._batches = self._collect(start)
-        batch = next(self._batches)
-        for key in self._work.latent_keys:
-            # A collector with a policy_device keeps at the root what was there before the policy wrote.
-            batch[key] = batch["next", key]
-        batch = batch.select(*self._work.keys)
+        batch = next(self._batches).select(*self._work.keys)
         batch = batch.reshape(-1, batch.shape[-1])
         return {as_tuple(key): value.contiguous().numpy() for key, value in batch.items(True, True)}
 

@@ -89,7 +89,6 @@ class CollectedByActors(ReplaySource):
             make_env=make_env,
             model=copy.deepcopy(model).cpu(),  # of its first weights nothing is used
             keys=_wanted(arrivals),
-            latent_keys=arrivals.latent_keys,
             notes=str(Path(config.run_directory or ".") / _NOTES),
         )
         with ExitStack() as opened:
@@ -178,6 +177,7 @@ class CollectedByActors(ReplaySource):
 
 def _wanted(arrivals: Arrivals) -> list[NestedKey]:
     """The entries of transitions that are kept or looked at."""
-    observed = [*arrivals.observation_keys, *(("next", *as_tuple(key)) for key in arrivals.observation_keys)]
+    carried = (*arrivals.observation_keys, *arrivals.latent_keys)
+    observed = [*arrivals.observation_keys, *(("next", *as_tuple(key)) for key in carried)]
     told: list[NestedKey] = [("next", name) for name in (REWARD, DONE, TERMINATED, TRUNCATED)]
-    return [*observed, *arrivals.action_keys, *arrivals.latent_keys, *told, IS_INIT, STREAM]
+    return [*observed, *arrivals.action_keys, *told, IS_INIT, STREAM]

@@ -56,6 +56,7 @@ class FineTunedTDMPC2RunConfig(FineTuneConfig, TDMPC2RunConfig):
             time_limit=self.time_limit,
             rescale_observations=self.rescale_observations,
             env_kwargs=env_arguments(self.env_kwargs),
+            parallel=self.in_processes,
         )
 
 

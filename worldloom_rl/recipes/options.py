@@ -187,6 +187,7 @@ class TDMPC2RunConfig(CapturedRunConfig):
             action_repeat=repeat,
             time_limit=limit,
             rescale_observations=rescale,
+            parallel=self.in_processes,
         )
 
     def model_config(self, length: int = 0) -> TDMPC2Config:

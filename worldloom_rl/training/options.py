@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from worldloom_rl.config import Json, added_field, check_fields, ranged
 from worldloom_rl.extras import require_installed
@@ -25,6 +25,7 @@ class EnvOptions(TypedDict, total=False):
     time_limit: int | None
     rescale_observations: bool
     env_kwargs: dict[str, Json]
+    parallel: bool
 
 
 # Beyond these a number is a slip of the keyboard, or would end in an error of something below.
@@ -44,6 +45,8 @@ class RunConfig:
     steps: int = ranged(3000, 1, MOST_STEPS)  # agent steps to collect
     action_repeat: int | None = ranged(None, 1, 1000)  # simulator steps of an action; by default 2 for dmc:, else 1
     num_envs: int = ranged(1, 1, MOST_ENVS)  # environments stepped side by side
+    # several environments, also those of evaluations, one after another or in a process each; `check` tells what pays
+    parallel: Literal["serial", "processes"] = added_field("serial", before="serial")
     pixels: bool = False  # observe rendered images
     time_limit: int | None = ranged(None, 1, MOST_STEPS)  # simulator steps of an episode, by default its own
     rescale_observations: bool = False  # bring the entries of the observation that have bounds to [-1, 1]
@@ -97,7 +100,13 @@ class RunConfig:
             "time_limit": self.time_limit,
             "rescale_observations": self.rescale_observations,
             "env_kwargs": env_arguments(self.env_kwargs),
+            "parallel": self.in_processes,
         }
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether several environments are stepped in a process each."""
+        return self.parallel == "processes"
 
     def make_env(self, num_envs: int, seed: int) -> EnvBase:
         """Environments as the agent of this run acts in them."""

@@ -122,6 +122,7 @@ def test_tasks_in_processes_give_what_serial_ones_give() -> None:
     tasks = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"]).tasks
     rollouts = []
     for parallel in (False, True):
+        torch.manual_seed(1)
         env = make_task_env(tasks, num_envs=1, seed=4, parallel=parallel)
         drawn = torch.get_rng_state()
         torch.manual_seed(0)

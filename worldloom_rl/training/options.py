@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -12,6 +13,9 @@ from worldloom_rl.training.env_arguments import env_arguments
 if TYPE_CHECKING:
     from torchrl.data import Composite
     from torchrl.envs import EnvBase
+
+    from worldloom_rl.config import WorldModelConfig
+    from worldloom_rl.data.codec import LeafCodec
 
 
 class EnvOptions(TypedDict, total=False):
@@ -123,6 +127,10 @@ class RunConfig:
             return specs_of(env)
         finally:
             env.close()
+
+    def latent_codec(self, model_config: WorldModelConfig) -> Mapping[str, LeafCodec]:
+        """How replay keeps parts of a model's latent in fewer bytes, by their names; by default as they are."""
+        return {}
 
     @property
     def rendered_size(self) -> int | None:

@@ -11,7 +11,9 @@ import torch
 from torchrl.data import Composite
 
 from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.data.codec import spared_bytes
 from worldloom_rl.data.laws import MakeLaw
+from worldloom_rl.keys import as_tuple
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
@@ -39,8 +41,11 @@ def make_replay(
         scratch: name of the folder of those files.
     Raises ValueError if not even one window fits.
     """
-    make = partial(Replay, window=window, batch_size=batch_size, by=by)
+    names = config.latent_codec(model.config)
+    codec = {key: names[key[-1]] for key in map(as_tuple, arrivals.latent_keys) if key[-1] in names}
+    make = partial(Replay, window=window, batch_size=batch_size, by=by, codec=codec)
     leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
+    leaves -= spared_bytes(codec, {key: model.latent_spec[as_tuple(key)[-1]].shape for key in arrivals.latent_keys})
     row_bytes = leaves + make(capacity=1000 + window).bytes_per_row
     rows = config.replay_rows() if rows is None else min(rows, config.capacity)
     if config.replay_gb is not None:

@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from multiprocessing.connection import Connection, wait
-from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]  # typeshed leaves it out
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 import torch
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase, ParallelEnv
 
+T = TypeVar("T")
+P = ParamSpec("P")
 MakeEnv = Callable[..., EnvBase]
+Keywords = Mapping[str, object]
 _NAP = 5e-5  # seconds between two looks whether all have stepped
 _LOOKS = 200  # of them, until it is looked for an error
 
@@ -39,7 +42,11 @@ class Workers(ParallelEnv):  # type: ignore[misc]  # torchrl is untyped
     """
 
     def __init__(
-        self, num_workers: int, create_env_fn: MakeEnv, *, create_env_kwargs: Sequence[Mapping[str, Any]] | None = None
+        self,
+        num_workers: int,
+        create_env_fn: MakeEnv,
+        *,
+        create_env_kwargs: Sequence[Keywords] | None = None,
     ) -> None:
         pipes = [multiprocessing.Pipe(duplex=False) for _ in range(num_workers)]
         self.__dict__["_errors"] = [receiving for receiving, _ in pipes]
@@ -55,7 +62,7 @@ class Workers(ParallelEnv):  # type: ignore[misc]  # torchrl is untyped
             num_threads=torch.get_num_threads(),  # TorchRL takes a thread for each process from torch
         )
 
-    def each(self, function: Callable[..., Any], *arguments: Sequence[object]) -> list[Any]:
+    def each(self, function: Callable[..., T], *arguments: Sequence[object]) -> list[T]:
         """What the function, which can be pickled, gives of each environment in its process.
 
         Args:
@@ -92,7 +99,7 @@ class Workers(ParallelEnv):  # type: ignore[misc]  # torchrl is untyped
         with self._as_their_own():
             return super()._step(tensordict)
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **options: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None = None, **options: object) -> TensorDictBase:
         with self._as_their_own():
             return super()._reset(tensordict, **options)
 
@@ -142,7 +149,7 @@ class _InWorker:
     def __init__(self, create: MakeEnv) -> None:
         self._create, self._parent = create, os.getpid()
 
-    def __call__(self, own: Mapping[str, Any], place: int, errors: Connection) -> EnvBase:
+    def __call__(self, own: Keywords, place: int, errors: Connection) -> EnvBase:
         if os.getpid() == self._parent:
             return self._create(**own)
         _live_as_long_as_the_parent()
@@ -153,9 +160,9 @@ class _InWorker:
         return env
 
 
-def _telling(function: Callable[..., Any], errors: Connection) -> Callable[..., Any]:
+def _telling(function: Callable[P, T], errors: Connection) -> Callable[P, T]:
     @wraps(function)
-    def told(*arguments: Any, **options: Any) -> Any:
+    def told(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             return function(*arguments, **options)
         except Exception as error:
@@ -166,8 +173,8 @@ def _telling(function: Callable[..., Any], errors: Connection) -> Callable[..., 
 
 
 def _ask(
-    env: EnvBase, place: int, function: Callable[..., Any], arguments: Sequence[Sequence[object]]
-) -> tuple[Any, tuple[bytes, str] | None]:
+    env: EnvBase, place: int, function: Callable[..., T], arguments: Sequence[Sequence[object]]
+) -> tuple[T | None, tuple[bytes, str] | None]:
     try:
         return function(env, *(each[place] for each in arguments)), None
     except Exception as error:  # noqa: BLE001 (raised in the parent)

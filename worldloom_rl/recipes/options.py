@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +14,8 @@ from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
 from worldloom_rl.training.options import RunConfig as RunConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchrl.envs import EnvBase
 
     from worldloom_rl.config import WorldModelConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -11,6 +10,8 @@ from worldloom_rl.extras import require_installed
 from worldloom_rl.training.env_arguments import env_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchrl.data import Composite
     from torchrl.envs import EnvBase
 

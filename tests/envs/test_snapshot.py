@@ -25,6 +25,9 @@ KEPT = [
     ("MountainCarContinuous-v0", {}), ("worldloom/Catch-v0", {}), ("dmc:cartpole-balance", {"action_repeat": 2}),
     ("dmc:finger-spin", {"time_limit": 30}), ("Hopper-v5", {}),
 ]  # fmt: skip
+IN_PROCESSES = pytest.param(
+    "CartPole-v1", {"num_envs": 2, "parallel": True}, marks=pytest.mark.process, id="CartPole-v1-processes"
+)
 
 
 def play(env: EnvBase, td: TensorDictBase, steps: int = 40) -> TensorDict:
@@ -37,7 +40,10 @@ def play(env: EnvBase, td: TensorDictBase, steps: int = 40) -> TensorDict:
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize(("name", "options"), KEPT, ids=[f"{name}-{len(options)}" for name, options in KEPT])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*(pytest.param(name, options, id=f"{name}-{len(options)}") for name, options in KEPT), IN_PROCESSES],
+)
 def test_an_environment_goes_on_where_another_stood(name: str, options: dict[str, Any]) -> None:
     if name.startswith("dmc:"):
         pytest.importorskip("dm_control")
@@ -128,12 +134,3 @@ def test_another_environment_is_refused() -> None:
         restore_environment(make_env("Pendulum-v1", seed=0), state)
     with pytest.raises(CannotKeep, match="1 environments were kept, 2 are to be restored"):
         restore_environment(make_env("CartPole-v1", num_envs=2, seed=0), state)
-
-
-@pytest.mark.process
-@pytest.mark.usefixtures("fork_server")
-def test_environments_in_other_processes_cannot_be_kept() -> None:
-    env = make_env("CartPole-v1", num_envs=2, parallel=True, seed=0)
-    with pytest.raises(CannotKeep, match="ParallelEnv"):
-        environment_state(env)
-    env.close()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.data import ConditionalUpdateResult, LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
 
 from worldloom_rl.data.arrivals import Arrived
+from worldloom_rl.data.codec import Codec, decoded, encoded
 from worldloom_rl.data.journal import Journal, Manifest
 from worldloom_rl.data.laws import MakeLaw, find_law
 from worldloom_rl.data.ring import LinkedRingWriter
@@ -40,6 +41,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             whose earlier frames were recycled is not drawn.
         generator: of all draws; torch's own by default.
         device: where rows in memory are kept; samples come out there.
+        codec: entries that are kept in fewer bytes, by key; samples have their values.
 
     Example:
         >>> from torchrl.envs import GymEnv, InitTracker, TransformedEnv
@@ -63,6 +65,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         frame_stack: Mapping[NestedKey, int] | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
+        codec: Codec | None = None,
     ) -> None:
         law = find_law(by)
         if not 1 <= window <= capacity:
@@ -83,6 +86,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         self._warned_batch_size_conflict = True  # who passes a batch size to sample means it
         self._leaves: dict[tuple[str, ...], Tensor] = {}  # the storage's, [capacity, ...]
         self._saved = SavedRows(self._ring)
+        self._codec = codec or {}
 
     @property
     def capacity(self) -> int:
@@ -122,7 +126,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         if any(leaf.device != device for leaf in rows.values(True, True)):
             rows = rows.to(device)
         self._check_rows(rows)
-        index: Tensor = super().extend(rows, update_priority=update_priority).cpu()
+        index: Tensor = super().extend(encoded(rows, self._codec), update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
         self._saved.note_written(index)
         cuts, self._ring.cuts = torch.tensor(self._ring.cuts, dtype=torch.int64), []
@@ -146,6 +150,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         for key in keys:
             leaf = self._leaves[as_tuple(key)]
             entries[key] = leaf.index_select(0, slots.to(leaf.device))
+        decoded(entries, self._codec)
         return entries
 
     def write_back(self, rows: TensorDictBase) -> int:
@@ -245,13 +250,11 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
             index, info = self._sampler.sample(self._storage, batch_size)
             handles = {INDEX: index, GENERATION: self._ring.live_generations(index)}
             data = self._gather(index, handles)
+        decoded(data, self._codec)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
-        return data, {
-            **info,
-            **handles,
-            "index": index,
-        }  # where ReplayBuffer.sample of the next TorchRL counts what was drawn
+        # "index" is where ReplayBuffer.sample of the next TorchRL counts what was drawn.
+        return data, {**info, **handles, "index": index}
 
     def _gather(self, index: Tensor, handles: Mapping[tuple[str, ...], Tensor]) -> TensorDict:
         """Rows at slots [B, L] and their handles, by index_select: for images indexing takes ten times as long."""
@@ -298,12 +301,15 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         leaf = self._leaves.get(as_tuple(key))
         if leaf is None:
             raise KeyError(f"the rows in replay have no {key!r} to replace; they have {sorted(self._leaves)}.")
-        return value.to(leaf)
+        return (self._codec[as_tuple(key)].encode(value) if as_tuple(key) in self._codec else value).to(leaf)
 
     def _settings(self) -> Manifest:
         stack = {leaf_name(key): number for key, number in sorted(self._frame_stack.items())}
         ring = {"capacity": self._ring.capacity, "window": self._ring.window}
-        return {"format_version": _FORMAT, "by": self._ring.law.name, "frame_stack": stack, **ring}
+        codec = {
+            leaf_name(key): str(each) for key, each in sorted(self._codec.items())
+        } or None  # as where none is told
+        return {"format_version": _FORMAT, "by": self._ring.law.name, "frame_stack": stack, "codec": codec, **ring}
 
     def _check_settings(self, state: Manifest, journal: Journal) -> None:
         recycled = state["oldest"] > 0 or state["serial"] > self.capacity

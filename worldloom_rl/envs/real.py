@@ -8,13 +8,13 @@ costs microseconds where a TorchRL transform costs a tenth of a millisecond.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import torch
-from torchrl.envs import EnvBase, GymWrapper, InitTracker, ParallelEnv, SerialEnv, TransformedEnv
+from torchrl.envs import EnvBase, GymWrapper, InitTracker, SerialEnv, TransformedEnv
 
 from worldloom_rl.config import Json
 from worldloom_rl.envs.agent_steps import AgentSteps, Frames
@@ -22,7 +22,10 @@ from worldloom_rl.envs.by_name import make_simulator, rescaled
 from worldloom_rl.envs.by_object import Maker, given_simulator, name_of
 from worldloom_rl.envs.rendering import render_without_display
 from worldloom_rl.envs.simulator_output import Simulator
+from worldloom_rl.envs.workers import Workers
 from worldloom_rl.torchrl_insides import members, wrapped
+
+T = TypeVar("T")
 
 
 def make_env(
@@ -61,7 +64,8 @@ def make_env(
             repeat an action for four frames themselves, which are one simulator step here: leave `action_repeat` at 1;
             "crafter:reward" or "crafter", and "crafter:noreward": Crafter, uint8 [3, 64, 64].
             Or a gymnasium environment itself, or a function without arguments that makes one, called for each.
-        num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process.
+        num_envs: stepped one after another, or, with `parallel`, in a process each; one is never put in a process. The
+            values are the same, see `envs.workers`.
         action_repeat: simulator steps an action is held for; rewards are summed, an episode's end stops it early.
         action_block: k actions that are given at once, as one action [k·A], and done one after the other; only the last
             observation is seen. Each is held for `action_repeat` simulator steps, and so on as there.
@@ -103,8 +107,8 @@ def make_env(
         env: EnvBase = GymWrapper(steps)
     else:
         steps.close()
-        create = partial(_single, name, *settings)
-        env = (ParallelEnv if parallel else SerialEnv)(num_envs, create)
+        create = partial(_single, _registered(name), name, *settings)
+        env = (Workers if parallel else SerialEnv)(num_envs, create)
     env = _RealEnv(env, steps.episode_length)
     if seed is not None:
         env.set_seed(seed)
@@ -129,14 +133,38 @@ def episode_length(env: EnvBase) -> int:
 def simulators(env: EnvBase) -> Iterator[Simulator]:
     """The gymnasium environments, one for each of the batch, that this process steps.
 
-    Raises TypeError if there are others: in processes of their own (ParallelEnv) or not from gymnasium.
+    Raises TypeError if there are others: in processes of their own (see `of_each`) or not from gymnasium.
     """
-    while isinstance(env, TransformedEnv):
-        env = env.base_env
+    env = _batch(env)
     for single in members(env) if isinstance(env, SerialEnv) else [env]:
         if not isinstance(single, GymWrapper):
             raise TypeError(f"{type(single).__name__} is not a gymnasium environment of this process.")
         yield wrapped(single)
+
+
+def of_each(env: EnvBase, function: Callable[..., T], *arguments: Sequence[object]) -> Iterator[T]:
+    """What the function, which can be pickled, gives of each gymnasium environment of the batch, where it is stepped.
+
+    Args:
+        arguments: one sequence each, with one item for each environment, of the calls beside the environment.
+    Raises what the function does, and TypeError for an environment that is not from gymnasium.
+    """
+    env = _batch(env)
+    if isinstance(env, Workers):
+        yield from env.each(_of_simulator, [function] * env.num_workers, *arguments)
+    else:
+        yield from map(function, simulators(env), *arguments)
+
+
+def _of_simulator(env: EnvBase, function: Callable[..., T], *arguments: object) -> T:
+    (simulator,) = simulators(env)
+    return function(simulator, *arguments)
+
+
+def _batch(env: EnvBase) -> EnvBase:
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env
 
 
 class _RealEnv(TransformedEnv):  # type: ignore[misc]  # TorchRL has no types
@@ -171,7 +199,14 @@ def _check_given(given: object, num_envs: int, env_kwargs: Mapping[str, Json] | 
         raise ValueError(f"env_kwargs={dict(env_kwargs)} belong to a name: make the environment with them.")
 
 
-def _single(*arguments: Any) -> EnvBase:
+def _registered(given: object) -> gymnasium.envs.registration.EnvSpec | None:
+    """What gymnasium knows of an environment by its name, which its process may not."""
+    return gymnasium.registry.get(given) if isinstance(given, str) else None
+
+
+def _single(spec: gymnasium.envs.registration.EnvSpec | None, *arguments: Any) -> EnvBase:
+    if spec is not None:
+        gymnasium.registry.setdefault(spec.id, spec)
     return GymWrapper(_agent_steps(*arguments))
 
 

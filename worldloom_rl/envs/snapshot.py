@@ -2,8 +2,8 @@
 
 What can be kept: gymnasium environments, wrappers and the objects they hold whose attributes are numbers, strings,
 arrays, NumPy's random generators, or lists, tuples, dictionaries and deques of them; MuJoCo simulations, gymnasium's
-and DeepMind Control's; several side by side in a SerialEnv. What cannot: anything in another process (ParallelEnv)
-or in a compiled library that does not show its state (the Atari emulator); `CannotKeep` then names it.
+and DeepMind Control's; several side by side, also in processes of `make_env`. What cannot: anything in a compiled
+library that does not show its state (the Atari emulator); `CannotKeep` then names it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torchrl.envs import EnvBase
 from worldloom_rl.config import Json
 from worldloom_rl.envs.mujoco_state import restore_simulation, simulation_of, simulation_state
 from worldloom_rl.envs.plain_json import decode, encode, plain, unplain
-from worldloom_rl.envs.real import simulators
+from worldloom_rl.envs.real import of_each
+from worldloom_rl.envs.simulator_output import Simulator
 
 # Part of how an environment was made, not of where it stands: the restored environment has its own.
 _FIXED = (
@@ -46,11 +47,9 @@ def environment_state(env: EnvBase) -> list[Json]:
     Raises CannotKeep, naming the attribute, if that cannot be told completely.
     """
     try:
-        present = list(simulators(env))
+        return list(of_each(env, _read))
     except TypeError as error:
         raise CannotKeep(str(error)) from error
-    try:
-        return [_Reader().read(simulator, type(simulator).__name__) for simulator in present]
     except RecursionError as error:
         raise CannotKeep("an environment's objects are nested too deeply.") from error
 
@@ -60,11 +59,18 @@ def restore_environment(env: EnvBase, state: list[Json]) -> None:
 
     Raises CannotKeep if an environment is built differently from the one the state is of.
     """
-    present = list(simulators(env))
-    if len(present) != len(state):
-        raise CannotKeep(f"{len(state)} environments were kept, {len(present)} are to be restored.")
-    for simulator, kept in zip(present, state, strict=True):
-        _write(simulator, kept, type(simulator).__name__)
+    present = max(1, env.batch_size.numel())
+    if present != len(state):
+        raise CannotKeep(f"{len(state)} environments were kept, {present} are to be restored.")
+    list(of_each(env, _restore, state))
+
+
+def _read(simulator: Simulator) -> Json:
+    return _Reader().read(simulator, type(simulator).__name__)
+
+
+def _restore(simulator: Simulator, kept: Json) -> None:
+    _write(simulator, kept, type(simulator).__name__)
 
 
 class _Reader:

@@ -16,6 +16,7 @@ from worldloom_rl.config import Json
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import _RealEnv, make_env, simulators
 from worldloom_rl.envs.simulator_output import Info, Step
+from worldloom_rl.envs.workers import Workers
 from worldloom_rl.tasks import TaskSet, environment_name, published_task
 
 OBSERVATION, TASK = "observation", "task"
@@ -123,6 +124,7 @@ def make_task_env(
     time_limit: int | None = None,
     rescale_observations: bool = False,
     seed: int | None = None,
+    parallel: bool = False,
 ) -> EnvBase:
     """A TorchRL environment of tasks side by side, as `make_env`'s but for what `InTask` observes and takes.
 
@@ -134,6 +136,7 @@ def make_task_env(
         num_envs: of each task.
         action_repeat, time_limit, rescale_observations: as for `describe_tasks`.
         seed: of the first environment; the others get distinct ones derived from it.
+        parallel: as for `make_env`.
 
     Example:
         >>> tasks = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"]).tasks
@@ -153,7 +156,8 @@ def make_task_env(
         return GymWrapper(steps, categorical_action_encoding=True)  # the task's number as a number
 
     places = [{"task": number} for number in numbers for _ in range(num_envs)]
-    env: EnvBase = single(**places[0]) if len(places) == 1 else SerialEnv(len(places), single, create_env_kwargs=places)
+    together = Workers if parallel else SerialEnv
+    env: EnvBase = single(**places[0]) if len(places) == 1 else together(len(places), single, create_env_kwargs=places)
     env = _RealEnv(env, max(tasks.episode_lengths[number] for number in numbers))
     if seed is not None:
         env.set_seed(seed)
@@ -170,12 +174,14 @@ def make_padded_env(
     rescale_observations: bool = False,
     env_kwargs: Mapping[str, Json] | None = None,
     seed: int | None = None,
+    parallel: bool = False,
 ) -> EnvBase:
     """A TorchRL environment of one task, in the form of `make_task_env`, for an agent that knew wider ones.
 
     Args:
         widths: numbers that the agent observes and takes.
         env_kwargs: arguments of the constructor.
+        parallel: as for `make_env`.
     Raises ValueError if the task observes or takes more.
     """
 
@@ -197,7 +203,7 @@ def make_padded_env(
     task = own_task(name, env)
     if num_envs > 1:
         env.close()
-        env = SerialEnv(num_envs, single)
+        env = (Workers if parallel else SerialEnv)(num_envs, single)
     env = _RealEnv(env, task.episode_lengths[0])
     if seed is not None:
         env.set_seed(seed)

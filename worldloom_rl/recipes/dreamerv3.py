@@ -230,7 +230,11 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
     def describe(self, state: State) -> str:
         numbers = state.model.config
         ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
-        return f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}{state.config.official}"
+        kept = ", ".join(f"{name} as {codec}" for name, codec in state.config.latent_codec(numbers).items())
+        return (
+            f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}{state.config.official}"
+            f"{kept and f'; replay keeps {kept}'}"
+        )
 
 
 RECIPE = DreamerV3Recipe()

@@ -70,6 +70,7 @@ class FineTunedTDMPC2RunConfig(FineTuneConfig, TDMPC2RunConfig):
             time_limit=self.time_limit,
             rescale_observations=bool(self.rescale_observations),
             env_kwargs=env_arguments(self.env_kwargs),
+            parallel=self.in_processes,
         )
 
 

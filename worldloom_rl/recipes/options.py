@@ -14,8 +14,12 @@ from worldloom_rl.training.options import CapturedRunConfig as CapturedRunConfig
 from worldloom_rl.training.options import RunConfig as RunConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchrl.envs import EnvBase
 
+    from worldloom_rl.config import WorldModelConfig
+    from worldloom_rl.data.codec import LeafCodec
     from worldloom_rl.envs.tasks import Described
     from worldloom_rl.models.dreamerv3.config import DreamerV3Config
     from worldloom_rl.models.jepa.config import JEPAConfig
@@ -33,6 +37,24 @@ class DreamerV3RunConfig(ActorsRunConfig):
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
     # official settings of the suite that the environment is of: those of the published curves, today's, or none
     suite: Literal["published", "today", "none"] = added_field("published", before="none")
+    # how replay keeps latents: as they are, the one-hot state as bytes (exactly), or also the deterministic as bfloat16
+    replay_codec: Literal["none", "exact", "bfloat16"] = added_field("none", before="none")
+
+    def latent_codec(self, model_config: WorldModelConfig) -> Mapping[str, LeafCodec]:
+        """As `replay_codec` has it. Raises ValueError for a model whose state is not one-hot."""
+        if self.replay_codec == "none":
+            return {}
+        from worldloom_rl.data.codec import BFloat16, OneHotBytes
+        from worldloom_rl.models.dreamerv3.config import DreamerV3Config
+
+        assert isinstance(model_config, DreamerV3Config)
+        if model_config.latent != "categorical":
+            raise ValueError(
+                f"replay_codec={self.replay_codec!r} keeps one-hot states, but the model's are {model_config.latent}: "
+                "leave it out."
+            )
+        exact: dict[str, LeafCodec] = {"stochastic": OneHotBytes(model_config.classes)}
+        return exact if self.replay_codec == "exact" else {**exact, "deterministic": BFloat16()}
 
     @property
     def earlier(self) -> tuple[str, ...]:
@@ -229,6 +251,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
             action_repeat=repeat,
             time_limit=limit,
             rescale_observations=rescale,
+            parallel=self.in_processes,
         )
 
     def model_config(self, length: int = 0) -> TDMPC2Config:

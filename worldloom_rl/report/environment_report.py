@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDTH = 100  # columns of the text
+_HANDOVER = 1e-3  # seconds, about, that a round of environments in processes costs the process that learns
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class Trial:
         """Seconds that so many agent steps in one environment take with their updates, evaluations left out."""
         learned = steps if self.pretrains else max(0, steps - self.learning_starts)
         return steps * self.acting_seconds + learned * self.updates_per_step * self.update_seconds
+
+    def collection(self, environment_seconds: float, cores: int) -> str:
+        """What pays for collecting: one environment, several serial ones, or some in processes, as a sentence.
+
+        Args:
+            environment_seconds: of one step of one environment, without the policy.
+            cores: of this machine.
+        """
+        learning = self.updates_per_step * self.update_seconds
+        busy = math.ceil(max(self.acting_seconds, environment_seconds) / learning)  # environments
+        if busy <= 1:
+            return "one environment is enough: a step's updates take longer than the step"
+        told = f"{busy:,} environments side by side would keep the update busy"
+        if environment_seconds <= _HANDOVER or cores == 1:
+            reason = "this machine has one core" if cores == 1 else "a step is too short to be handed to a process"
+            return f"{told}: --num-envs {min(busy, 16)}, one after another, as {reason}"
+        return f"{told}: --num-envs {min(busy, cores)} --parallel processes, on the {cores} cores of this machine"
 
 
 @dataclass(frozen=True)
@@ -218,6 +237,13 @@ def _family_rows(report: EnvironmentReport, family: FamilyReport) -> Iterator[tu
         f"{1000 * trial.updates_per_step * trial.update_seconds:.0f} ms to learn, measured on this processor with the "
         f"preset {family.measured}",
     )
+    if report.play is not None:
+        environment = 1 / report.play.rate
+        yield (
+            "collecting",
+            f"{1000 * environment:.1f} ms to step the environment: "
+            f"{trial.collection(environment, os.cpu_count() or 1)}",
+        )
     if trial.learning_starts >= report.steps:
         yield "learning", f"starts after {trial.learning_starts:,} agent steps: raise --steps above that"
 

@@ -14,7 +14,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import RandomPolicy
 
 from worldloom_rl.envs.agent_steps import AgentSteps
-from worldloom_rl.envs.real import simulators
+from worldloom_rl.envs.real import of_each
+from worldloom_rl.envs.simulator_output import Simulator
 from worldloom_rl.envs.tasks import InTask
 from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.tasks import environment_name, is_metaworld
@@ -206,7 +207,7 @@ def evaluate(
     """One episode in each environment of the batch, under ExplorationType.DETERMINISTIC.
 
     Args:
-        env: batch [] or [E], see `with_primers`; successes are known of environments of `make_env` in this process.
+        env: batch [] or [E], see `with_primers`; successes are known of environments of `make_env`.
         seed: of the environments.
         check: called at every step; what it raises ends the evaluation.
     """
@@ -218,7 +219,6 @@ def evaluate(
     running = torch.ones(max(1, env.batch_size.numel()), dtype=torch.bool)
     returns = torch.zeros(len(running), dtype=torch.float64)
     lengths = torch.zeros(len(running), dtype=torch.int64)
-    players = _players(env)
     successes: list[bool | None] = [None] * len(running)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         while running.any():
@@ -227,19 +227,23 @@ def evaluate(
             reward, done = (arrived["next", key].reshape(len(running)).cpu() for key in ("reward", "done"))
             returns += torch.where(running, reward, torch.zeros_like(reward)).double()
             lengths += running.long()
-            for place in (running & done).nonzero().flatten().tolist():
-                successes[place] = players[place].last_success if players else None
+            if ended := (running & done).nonzero().flatten().tolist():
+                told = _successes(env)
+                for place in ended:
+                    successes[place] = told[place] if told else None
             running &= ~done
-    told = any(success is not None for success in successes)
-    return Evaluation(agent_steps, returns.tolist(), lengths.tolist(), successes if told else [])
+    some = any(success is not None for success in successes)
+    return Evaluation(agent_steps, returns.tolist(), lengths.tolist(), successes if some else [])
 
 
-def _players(env: EnvBase) -> list[AgentSteps]:
-    """The environments that can tell of success; none if any of them is not of `make_env` or in another process."""
+def _successes(env: EnvBase) -> list[bool | None]:
+    """Whether the last episode of each environment succeeded; none if they are not gymnasium's."""
     try:
-        found = list(simulators(env))
+        return list(of_each(env, _last_success))
     except TypeError:
         return []
-    found = [player.env if isinstance(player, InTask) else player for player in found]
-    players = [player for player in found if isinstance(player, AgentSteps)]
-    return players if len(players) == len(found) else []
+
+
+def _last_success(simulator: Simulator) -> bool | None:
+    player = simulator.env if isinstance(simulator, InTask) else simulator
+    return player.last_success if isinstance(player, AgentSteps) else None

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from worldloom_rl.config import Json, Limits, added_field, check_fields, found_field, ranged
 from worldloom_rl.extras import require_installed
 from worldloom_rl.training.env_arguments import env_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torchrl.data import Composite
     from torchrl.envs import EnvBase
+
+    from worldloom_rl.config import WorldModelConfig
+    from worldloom_rl.data.codec import LeafCodec
 
 
 class EnvOptions(TypedDict, total=False):
@@ -25,6 +30,7 @@ class EnvOptions(TypedDict, total=False):
     time_limit: int | None
     rescale_observations: bool
     env_kwargs: dict[str, Json]
+    parallel: bool
 
 
 # Beyond these a number is a slip of the keyboard, or would end in an error of something below.
@@ -44,6 +50,8 @@ class RunConfig:
     steps: int = ranged(3000, 1, MOST_STEPS)  # agent steps to collect
     action_repeat: int | None = ranged(None, 1, 1000)  # simulator steps of an action; by default 2 for dmc:, else 1
     num_envs: int = ranged(1, 1, MOST_ENVS)  # environments stepped side by side
+    # several environments, also those of evaluations, one after another or in a process each; `check` tells what pays
+    parallel: Literal["serial", "processes"] = added_field("serial", before="serial")
     pixels: bool = False  # observe rendered images
     time_limit: int | None = ranged(None, 1, MOST_STEPS)  # simulator steps of an episode, by default its own
     # bring the entries of the observation that have bounds to [-1, 1]; by default TD-MPC2 does where bounds lie apart
@@ -108,7 +116,13 @@ class RunConfig:
             "time_limit": self.time_limit,
             "rescale_observations": bool(self.rescale_observations),
             "env_kwargs": env_arguments(self.env_kwargs),
+            "parallel": self.in_processes,
         }
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether several environments are stepped in a process each."""
+        return self.parallel == "processes"
 
     def make_env(self, num_envs: int, seed: int) -> EnvBase:
         """Environments as the agent of this run acts in them."""
@@ -125,6 +139,10 @@ class RunConfig:
             return specs_of(env)
         finally:
             env.close()
+
+    def latent_codec(self, model_config: WorldModelConfig) -> Mapping[str, LeafCodec]:
+        """How replay keeps parts of a model's latent in fewer bytes, by their names; by default as they are."""
+        return {}
 
     @property
     def rendered_size(self) -> int | None:

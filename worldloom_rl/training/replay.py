@@ -13,7 +13,9 @@ from torchrl.data import Composite
 
 from worldloom_rl import ranks
 from worldloom_rl.data import Arrivals, Replay
+from worldloom_rl.data.codec import spared_bytes
 from worldloom_rl.data.laws import MakeLaw
+from worldloom_rl.keys import as_tuple
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
@@ -42,8 +44,12 @@ def make_replay(
         scratch: name of the folder of those files.
     Raises ValueError if not even one window fits, or processes cannot have equal parts.
     """
-    make = partial(Replay, window=window, batch_size=ranks.share(batch_size, "batch_size"), by=by)
+    names = config.latent_codec(model.config)
+    codec = {key: names[key[-1]] for key in map(as_tuple, arrivals.latent_keys) if key[-1] in names}
+    share = ranks.share(batch_size, "batch_size")
+    make = partial(Replay, window=window, batch_size=share, by=by, codec=codec)
     leaves = arrivals.row_bytes(model.observation_spec, action_spec or model.action_spec, model.latent_spec)
+    leaves -= spared_bytes(codec, {key: model.latent_spec[as_tuple(key)[-1]].shape for key in arrivals.latent_keys})
     row_bytes = leaves + make(capacity=1000 + window).bytes_per_row
     most = ranks.share(config.capacity, "capacity")
     rows = min(most, math.ceil(config.replay_rows() / ranks.count())) if rows is None else min(rows, most)

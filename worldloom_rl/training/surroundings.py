@@ -17,7 +17,8 @@ from torchrl.envs import EnvBase
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
 from worldloom_rl.envs import episode_length
-from worldloom_rl.envs.real import simulators
+from worldloom_rl.envs.real import of_each
+from worldloom_rl.envs.simulator_output import Simulator
 from worldloom_rl.specs.saved import spec_to_json
 from worldloom_rl.training.manifest import DamagedCheckpoint, read_json
 from worldloom_rl.training.recipe import ConfigT, ModelT, RunState
@@ -37,16 +38,19 @@ def surroundings(state: RunState[ConfigT, ModelT]) -> dict[str, Json]:
     }
     if env is None:
         return {"spaces": {}, "environment": {}, "versions": _versions(_PACKAGES)}
-    simulator = _simulator(env)
+    made_of = _first(env)
     with suppress(ValueError):  # an environment that was not made by name
         seen["the longest episode in agent steps"] = episode_length(env)
-    if simulator is None:
+    if made_of is None:
         return {"spaces": seen, "environment": {}, "versions": _versions(_PACKAGES)}
+    return {**made_of, "spaces": {**made_of["spaces"], **seen}}
+
+
+def _surroundings_of(simulator: Simulator) -> dict[str, Json]:
     inner = simulator.unwrapped
-    spaces = {"the observation space": str(inner.observation_space), "the action space": str(inner.action_space)}
     spec, kind = inner.spec, type(inner)
     return {
-        "spaces": {**spaces, **seen},
+        "spaces": {"the observation space": str(inner.observation_space), "the action space": str(inner.action_space)},
         "environment": {
             "the class of the environment": f"{kind.__module__}.{kind.__qualname__}",
             "the arguments of the environment": {}
@@ -100,10 +104,10 @@ def _shown(value: Json) -> str:
     return text if len(text) <= _ROOM else f"{text[: _ROOM // 2]}…{text[-_ROOM // 2 :]}"
 
 
-def _simulator(env: EnvBase) -> gymnasium.Env[object, object] | None:
-    """The first of the environment's simulators, if this process steps them."""
+def _first(env: EnvBase) -> dict[str, Json] | None:
+    """Of the first of the environment's simulators, if they are gymnasium's."""
     try:
-        return next(iter(simulators(env)))
+        return next(of_each(env, _surroundings_of))
     except TypeError:
         return None
 

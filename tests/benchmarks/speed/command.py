@@ -43,6 +43,7 @@ def run(
     float32 product there, without TF32. Replay stays on the CPU, as in a recipe; what it draws is sent.
 
     `python tests/benchmarks scaling` draws time against samples, horizon, environments and other sizes.
+    `python tests/benchmarks queue` simulates a learner with actors beside it, from times like these.
 
     Args:
         names: of workloads; all by default.

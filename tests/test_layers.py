@@ -14,7 +14,19 @@ ROOT = Path(worldloom_rl.__file__).parent
 # Module or folder → level. Those of one level do not import each other, except in the order of ORDERED.
 LEVELS = {
     **dict.fromkeys(
-        ("keys", "noise", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional", "kernels"), 0
+        (
+            "keys",
+            "noise",
+            "config",
+            "extras",
+            "lazy",
+            "gymnasium_names",
+            "atomic",
+            "torchrl_insides",
+            "functional",
+            "kernels",
+        ),
+        0,
     ),
     **dict.fromkeys(("nn", "latents", "specs", "tasks"), 1),
     **dict.fromkeys(("pretrained", "world_model"), 2),
@@ -24,7 +36,18 @@ LEVELS = {
 }
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
-    ("keys", "noise", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional", "kernels"),
+    (
+        "keys",
+        "noise",
+        "config",
+        "extras",
+        "lazy",
+        "gymnasium_names",
+        "atomic",
+        "torchrl_insides",
+        "functional",
+        "kernels",
+    ),
     ("specs", "nn", "latents", "tasks"),
     ("pretrained", "world_model"),
     ("envs", "planners", "objectives", "data", "auto"),

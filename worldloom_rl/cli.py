@@ -16,6 +16,7 @@ from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
 from worldloom_rl.commands.evaluate import evaluate
+from worldloom_rl.commands.export import export
 from worldloom_rl.commands.faults import explain
 from worldloom_rl.commands.finetune import finetune
 from worldloom_rl.commands.imagine import imagine
@@ -55,6 +56,7 @@ _WORLDLOOM.command(name="eval")(evaluate)
 _WORLDLOOM.command(name="imagine")(imagine)
 _WORLDLOOM.command(name="report")(report)
 _WORLDLOOM.command(name="compare")(compare)
+_WORLDLOOM.command(name="export")(export)
 _WORLDLOOM.command(name="list")(list_models)
 _WORLDLOOM.command(_IMPORT, name="import", help="Load an official checkpoint: dreamerv3, lewm, tdmpc2 or vjepa2.")
 

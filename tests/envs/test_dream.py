@@ -139,6 +139,8 @@ def test_the_dream_of_a_run_is_a_gymnasium_environment(family: str, observations
         assert reward.shape == terminated.shape == truncated.shape == (ROWS,)
         assert reward.dtype == np.float64
         assert terminated.dtype == truncated.dtype == np.bool_
+    for opened in (env, vector):
+        opened.close()
 
 
 def test_decoded_observations_are_in_the_space_of_the_real_environment() -> None:

@@ -167,6 +167,11 @@ class Dreams:
         """What is observed of the latents, [B, …] as the view's batched space has it."""
         return self.view(self.latent)
 
+    def close(self) -> None:
+        """Closes the real environment, where dreams begin in one."""
+        if isinstance(self.starts, RealResets) and not self.starts.env.is_closed:
+            self.starts.env.close()
+
 
 class DreamEnv(gymnasium.Env[Values, Values]):
     """A dream of a world model, whose rewards and ends are foreseen. See `Dreams` for the arguments."""
@@ -200,6 +205,9 @@ class DreamEnv(gymnasium.Env[Values, Values]):
         reward, terminated, truncated = dreams.step(dreams.actions.flat([action]))
         info = {"continue": dreams.continuation.item()}
         return _row(dreams.observe(), 0), reward.item(), bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        self.dreams.close()
 
 
 class DreamVectorEnv(VectorEnv[Values, Values, np.ndarray]):
@@ -267,6 +275,9 @@ class DreamVectorEnv(VectorEnv[Values, Values, np.ndarray]):
             dreams.begin(self._ended)
         info.update(self._info())
         return dreams.observe(), reward.numpy(), terminated.numpy(), truncated.numpy(), info
+
+    def close_extras(self, **options: object) -> None:
+        self.dreams.close()
 
     def _info(self) -> Info:
         return {"continue": self.dreams.continuation.squeeze(-1).double().numpy()}

@@ -203,7 +203,7 @@ class DreamEnv(gymnasium.Env[Values, Values]):
     def step(self, action: Values) -> Step[Values]:
         dreams = self.dreams
         reward, terminated, truncated = dreams.step(dreams.actions.flat([action]))
-        info = {"continue": dreams.continuation.item()}
+        info: Info = {"continue": dreams.continuation.item()}
         return _row(dreams.observe(), 0), reward.item(), bool(terminated), bool(truncated), info
 
     def close(self) -> None:

@@ -155,7 +155,7 @@ def _action_part(actions: ActionSpace, part: ActionSegment) -> Space:
     if len(part.categories) == 1:
         return spaces.Discrete(part.categories[0])
     if part.categories:
-        return spaces.MultiDiscrete(part.categories)
+        return spaces.MultiDiscrete(list(part.categories))
     place = slice(part.start, part.stop)
     low, high = (bound[place].reshape(part.shape).cpu().numpy() for bound in (actions.low, actions.high))
     return spaces.Box(low, high, tuple(part.shape), np.float32)

@@ -137,7 +137,7 @@ class ActingStep(nn.Module):
 
 def _classes(flat: Tensor, start: int, categories: tuple[int, ...]) -> Tensor:
     """int64 [B], or [B, n] of several: the class of each one-hot group from `start` on."""
-    groups = flat[..., start : start + sum(categories)].split(list(categories), -1)
+    groups = torch.split(flat[..., start : start + sum(categories)], list(categories), -1)
     classes = torch.stack([group.argmax(-1) for group in groups], -1)
     return classes.squeeze(-1) if len(categories) == 1 else classes
 

@@ -10,6 +10,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl import WorldModel
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config
+from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.noise import ModeNoise, ReplayNoise
 from worldloom_rl.world_model.acting import ActingStep
 
@@ -84,6 +85,28 @@ def test_a_step_is_the_policys(family: str, sample: bool) -> None:
             assert torch.equal(out[f"next.latent.{name}"], rows[model.key_map.leaf(name)])
         flat = model.action_space.flatten({key: rows[key] for key in model.action_keys})
         assert torch.equal(out["next.previous_action"], flat)
+
+
+def test_an_embedding_that_is_kept_short_is_exported_and_its_weights_stay() -> None:
+    """Learned task embeddings are rescaled in place where they are read, which no program may do to its weights."""
+    observation = Composite(observation=Unbounded((4,)), task=Categorical(2, shape=(), dtype=torch.int64))
+    model = TDMPC2(
+        TDMPC2Config.from_size("tiny", action_dims=(2, 3)), observation, Composite(action=Bounded(-1, 1, shape=(3,)))
+    )
+    with torch.no_grad():
+        model.task_embedding.weight.mul_(100.0)
+    step = ActingStep(model).requires_grad_(False)
+    before = model.task_embedding.weight.clone()
+    batch = torch.export.Dim("batch", min=1)
+    given = [torch.rand(2, 4), torch.tensor([0, 1])]
+    with torch.no_grad():
+        program = torch.export.export(
+            step, tuple(given), dynamic_shapes={"tensors": ({0: batch}, {0: batch})}, strict=False
+        ).module()
+        assert torch.equal(model.task_embedding.weight, before)
+        assert torch.allclose(program(*given)[0], step(*given)[0], atol=1e-6)
+        many = [torch.rand(300, 4), torch.arange(300) % 2]
+        assert torch.allclose(program(*many)[0], step(*many)[0], atol=1e-6)
 
 
 def test_a_model_that_only_plans_is_refused() -> None:

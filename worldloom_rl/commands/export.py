@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 ONNX_FILE, PROGRAM_FILE, DESCRIPTION_FILE = "policy.onnx", "policy.pt2", "policy.json"
 FORMAT = 1
-LARGEST_BATCH = 255  # beyond it some layers are computed in another way, and a program holds one
 _BATCH = "batch"
 
 
@@ -66,12 +65,12 @@ def _opened(path: Path, trust: bool) -> tuple[WorldModel, TrainedRun | None]:
 
 
 def write_programs(step: ActingStep, folder: Path) -> None:
-    """policy.onnx and policy.pt2, for batches of 1 to `LARGEST_BATCH`."""
+    """policy.onnx and policy.pt2, for batches of any size."""
     import torch
 
     step.requires_grad_(False)
     given = tuple(torch.zeros(2, *port.shape, dtype=port.dtype) for port in step.inputs)
-    batch = torch.export.Dim(_BATCH, min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim(_BATCH, min=1)
     shapes = {"tensors": tuple({0: batch} for _ in given)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own future
@@ -100,7 +99,6 @@ def describe(step: ActingStep, trained: TrainedRun | None) -> Json:
         "written_by": f"worldloom-rl {version('worldloom-rl')}",
         "model": model.model_type,
         "environment": None if trained is None else {"name": trained.played, **trained.config.env_options()},
-        "batch": [1, LARGEST_BATCH],
         "randomness": "input" if step.sample else "mode",
         "inputs": inputs,
         "outputs": [_port(port) for port in step.outputs],

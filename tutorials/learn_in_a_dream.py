@@ -58,7 +58,7 @@ def main(run: str, steps: int) -> float:
     """Mean return of ten true episodes after so many dreamt steps."""
     torch.set_num_threads(1)
     dreams = gymnasium.make_vec(
-        "worldloom/Dream-v0", num_envs=64, model=run, horizon=50, observations="decoded", starts="replay",
+        "worldloom/Dream-v0", num_envs=64, model=run, horizon=200, observations="decoded", starts="reset",
         autoreset_mode="SameStep",
     )  # fmt: skip
     agent = PPO("MlpPolicy", SideBySide(dreams), n_steps=64, batch_size=512, gamma=0.98, seed=1, device="cpu")
@@ -72,4 +72,4 @@ def main(run: str, steps: int) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 100_000)
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 60_000)

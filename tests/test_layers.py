@@ -12,8 +12,8 @@ import worldloom_rl
 ROOT = Path(worldloom_rl.__file__).parent
 
 # What imports nothing of the rest, each in sight of those before it.
-BASE = ("keys", "noise", "ranks", "config", "extras", "lazy", "atomic", "torchrl_insides", "functional",
-        "kernels")  # fmt: skip
+BASE = ("keys", "noise", "ranks", "config", "extras", "lazy", "gymnasium_names", "atomic", "torchrl_insides",
+        "functional", "kernels")  # fmt: skip
 
 # Module or folder → level. Those of one level do not import each other, except in the order of ORDERED.
 LEVELS = {

@@ -52,6 +52,14 @@ def test_a_jepa_plans_in_a_collector_and_draws_its_path(
     assert names["episodes"]["next", "done"][:, -1].all()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_another_librarys_agent_learns_in_a_dream(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("stable_baselines3")
+    names = runpy.run_path(str(FOLDER / "learn_in_a_dream.py"))
+    names["main"](str(FOLDER.parent / "tests" / "saved_by_0_6" / "run-dreamerv3"), 64)
+    assert "dreamt steps: return" in capsys.readouterr().out
+
+
 def test_recordings_of_two_tasks_become_an_agent_that_goes_on_in_a_third(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from worldloom_rl.gymnasium_names import register_names
 from worldloom_rl.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -46,3 +47,5 @@ else:  # torch and torchrl, which take seconds, are imported by the first name t
             ".world_model.env": ["ImaginationEnv"],
         },
     )
+
+register_names()  # "worldloom/Dream-v0", without importing gymnasium

@@ -18,6 +18,7 @@ from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
 from worldloom_rl.commands.console import complain
 from worldloom_rl.commands.evaluate import evaluate
+from worldloom_rl.commands.export import export
 from worldloom_rl.commands.faults import explain
 from worldloom_rl.commands.finetune import finetune
 from worldloom_rl.commands.imagine import imagine
@@ -60,6 +61,7 @@ _WORLDLOOM = _Group(
         "imagine": imagine,
         "report": report,
         "compare": compare,
+        "export": export,
         "list": list_models,
         "import": _Group("Load an official checkpoint: dreamerv3, lewm, newt, tdmpc2 or vjepa2.", _IMPORT),
     },

@@ -16,7 +16,9 @@ from worldloom_rl.recipes import dreamerv3, jepa, tdmpc2, tokens
 LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeguard"}
 
 FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
-COMMANDS = ("check", "train", "finetune", "sweep", "resume", "eval", "imagine", "report", "compare", "list", "import")
+COMMANDS = (
+    "check", "train", "finetune", "sweep", "resume", "eval", "imagine", "report", "compare", "export", "list", "import",
+)  # fmt: skip
 HELP = [
     [],
     ["--help"],
@@ -82,6 +84,7 @@ REFUSED = [
     (["import", "dreamerv3", "logs", "out", "--groups", "0"], "worldloom: --groups must be a whole number in"),
     (["import", "vjepa2", "a.pt", "out", "--image-size", "-1"], "worldloom: --image-size must be a whole number in"),
     (["compare", "--outptu", "x.png"], "--output"),
+    (["export", "run"], "Missing from worldloom export"),
     (["list", "tdmpc2:*", "jepa:*"], "jepa"),
     (["import"], "vjepa2"),
     (["import", "dreamerv4"], "dreamerv4"),

@@ -7,12 +7,14 @@ from torch import Tensor
 
 
 def transformed() -> bool:
-    """Whether torch.func (vmap, grad, …) transforms what runs now; it takes the plain functions.
+    """Whether torch.func (vmap, grad, …) or torch.export transforms what runs now; it takes the plain functions.
 
     torch.compile has its own way with these. A kernel's autograd.Function could name its rules by `setup_context`, but
     then each call binds its arguments anew, which takes longer than a small kernel.
     """
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._are_functorch_transforms_active()
 
 
 def eager_on_cpu(x: Tensor) -> bool:

@@ -19,7 +19,7 @@ MANY_ROWS = 256  # from which on a copy of the weights, or a product for each bl
 
 def takes_wide_product(x: Tensor) -> bool:
     """Whether `wide_block_linear` pays for rows [N, inputs]: there are many, and there is no gradient to take."""
-    return x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled() and not transformed()
+    return not transformed() and x.shape[0] >= MANY_ROWS and not torch.is_grad_enabled()
 
 
 def shared_weight(weight: Tensor, own: int) -> Tensor:

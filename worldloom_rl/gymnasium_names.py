@@ -1,0 +1,53 @@
+"""The dream among gymnasium's names, without importing gymnasium: by itself as soon as somebody else does."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DREAM = "worldloom/Dream-v0"
+_MODULE = "gymnasium"
+
+
+def register_names() -> None:
+    """Makes the dream known to gymnasium, now if it is imported, else when it is."""
+    if _MODULE in sys.modules:
+        _register(sys.modules[_MODULE])
+    else:
+        sys.meta_path.insert(0, _WhenImported())
+
+
+def _register(gymnasium: ModuleType) -> None:
+    if DREAM not in gymnasium.registry:
+        entries = {"entry_point": "make_dream", "vector_entry_point": "make_dreams"}
+        places = {name: f"worldloom_rl.commands.dream:{function}" for name, function in entries.items()}
+        gymnasium.register(DREAM, **places)
+
+
+class _WhenImported(MetaPathFinder):
+    """Finds gymnasium as others do, once, and registers at the end of its import."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            _register(module)
+
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec

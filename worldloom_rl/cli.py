@@ -21,6 +21,7 @@ from worldloom_rl.commands.finetune import finetune
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, import_newt, import_tdmpc2, import_vjepa2
 from worldloom_rl.commands.list_models import list_models
+from worldloom_rl.commands.play import play
 from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
@@ -53,6 +54,7 @@ _WORLDLOOM.command(_SWEEP, name="sweep", help="Train over environments, presets 
 _WORLDLOOM.command(name="resume")(resume)
 _WORLDLOOM.command(name="eval")(evaluate)
 _WORLDLOOM.command(name="imagine")(imagine)
+_WORLDLOOM.command(name="play")(play)
 _WORLDLOOM.command(name="report")(report)
 _WORLDLOOM.command(name="compare")(compare)
 _WORLDLOOM.command(name="list")(list_models)

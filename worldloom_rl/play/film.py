@@ -18,7 +18,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def film(moments: Sequence[tuple[bytes | None, bytes, bool]], *, rate: float, scale: int) -> bytes:
-    """A GIF of PNGs, world | dream. The dream's frame is vermilion where it dreams, and the world's gray where it waits.
+    """A GIF of PNGs, world | dream; the dream's frame is vermilion where it dreams, the world's gray where it waits.
 
     Args:
         moments: the world's picture (None where it waits), the dream's, and whether it dreams.
@@ -35,7 +35,7 @@ def film(moments: Sequence[tuple[bytes | None, bytes, bool]], *, rate: float, sc
         pair = [_framed(shown, color, scale), _framed(dreamt, DREAM_COLOR if dreams else WORLD_COLOR, scale)]
         tallest = max(len(part) for part in pair)
         frames.append(np.concatenate([np.pad(part, ((0, tallest - len(part)), (0, 0), (0, 0))) for part in pair], 1))
-    return bytes(imageio.mimwrite("<bytes>", frames, format="gif", duration=1000 / min(rate, 50.0), loop=0))
+    return bytes(imageio.mimwrite("<bytes>", list(frames), format="gif", duration=1000 / min(rate, 50.0), loop=0))
 
 
 def _framed(picture: np.ndarray, color: tuple[int, int, int], scale: int) -> np.ndarray:

@@ -146,8 +146,8 @@ def answer(session: Session, tab: Tab, asked: Json) -> dict[str, Json]:
     problem = ""
     try:
         _do(session, tab, asked if isinstance(asked, dict) else {})
-    except (ValueError, TypeError, IndexError) as error:
-        problem = str(error)
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        problem = str(error) or type(error).__name__
     moments = session.moments
     if tab.path != session.path:
         tab.path, tab.known = session.path, 0

@@ -16,15 +16,16 @@ from torch import Tensor
 from worldloom_rl.atomic import write_bytes
 from worldloom_rl.config import Json
 from worldloom_rl.data.memories import Memories
+from worldloom_rl.envs.drawn_world import Arrival, decoded_image, picture_of, smaller
 from worldloom_rl.keys import as_tuple
 from worldloom_rl.noise import GeneratorNoise
-from worldloom_rl.play.agent import Agent
-from worldloom_rl.play.controls import Control, controls_of, flat_action
 from worldloom_rl.play.film import film, png
-from worldloom_rl.play.world import Arrival, decoded_image, open_world, picture_of, smaller
+from worldloom_rl.play.opening import open_world
+from worldloom_rl.specs.controls import Control, controls_of, flat_action
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recipe import AnyRecipe
 from worldloom_rl.world_model import Latent, Prediction, WorldModel
+from worldloom_rl.world_model.acting import Agent
 
 _MOST, _DROPPED = 5000, 1000  # moments that are kept, and how many of the oldest are dropped at once
 SLOWEST, FASTEST = 1.0, 60.0  # steps a second
@@ -227,20 +228,15 @@ class Session:
         world, error, moved = None, None, None
         if arrival is not None:
             seen, ended = png(arrival.picture), arrival.ended
-            world = Side(
-                seen, None if begins else arrival.reward, float(not arrival.terminated), self._value(observed)
-            )
+            world = Side(seen, None if begins else arrival.reward, float(not arrival.terminated), self._value(observed))
             features = self.model.latent_features(observed)
             error = float((self.model.latent_features(dreamt) - features).norm())
             moved = float((features - began).norm())
             if self.image is None:
                 self.memories.add(observed, seen)
-        self.moments.append(
-            Moment(
-                world, dream, observed, dreamt, began, self.dreaming, begins, ended, error, moved, memory, action,
-                carried, None if arrival is None else self.world.state(),
-            )  # fmt: skip
-        )
+        state = None if arrival is None else self.world.state()
+        told = self.dreaming, begins, ended, error, moved, memory, action, carried, state
+        self.moments.append(Moment(world, dream, observed, dreamt, began, *told))
         if len(self.moments) > _MOST:
             del self.moments[:_DROPPED]
             self.path += 1

@@ -10,7 +10,7 @@ const STRIPS = [
   ["reward", (m) => [m.world && m.world.reward, m.dream.reward]],
   ["probability to go on", (m) => [m.world && m.world.continuation, m.dream.continuation], [0, 1]],
   ["value", (m) => [m.world && m.world.value, m.dream.value]],
-  ["latent error", (m) => [m.moved, m.error], [0, 0], "solid: of foreseeing no change"],
+  ["latent error; solid: no change", (m) => [m.moved, m.error], [0, 0], true],
 ];
 
 const at = (id) => document.getElementById(id);
@@ -58,17 +58,17 @@ function begin(told) {
   at("memory-label").textContent = told.label;
   if (controls.length) return; // the same session again
   controls = told.controls;
-  values = controls.map((control) => control.count ? 0 : Math.min(Math.max(0, control.low), control.high));
+  values = controls.map((control) => control.choices ? 0 : Math.min(Math.max(0, control.low), control.high));
   controls.forEach(control_element);
   STRIPS.forEach(strip_element);
 }
 
 function control_element(control, number) {
   const box = document.createElement("div");
-  if (control.count) {
-    const named = number === controls.findIndex((one) => one.count); // keys belong to the first choice
+  if (control.choices) {
+    const named = number === controls.findIndex((one) => one.choices); // keys belong to the first choice
     const chosen = document.createElement("select");
-    for (let choice = 0; choice < control.count; choice++) {
+    for (let choice = 0; choice < control.choices; choice++) {
       if (controls.length === 1) {
         const button = document.createElement("button");
         button.append(`action ${choice} `);
@@ -101,25 +101,25 @@ function key(name) {
   return element;
 }
 
-const real = (number) => controls.slice(0, number).filter((control) => !control.count).length;
+const real = (number) => controls.slice(0, number).filter((control) => !control.choices).length;
 
 // What the keys that are down, and else sliders and choices, ask for.
 function action() {
   const given = values.slice();
-  const choice = controls.findIndex((control) => control.count);
+  const choice = controls.findIndex((control) => control.choices);
   controls.forEach((control, number) => {
-    const pair = control.count ? null : PAIRS[real(number)];
+    const pair = control.choices ? null : PAIRS[real(number)];
     if (pair && held.has(pair[0]) !== held.has(pair[1])) given[number] = held.has(pair[0]) ? control.low : control.high;
   });
   for (const name of held) {
     const chosen = CHOICES.indexOf(name);
-    if (choice >= 0 && chosen >= 0 && chosen < controls[choice].count && !means_slider(name)) given[choice] = chosen;
+    if (choice >= 0 && chosen >= 0 && chosen < controls[choice].choices && !means_slider(name)) given[choice] = chosen;
   }
   return given;
 }
 
 const means_slider = (name) => PAIRS.slice(0, real(controls.length)).some((pair) => pair.includes(name));
-const means_choice = (name) => controls.some((control) => control.count > CHOICES.indexOf(name)) && CHOICES.includes(name);
+const means_choice = (name) => controls.some((control) => control.choices > CHOICES.indexOf(name)) && CHOICES.includes(name);
 
 function act(chosen) {
   agent = false;
@@ -207,11 +207,10 @@ function show() {
   STRIPS.forEach((strip, number) => draw(strip, number, place));
 }
 
-function strip_element([name, , , note], number) {
+function strip_element([name], number) {
   const row = document.createElement("div"), words = document.createElement("div"), canvas = document.createElement("canvas");
   row.className = "strip";
   words.append(name, document.createElement("br"), document.createElement("span"));
-  if (note) words.title = note;
   canvas.id = `strip-${number}`;
   canvas.setAttribute("role", "img");
   canvas.onclick = (event) => turn(first() + Math.round((event.offsetX / canvas.clientWidth) * SHOWN));
@@ -222,7 +221,7 @@ function strip_element([name, , , note], number) {
 const first = () => Math.max(0, Math.min(shown() - Math.round(0.75 * SHOWN), moments.length - 1 - SHOWN));
 const number_text = (value) => (value === null || value === undefined ? "–" : value.toFixed(Math.abs(value) < 10 ? 2 : 1));
 
-function draw([name, read, range, note], number, place) {
+function draw([name, read, range, errors], number, place) {
   const canvas = at(`strip-${number}`), scale = window.devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight, from = first();
   canvas.width = width * scale; canvas.height = height * scale;
@@ -250,7 +249,7 @@ function draw([name, read, range, note], number, place) {
   });
   pen.setLineDash([]); pen.fillStyle = "#202124"; pen.fillRect(x(place - from), 0, 1, height);
   const [world, dream] = read(moments[place]);
-  const words = note ? `${number_text(dream)}, no change ${number_text(world)}` : `world ${number_text(world)}, dream ${number_text(dream)}`;
+  const words = errors ? `dream ${number_text(dream)}, no change ${number_text(world)}` : `world ${number_text(world)}, dream ${number_text(dream)}`;
   canvas.previousElementSibling.lastElementChild.textContent = words;
   canvas.setAttribute("aria-label", `${name}: ${words}`);
 }

@@ -1,26 +1,26 @@
-"""The simulator as the person meets it: its picture, what it gives, and its state to come back to."""
+"""A single environment as a person meets it: its picture, what it gives, and its state to come back to."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
-import gymnasium
 import numpy as np
-import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json
-from worldloom_rl.envs.drawing import draw, drawing_arguments
-from worldloom_rl.envs.rendering import render_without_display
+from worldloom_rl.envs import atari
+from worldloom_rl.envs.agent_steps import AgentSteps
+from worldloom_rl.envs.real import simulators
+from worldloom_rl.envs.rendering import render_frame
 from worldloom_rl.envs.snapshot import CannotKeep, environment_state, restore_environment
+from worldloom_rl.envs.tasks import InTask
 from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.specs.observations import is_byte_image
-from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import Observation, WorldModel
 
+_DRAW_UNASKED = {"dmc", "crafter", *atari.PRESETS}
 _LARGEST = 256  # rows and columns of a picture; of a larger one every second or third is left out
 
 
@@ -34,8 +34,8 @@ class Arrival(NamedTuple):
     picture: np.ndarray
 
 
-class World:
-    """A single environment of a run, which draws itself.
+class DrawnWorld:
+    """A single environment, which draws itself.
 
     Where the model decodes an image, the picture is that observation, so that the dream's is one of the same kind.
 
@@ -85,31 +85,20 @@ class World:
         return Arrival(observation, reward, bool(row["terminated"]), bool(row["done"]), smaller(picture))
 
 
-def open_world(config: RunConfig, model: WorldModel, seed: int) -> World:
-    """The world of a run. Raises ValueError if there is none, or nothing to show of it."""
-    if not (config.env or getattr(config, "tasks", ())):
-        raise ValueError(f"The run learned {config.task} from recorded episodes: there is no environment to play in.")
-    image = decoded_image(model)
-    if image is None:
-        render_without_display()
-        given = {text.partition("=")[0] for text in config.env_kwargs}
-        asked = [f"{name}={value}" for name, value in drawing_arguments(config.env).items() if name not in given]
-        config = config if config.pixels else dataclasses.replace(config, env_kwargs=(*config.env_kwargs, *asked))
-    env = None
-    try:
-        env = config.make_env(1, seed)
-        world = World(env, model, image)
-        world.begin()
-    except (ValueError, ImportError, gymnasium.error.Error) as error:
-        if env is not None:
-            env.close()
-        if image is not None:
-            raise
-        raise ValueError(
-            f"{config.task} cannot be drawn, and the model decodes no image, so there is nothing to look at: "
-            f"{str(error)[:300]}"
-        ) from error
-    return world
+def drawing_arguments(name: str) -> dict[str, Json]:
+    """The `env_kwargs` with which `make_env` makes an environment of that name that can be drawn."""
+    return {} if name.partition(":")[0] in _DRAW_UNASKED else {"render_mode": "rgb_array"}
+
+
+def draw(env: EnvBase) -> np.ndarray:
+    """uint8 [height, width, 3] of a single environment of `make_env`, as it stands.
+
+    Raises ValueError if it draws nothing of that form; errors of the drawing are the simulator's.
+    """
+    (steps,) = simulators(env)
+    steps = steps.env if isinstance(steps, InTask) else steps
+    assert isinstance(steps, AgentSteps)
+    return np.moveaxis(render_frame(steps.name, steps.env), 0, -1)
 
 
 def decoded_image(model: WorldModel) -> NestedKey | None:

@@ -12,9 +12,9 @@ from worldloom_rl.specs.actions import ActionSpace
 
 
 class Control(NamedTuple):
-    """A choice of `count` actions, or a slider from `low` to `high` where that is 0."""
+    """A choice of so many actions, or a slider from `low` to `high` where they are 0."""
 
-    count: int
+    choices: int
     low: float
     high: float
 
@@ -37,16 +37,18 @@ def flat_action(controls: Sequence[Control], values: Sequence[float]) -> Tensor:
     Raises ValueError for another number of them, a choice that there is not, or what is no number.
     """
     if len(values) != len(controls):
-        raise ValueError(f"An action has {len(controls)} numbers here, one for each control, got {list(values)!r:.100}.")
+        raise ValueError(
+            f"An action has {len(controls)} numbers here, one for each control, got {list(values)!r:.100}."
+        )
     parts = []
     for number, (control, value) in enumerate(zip(controls, values, strict=True)):
         fits = isinstance(value, int | float) and value == value
-        if fits and not control.count:
+        if fits and not control.choices:
             middle, half = (control.low + control.high) / 2, (control.high - control.low) / 2
             parts.append(torch.tensor([min(max((value - middle) / half, -1.0), 1.0)]))
-        elif fits and value in range(control.count):
-            parts.append(torch.eye(control.count)[int(value)])
+        elif fits and value in range(control.choices):
+            parts.append(torch.eye(control.choices)[int(value)])
         else:
-            wanted = f"a whole number from 0 to {control.count - 1}" if control.count else "a number"
+            wanted = f"a whole number from 0 to {control.choices - 1}" if control.choices else "a number"
             raise ValueError(f"Control {number} takes {wanted}, got {value!r:.100}.")
     return torch.cat(parts)

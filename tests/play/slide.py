@@ -24,7 +24,7 @@ LENGTH = 12  # steps of an episode
 
 
 class Slide(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Observes and draws a position [2]; an action [2] from -2 to 2 slides it by an eighth; reward is its first number."""
+    """Observes and draws a position [2], which an action slides by its eighth; the first number is the reward."""
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium declares it on instances
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)

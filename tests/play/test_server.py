@@ -165,9 +165,11 @@ def test_a_closed_tab_ends_nothing_and_the_next_one_finds_everything(client, pla
 
 
 def test_a_port_in_use_is_named_with_the_option() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(OSError, match=r"another program uses that port: choose another \(--port\)"):
-            listen("127.0.0.1", taken.getsockname()[1])
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(OSError, match=r"another program uses that port: choose another \(--port\)"),
+    ):
+        listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(OSError, match=r"choose another address \(--host\)"):
         listen("192.0.2.1", 0)
 

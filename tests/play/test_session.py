@@ -115,7 +115,7 @@ def test_the_agent_acts_on_what_it_sees_and_in_a_dream_on_what_it_dreams() -> No
 def test_an_action_that_there_is_not_is_refused_and_changes_nothing() -> None:
     played = slide()
     for wrong in ([1.0], [1.0, 2.0, 3.0], ["left", 0.0], [float("nan"), 0.0]):
-        with pytest.raises(ValueError, match="[Cc]ontrol"):
+        with pytest.raises(ValueError, match=r"[Cc]ontrol"):
             played.step(wrong)  # type: ignore[arg-type]
     assert len(played.moments) == 1
     assert played.step([9.0, -9.0]).action.tolist() == [1.0, -1.0]  # type: ignore[union-attr]  # kept in its bounds

@@ -211,9 +211,9 @@ class Session:
         return film([(each.world and each.world.picture, each.dream.picture, each.dreaming) for each in self.moments],
                     rate=self.rate, scale=scale)  # fmt: skip
 
-    def save_gif(self, file: Path) -> None:
+    def save_gif(self, file: str | Path) -> None:
         """The same as a file."""
-        write_bytes(file, self.gif())
+        write_bytes(Path(file), self.gif())
 
     # ------------------------------------------------------------------ how a moment comes about
 

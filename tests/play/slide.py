@@ -57,6 +57,14 @@ class Undrawn(Slide):
         """Draws nothing."""
 
 
+class Modeless(Slide):
+    """Without a choice of how it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+gymnasium.register("Modeless-v0", Modeless, max_episode_steps=LENGTH)
 gymnasium.register("Undrawn-v0", Undrawn, max_episode_steps=LENGTH)
 gymnasium.register("Slide-v0", Slide, max_episode_steps=LENGTH)
 gymnasium.register("Unkept-v0", Slide, max_episode_steps=LENGTH, kwargs={"lock": True})

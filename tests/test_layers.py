@@ -22,7 +22,7 @@ LEVELS = {
     **dict.fromkeys(("pretrained", "world_model"), 2),
     **dict.fromkeys(("auto", "envs", "planners", "objectives", "data"), 3),
     **dict.fromkeys(("models", "training"), 4),
-    **dict.fromkeys(("recipes", "report", "testing", "commands", "cli", "__main__"), 5),
+    **dict.fromkeys(("recipes", "play", "report", "testing", "commands", "cli", "__main__"), 5),
 }
 # Inside these levels a module may import those that stand before it.
 ORDERED = (
@@ -30,7 +30,7 @@ ORDERED = (
     ("specs", "nn", "latents", "tasks"),
     ("pretrained", "world_model"),
     ("envs", "planners", "objectives", "data", "auto"),
-    ("testing", "report", "recipes", "commands", "cli", "__main__"),
+    ("testing", "play", "report", "recipes", "commands", "cli", "__main__"),
 )
 
 MODULES = sorted(ROOT.rglob("*.py"))

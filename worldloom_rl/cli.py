@@ -24,6 +24,7 @@ from worldloom_rl.commands.finetune import finetune
 from worldloom_rl.commands.imagine import imagine
 from worldloom_rl.commands.import_model import import_dreamerv3, import_lewm, import_newt, import_tdmpc2, import_vjepa2
 from worldloom_rl.commands.list_models import list_models
+from worldloom_rl.commands.play import play
 from worldloom_rl.commands.report import report
 from worldloom_rl.commands.resume import resume
 from worldloom_rl.commands.sweep import sweep_dreamerv3, sweep_jepa, sweep_tdmpc2, sweep_tokens
@@ -61,6 +62,7 @@ _WORLDLOOM = _Group(
         "imagine": imagine,
         "report": report,
         "compare": compare,
+        "play": play,
         "export": export,
         "list": list_models,
         "import": _Group("Load an official checkpoint: dreamerv3, lewm, newt, tdmpc2 or vjepa2.", _IMPORT),

@@ -17,7 +17,8 @@ LIGHT = {"worldloom_rl", "tyro", "docstring_parser", "typing_extensions", "typeg
 
 FAMILIES = ("dreamerv3", "jepa", "tdmpc2", "tokens")
 COMMANDS = (
-    "check", "train", "finetune", "sweep", "resume", "eval", "imagine", "report", "compare", "export", "list", "import",
+    "check", "train", "finetune", "sweep", "resume", "eval", "imagine", "report", "compare", "play", "export", "list",
+    "import",
 )  # fmt: skip
 HELP = [
     [],
@@ -60,6 +61,7 @@ REFUSED = [
     (["check", "Pendulum-v1", "--time-limit", "0"], "--time-limit must be a whole number in [1, 1000000000], got 0."),
     (["check", "Pendulum-v1", "--action-repeat", "-2"], "--action-repeat must be a whole number in [1, 1000], got -2."),
     (["eval", "run", "--seeds", "0", "-3"], "--seeds must be a whole number in [0, 2147483647], got -3."),
+    (["play", "run", "--port", "65536"], "--port must be a whole number in [0, 65535], got 65536."),
     (["imagine", "run", "--samples", "1000000"], "--samples must be a whole number in [1, 10000], got 1000000."),
     (["finetune"], "Missing from worldloom finetune"),
     (["finetune", "run"], "env names the environment that the model goes on in"),

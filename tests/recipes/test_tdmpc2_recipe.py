@@ -78,10 +78,12 @@ def test_train_writes_the_run_directory_and_tells_how_to_evaluate(
         cli.main(["eval", str(run.path), "--seeds", "7", "7"])
     assert "each only once" in capsys.readouterr().err
 
-    cli.main(["imagine", str(run.path), "--samples", "2"])
+    cli.main(["imagine", str(run.path), "--samples", "2", "--memories", "5"])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"Wrote {run.path / 'imagination.png'}: 5 steps of a new episode observed, the next 16 imagined." in printed
     assert "Look at where the latent error" in printed
+    assert "nearest memory, not a prediction" in printed
+    assert (run.path / "imagination.gif").read_bytes().startswith(b"GIF")
     assert (run.path / "imagination.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         cli.main(["imagine", str(run.path), "--context", "5", "--horizon", "17"])

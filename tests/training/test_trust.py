@@ -14,6 +14,7 @@ from worldloom_rl.commands.trained import open_run
 from worldloom_rl.training.run_directory import RunDirectory
 
 RUNS = Path(__file__).parents[1] / "saved_by_0_6"
+COMMANDS = ("eval", "imagine", "play", "report", "resume")
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a module that tells when it is imported, and no trust in anything."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("worldloom_rl.training.trust._in_this_process", set())
+    monkeypatch.setattr("worldloom_rl.commands.play.require_installed", lambda *given, **named: None)  # its extra
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.syspath_prepend(str(tmp_path / "work"))
@@ -77,7 +79,7 @@ def test_names_that_import_nothing_need_no_trust(here: Path, name: str) -> None:
 
 def test_commands_ask_and_go_on_with_trust_which_is_remembered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = theirs(here, env="games:Pendulum-v1")
-    for command in ("eval", "imagine", "report", "resume"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit):
             main([command, str(run)])
         assert "--trust" in capsys.readouterr().err
@@ -97,7 +99,7 @@ def test_what_was_trained_here_is_trusted_wherever_the_run_lies_but_not_another_
     assert "imports 'games'" in asked(here / "elsewhere")
 
 
-@pytest.mark.parametrize("command", ["eval", "imagine", "report", "resume"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_imported_from_the_run_itself_whoever_trusts_it(
     here: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

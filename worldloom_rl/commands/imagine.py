@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from worldloom_rl.commands.console import say
 from worldloom_rl.commands.ranges import Seed, in_range
 from worldloom_rl.config import Limits
+
+if TYPE_CHECKING:
+    from worldloom_rl.commands.trained import TrainedRun
 
 _HORIZON = 50  # steps imagined where none are asked for and the episode is long enough
 
@@ -20,6 +23,7 @@ def imagine(
     context: Annotated[int, Limits(1, 10_000)] = 5,
     horizon: Annotated[int, Limits(1, 10_000)] | None = None,
     samples: Annotated[int, Limits(1, 10_000)] = 8,
+    memories: Annotated[int, Limits(0, 100_000)] = 0,
     seed: Seed = 0,
     output: Path | None = None,
     task: str | None = None,
@@ -32,6 +36,8 @@ def imagine(
         context: steps that the model observes before it imagines.
         horizon: steps that it then imagines; by default 50, or fewer if the episode ends before.
         samples: imagined futures, drawn as a band.
+        memories: agent steps of new episodes out of which a model that decodes no image shows what it imagines, in an
+            animation: what was seen at the nearest latent. The simulator must render; 0 leaves it out.
         seed: of the environment, the policy and the samples.
         output: where to write the picture; by default imagination.png in the run directory.
         task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
@@ -63,8 +69,28 @@ def imagine(
         animation = output.with_suffix(".gif")
         animate_open_loop(animation, result)
         say(f"Wrote {animation}: the same as an animation, truth | imagined | error.")
+    elif memories:
+        _animate_memories(trained, output.with_suffix(".gif"), memories, context, len(rows) - context, seed)
     say(f"Wrote {output}: {context} steps of a new episode observed, the next {len(rows) - context} imagined.")
     if result.truth:
         say("Look at how long the imagined stays with the truth after the context: so far it foresaw this episode.")
     else:
         say("Look at where the latent error rises above the dashed line for good: beyond, no change is a better guess.")
+
+
+def _animate_memories(trained: TrainedRun, file: Path, memories: int, context: int, horizon: int, seed: int) -> None:
+    """The world beside the nearest memories of a dream in which the agent plays, as an animation."""
+    from worldloom_rl.data.memories import LABEL
+    from worldloom_rl.play import Session
+
+    session = Session(trained.recipe, trained.config, trained.model, seed=seed, memories=memories)
+    try:
+        for _ in range(context - 1):
+            session.step()
+        session.dream_from()
+        for _ in range(horizon):
+            session.step()
+    finally:
+        session.close()
+    session.save_gif(file)
+    say(f"Wrote {file}: the world | what the model dreams after {context} steps while the agent plays ({LABEL}).")

@@ -16,6 +16,8 @@ from worldloom_rl.extras import require
 if TYPE_CHECKING:
     import dm_env
 
+_DRAWN_SIZE = 240  # rows and columns for people, where the agent sees no image
+
 
 def suite() -> ModuleType:
     why = "Names that begin with 'dmc:' need dm-control and mujoco below 4"
@@ -54,7 +56,8 @@ class DeepMindControl(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._observation(step), step.reward, terminated, step.last() and not terminated, {}
 
     def render(self) -> np.ndarray:
-        image: np.ndarray = self._task.physics.render(self._image_size, self._image_size, camera_id=self._camera)
+        size = self._image_size or _DRAWN_SIZE
+        image: np.ndarray = self._task.physics.render(size, size, camera_id=self._camera)
         return image
 
     def close(self) -> None:

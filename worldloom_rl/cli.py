@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -38,12 +39,14 @@ class _Group:
     """Commands under one word."""
 
     help: str
-    commands: Mapping[str, Callable[..., None] | _Group]
+    commands: _Commands
 
 
-_TRAIN = {"dreamerv3": train_dreamerv3, "jepa": train_jepa, "tdmpc2": train_tdmpc2, "tokens": train_tokens}
-_SWEEP = {"dreamerv3": sweep_dreamerv3, "jepa": sweep_jepa, "tdmpc2": sweep_tdmpc2, "tokens": sweep_tokens}
-_IMPORT = {
+_Commands: TypeAlias = Mapping[str, Callable[..., None] | _Group]
+
+_TRAIN: _Commands = {"dreamerv3": train_dreamerv3, "jepa": train_jepa, "tdmpc2": train_tdmpc2, "tokens": train_tokens}
+_SWEEP: _Commands = {"dreamerv3": sweep_dreamerv3, "jepa": sweep_jepa, "tdmpc2": sweep_tdmpc2, "tokens": sweep_tokens}
+_IMPORT: _Commands = {
     "dreamerv3": import_dreamerv3,
     "lewm": import_lewm,
     "newt": import_newt,
@@ -93,7 +96,7 @@ def _app(group: _Group) -> SubcommandApp:
         if isinstance(command, _Group):
             app.command(_app(command), name=name, help=command.help)
         else:
-            app.command(command, name=name)
+            app.command(name=name)(command)
     return app
 
 

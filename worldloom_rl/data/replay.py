@@ -248,30 +248,26 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
     def _sample(self, batch_size: int) -> tuple[TensorDictBase, dict[NestedKey, Tensor]]:
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
-            handles = {INDEX: index, GENERATION: self._ring.live_generations(index)}
-            data = self._gather(index, handles)
+            data = self._gather(index)
         decoded(data, self._codec)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
         # "index" is where ReplayBuffer.sample of the next TorchRL counts what was drawn.
-        return data, {**info, **handles, "index": index}
+        return data, {**info, **{key: data[key] for key in (INDEX, GENERATION)}, "index": index}
 
-    def _gather(self, index: Tensor, handles: Mapping[tuple[str, ...], Tensor]) -> TensorDict:
+    def _gather(self, index: Tensor) -> TensorDict:
         """Rows at slots [B, L] and their handles, by index_select: for images indexing takes ten times as long."""
         rows = index.reshape(-1).to(self._storage.device)
-        tree: dict[str, Any] = {}
-        for key, value in handles.items():
-            _put(tree, key, value)
+        entries = {as_tuple(INDEX): index, as_tuple(GENERATION): self._ring.live_generations(index)}
         for key, leaf in self._leaves.items():
             if key == STREAM:
                 continue
-            number, feature = self._frame_stack.get(key, 1), leaf.shape[1:]
-            slots = rows
-            if number > 1:
+            slots, feature = rows, tuple(leaf.shape[1:])
+            if (number := self._frame_stack.get(key, 1)) > 1:
                 slots = self._ring.stack_back(index, number).reshape(-1).to(leaf.device)
                 feature = (number * feature[0], *feature[1:])
-            _put(tree, key, leaf.index_select(0, slots).view(*index.shape, *feature))
-        return TensorDict(tree, batch_size=index.shape, device=self._storage.device)
+            entries[key] = leaf.index_select(0, slots).view(*index.shape, *feature)
+        return TensorDict(entries, batch_size=index.shape, device=self._storage.device)
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -319,13 +315,6 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
                     f"{journal.directory} was saved with {name}={state.get(name)!r}, this replay has {expected!r}: "
                     "build it with the settings it was saved with."
                 )
-
-
-def _put(tree: dict[str, Any], key: tuple[str, ...], value: Tensor) -> None:
-    *parents, name = key
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[name] = value
 
 
 def _leaves(rows: TensorDictBase) -> dict[tuple[str, ...], Tensor]:

@@ -175,7 +175,8 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
 
     def live_generations(self, slots: Tensor) -> Tensor:
         """[...] generations of slots [...] that hold a row; `generations_of` takes others too, which costs more."""
-        return self._generation.index_select(0, slots.reshape(-1)).view_as(slots)
+        generation: Tensor = self._generation
+        return generation.index_select(0, slots.reshape(-1)).view_as(slots)
 
     def _bump_generation(self, index: int | Tensor, data: TensorDictBase) -> None:
         # A slot's generation is how often the ring went round, so that a restored ring hands out the same ones.

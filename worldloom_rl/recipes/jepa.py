@@ -235,10 +235,6 @@ def _forms(spec: Composite) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]
     return {key: (tuple(leaf.shape), str(leaf.dtype)) for key, leaf in leaves.items() if key[0] not in (GOAL, TASK)}
 
 
-def _blocks(config: Config, model: JEPA, rows: TensorDictBase) -> TensorDict:
-    return action_blocks(rows, config.frame_skip, model.frame_keys, model.action_spec)
-
-
 class JEPARecipe(Recipe[Config, JEPA, State]):
     """A JEPA as the loop runs it: first all rows, then all updates."""
 
@@ -261,7 +257,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
         config, model = state.config, state.model
         if state.updates == 0:
             self.begin(state)
-        batch = _blocks(config, model, state.sample()).to(config.device)
+        batch = action_blocks(state.sample(), config.frame_skip, model.frame_keys, model.action_spec).to(config.device)
         return update(state.learning, batch, bfloat16=config.bfloat16)
 
     def begin(self, state: State) -> None:
@@ -313,7 +309,7 @@ class JEPARecipe(Recipe[Config, JEPA, State]):
         else:
             rows = _played_rows(config, Arrivals(model.frame_keys, model.action_keys), seed, frames)
         whole = min(len(rows) - 1, frames - 1) // config.frame_skip * config.frame_skip + 1
-        blocks = _blocks(config, model, rows[:whole])
+        blocks = action_blocks(rows[:whole], config.frame_skip, model.frame_keys, model.action_spec)
         for key in model.frame_keys:
             blocks.set((GOAL, *as_tuple(key)), blocks[key][-1:].expand(blocks[key].shape).clone())
         return blocks

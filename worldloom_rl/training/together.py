@@ -33,6 +33,8 @@ def _not_shared(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> Ite
         yield "recorded data (--data) is read by one"
     if getattr(config, "actors", 0):
         yield "actors (--actors) collect for one"
+    if config.in_processes:
+        yield "environments in processes (--parallel processes) were never tried among several"
     if config.device.partition(":")[0] != "cpu":
         yield f"they meet on CPUs only (by gloo; NCCL was never tried), not on {config.device!r}"
     if isinstance(config, CapturedRunConfig) and config.cuda_graphs:

@@ -19,7 +19,7 @@ CIRCLES_IN_FUNCTIONS = 0
 LINES_WITH_ANY = 46  # left: untyped libraries, options that are handed on, data in whatever form their author made it
 # The aim is 0.70; what holds against hostile files and odd inputs counts as none of it, nor do sweeps, actors, export,
 # the meeting of several processes and the page on which a person steers a dream.
-SUBJECT_SHARE = 0.56
+SUBJECT_SHARE = 0.555
 ISINSTANCE_CHAINS = 0  # in tests
 
 

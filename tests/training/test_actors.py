@@ -279,7 +279,7 @@ def test_whoever_waits_long_is_told_and_nothing_is_counted(
 
 
 def test_what_an_environment_raises_is_raised_as_it_is(ray: RayInProcess, tmp_path: Path) -> None:
-    config = planned(tmp_path, env="FailingPendulum-v0")
+    config = planned(tmp_path, env="FailingPendulum-v0", episodic=False, rescale_observations=False)
     with source_of(config) as source, pytest.raises(KeyError, match="the robot is gone") as raised:
         come(source, 1)
     assert "line 7 of the robot" in str(raised.value.__cause__)

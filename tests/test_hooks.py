@@ -10,7 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 STRICT = {
     "keys", "noise", "config", "extras", "lazy", "atomic", "auto", "functional", "kernels", "specs", "nn", "latents",
-    "world_model", "pretrained", "envs", "planners", "objectives", "data", "tasks", "torchrl_insides",
+    "world_model", "pretrained", "envs", "planners", "objectives", "data", "tasks", "torchrl_insides", "gymnasium_names",
+    "ranks", "play",
 }  # fmt: skip
 
 

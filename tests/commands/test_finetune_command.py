@@ -98,7 +98,7 @@ def test_a_run_goes_on_as_it_saw_and_acted_unless_told_otherwise(described: dict
     assert (config.action_repeat, config.rescale_observations) == (3, True)
     assert begins_with(config).endswith("with its --no-pixels --rescale-observations, not its --action-repeat 2")
     _, config = fine_tuning(asked(run, inherit=False))
-    assert (config.repeat, config.rescale_observations) == (1, False)
+    assert (config.repeat, config.rescale_observations) == (1, None)  # that is found out when the run begins
     assert begins_with(config).endswith("with its --no-pixels, not its --action-repeat 2 --rescale-observations")
 
 

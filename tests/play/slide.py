@@ -67,7 +67,7 @@ class Modeless(Slide):
 gymnasium.register("Modeless-v0", Modeless, max_episode_steps=LENGTH)
 gymnasium.register("Undrawn-v0", Undrawn, max_episode_steps=LENGTH)
 gymnasium.register("Slide-v0", Slide, max_episode_steps=LENGTH)
-gymnasium.register("Unkept-v0", Slide, max_episode_steps=LENGTH, kwargs={"lock": True})
+gymnasium.register("UnkeptSlide-v0", Slide, max_episode_steps=LENGTH, kwargs={"lock": True})
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_a_dream_from_a_past_moment_takes_the_world_back_to_it() -> None:
 
 
 def test_a_world_that_cannot_be_put_back_waits_while_somebody_dreams() -> None:
-    played = slide(env="Unkept-v0")
+    played = slide(env="UnkeptSlide-v0")
     for _ in range(4):
         played.step(RIGHT)
     there = played.moments[-1]

@@ -39,7 +39,7 @@ def report_of(identifier: str, *recipes: str) -> EnvironmentReport:
 
 @pytest.mark.parametrize("identifier", identifiers(*CHEAP))
 def test_the_small_environments_of_gymnasium_are_looked_at(identifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def untried(recipe: Any, config: Any, play: Any) -> FamilyReport:
+    def untried(recipe: Any, config: Any) -> FamilyReport:
         return FamilyReport(recipe.name, {}, {}, capacity=1, run_rows=1)
 
     monkeypatch.setattr(environment_check, "family_report", untried)

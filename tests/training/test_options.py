@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from worldloom_rl.recipes import options as recipe_options
+from worldloom_rl.recipes import tdmpc2_options
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, RunConfig, TDMPC2RunConfig
 from worldloom_rl.training import options as run_options
 from worldloom_rl.training.overrides import preset_config
@@ -108,12 +109,14 @@ def test_an_override_of_another_type_is_refused_by_name(override: str, message: 
         preset_config("tokens", "tiny", (override,))
 
 
-@pytest.mark.parametrize("module", [recipe_options, run_options])
+@pytest.mark.parametrize("module", [recipe_options, run_options, tdmpc2_options])
 def test_options_import_nothing_heavy_before_a_method_asks(module: ModuleType) -> None:
     tree = ast.parse(inspect.getsource(module))
     named = [[alias.name for alias in node.names] for node in tree.body if isinstance(node, ast.Import)]
     named += [[str(node.module)] for node in tree.body if isinstance(node, ast.ImportFrom)]
     light = {"__future__", "dataclasses", "functools", "importlib.util", "math", "typing"}
-    light |= {f"worldloom_rl.{name}" for name in ("config", "extras", "tasks", "recipes.suites")}
+    light |= {
+        f"worldloom_rl.{name}" for name in ("config", "extras", "tasks", "recipes.suites", "recipes.tdmpc2_options")
+    }
     light |= {"worldloom_rl.training.options", "worldloom_rl.training.env_arguments"}
     assert {name for names in named for name in names} <= light

@@ -77,6 +77,7 @@ class FineTunedJEPARecipe(JEPARecipe):
 
     name = "jepa-finetune"
     title = "JEPA, fine-tuned,"
+    together = False
     config_class: type[jepa.Config] = Config
 
     def make_state(self, config: jepa.Config) -> State:

@@ -32,7 +32,7 @@ def settled(config: Config) -> Config:
     """The configuration with what the recorded episodes tell, where it says nothing of it."""
     if config.tasks or config.episodic is not None:
         return first_look.settled(config)
-    episodes = open_episodes(config.data, config.task_names, config.rendered_size)
+    episodes = open_episodes(config.data, config.task_names)
     return first_look.settled(config, episodic=ends_by_itself(episodes))
 
 

@@ -10,8 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 STRICT = {
     "keys", "noise", "config", "extras", "lazy", "atomic", "auto", "functional", "kernels", "specs", "nn", "latents",
-    "world_model", "pretrained", "envs", "planners", "objectives", "data", "tasks", "torchrl_insides", "gymnasium_names",
-    "ranks", "play",
+    "world_model", "pretrained", "envs", "planners", "objectives", "data", "tasks", "torchrl_insides", "ranks",
+    "gymnasium_names", "play",
 }  # fmt: skip
 
 

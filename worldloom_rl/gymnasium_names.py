@@ -32,21 +32,29 @@ def _register(gymnasium: ModuleType) -> None:
 
 
 class _WhenImported(MetaPathFinder):
-    """Finds gymnasium as others do, once, and registers at the end of its import."""
+    """Finds gymnasium as others do, and registers at the end of its import; a find need not be followed by one."""
+
+    def __init__(self) -> None:
+        self._asks = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _MODULE:
+        if name != _MODULE or self._asks:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._asks = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asks = False
         if spec is None or spec.loader is None:
             return None
         load = spec.loader.exec_module
 
         def load_and_register(module: ModuleType) -> None:
             load(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             _register(module)
 
         spec.loader.exec_module = load_and_register  # type: ignore[method-assign]

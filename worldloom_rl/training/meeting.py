@@ -89,11 +89,13 @@ class _Meeting:
             self._has_told = True
 
     def leave(self) -> None:
-        """Ends the group; whoever left a reason stays until the others have read it, else torchrun would end them."""
+        """Ends the group. Whoever left a reason stays until the others have read it, else torchrun would end them; so does
+        the first at a good end, in whose process the store may be."""
         dist.destroy_process_group()
         with suppress(RuntimeError):
             left, until = self.store.add(_LEFT, 1), time.monotonic() + _TO_READ
-            while self._has_told and left < self._count and time.monotonic() < until:
+            stays = self._has_told or (self._number == 0 and not self._ends)
+            while stays and left < self._count and time.monotonic() < until:
                 time.sleep(0.02)
                 left = self.store.add(_LEFT, 0)
         if not self._ends and self._before is not None:

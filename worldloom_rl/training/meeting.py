@@ -89,8 +89,8 @@ class _Meeting:
             self._has_told = True
 
     def leave(self) -> None:
-        """Ends the group. Whoever left a reason stays until the others have read it, else torchrun would end them; so does
-        the first at a good end, in whose process the store may be."""
+        """Ends the group. Whoever left a reason stays until the others have read it, else torchrun would end them; the
+        first, in whose process the store may be, stays at a good end too."""
         dist.destroy_process_group()
         with suppress(RuntimeError):
             left, until = self.store.add(_LEFT, 1), time.monotonic() + _TO_READ

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
+from torchrl.envs import ExcludeTransform
 
 from worldloom_rl.data import Arrived, Replay
 from worldloom_rl.keys import GENERATION, INDEX, STREAM
@@ -336,3 +337,14 @@ def test_wrong_rows_and_settings_are_refused_with_what_is_wrong():
     assert len(replay) == 3
     with pytest.raises(NotImplementedError, match="save"):
         replay.state_dict()
+
+
+def test_a_transform_may_drop_the_handles_of_what_was_sampled():
+    replay = Replay(capacity=40, window=4, batch_size=2, by="window")
+    flags = {name: torch.zeros(10, 1, dtype=torch.bool) for name in ("is_init", "terminated", "truncated")}
+    flags["is_init"][0] = True
+    replay.extend(TensorDict({STREAM: torch.zeros(10, dtype=torch.int64), **flags}, [10]))
+    replay.append_transform(ExcludeTransform(INDEX, GENERATION))
+    batch, info = replay.sample(return_info=True)
+    assert batch.get(INDEX, None) is None
+    assert info[INDEX].shape == info[GENERATION].shape == (2, 4)

@@ -249,11 +249,12 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         with self._replay_lock, self._write_lock:
             index, info = self._sampler.sample(self._storage, batch_size)
             data = self._gather(index)
+        handles = {key: data[key] for key in (INDEX, GENERATION)}  # a transform may drop them
         decoded(data, self._codec)
         if self._transform is not None and len(self._transform):
             data = self._transform(data)
         # "index" is where ReplayBuffer.sample of the next TorchRL counts what was drawn.
-        return data, {**info, **{key: data[key] for key in (INDEX, GENERATION)}, "index": index}
+        return data, {**info, **handles, "index": index}
 
     def _gather(self, index: Tensor) -> TensorDict:
         """Rows at slots [B, L] and their handles, by index_select: for images indexing takes ten times as long."""

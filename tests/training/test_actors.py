@@ -18,6 +18,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from ray_in_process import HANGS, ActorDiedError, RayInProcess
+from runs_with_actors import UNLOOKED, planned, source_of
 from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -31,8 +32,6 @@ from worldloom_rl.training.checkpoint import load_state, save_state
 from worldloom_rl.training.collected_by_actors import CollectedByActors
 from worldloom_rl.training.run_directory import RunDirectory
 
-FEW = ("num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8",
-       "updates_per_step=0.25")  # fmt: skip
 SMALL = ("batch_size=2", "batch_length=4", "updates_per_step=0.25")
 
 
@@ -57,25 +56,6 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> RayInProcess:
     monkeypatch.setattr(actor.faulthandler, "enable", lambda file: None)
     monkeypatch.setattr(extras, "find_spec", lambda module: module)  # installed, as far as options can tell
     return made
-
-
-def planned(directory: Path, **changes: object) -> TDMPC2RunConfig:
-    told = {
-        "env": "Pendulum-v1", "time_limit": 15, "steps": 140, "seed_steps": 100, "overrides": FEW, "num_envs": 2,
-        "actors": 2, "actor_steps": 5, "run_directory": str(directory / "run"), "eval_episodes": 1,
-        "final_eval_episodes": 1, "first_evaluation": False,
-    }  # fmt: skip
-    return TDMPC2RunConfig(**{**told, **changes})  # type: ignore[arg-type]
-
-
-@contextmanager
-def source_of(config: TDMPC2RunConfig) -> Iterator[CollectedByActors]:
-    state = tdmpc2.make_state(config)
-    assert isinstance(state.source, CollectedByActors)
-    try:
-        yield state.source
-    finally:
-        state.close()
 
 
 def come(source: CollectedByActors, number: int) -> list[TensorDictBase]:
@@ -279,7 +259,7 @@ def test_whoever_waits_long_is_told_and_nothing_is_counted(
 
 
 def test_what_an_environment_raises_is_raised_as_it_is(ray: RayInProcess, tmp_path: Path) -> None:
-    config = planned(tmp_path, env="FailingPendulum-v0", episodic=False, rescale_observations=False)
+    config = planned(tmp_path, env="FailingPendulum-v0", **UNLOOKED)
     with source_of(config) as source, pytest.raises(KeyError, match="the robot is gone") as raised:
         come(source, 1)
     assert "line 7 of the robot" in str(raised.value.__cause__)

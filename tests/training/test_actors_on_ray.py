@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from runs_with_actors import UNLOOKED, planned, source_of
 from tensordict import TensorDictBase
 
 from worldloom_rl.keys import STREAM
@@ -22,8 +23,6 @@ from worldloom_rl.training.ray_tasks import Cluster, _descendants, _runs, cluste
 pytest.importorskip("ray")
 pytestmark = pytest.mark.process
 
-FEW = ("num_samples=8", "num_elites=2", "num_policy_trajectories=2", "iterations=1", "batch_size=8",
-       "updates_per_step=0.25")  # fmt: skip
 SECONDS = 240.0  # for anything that is waited for
 MODULE = """
 import gymnasium
@@ -66,25 +65,6 @@ def _shared(connected: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collected_by_actors, "cluster", again)
 
 
-def config(directory: Path, **changes: object) -> tdmpc2.Config:
-    told = {
-        "env": "Pendulum-v1", "time_limit": 15, "steps": 300, "seed_steps": 100, "overrides": FEW, "num_envs": 2,
-        "actors": 2, "actor_steps": 5, "run_directory": str(directory / "run"), "eval_episodes": 1,
-        "final_eval_episodes": 1, "first_evaluation": False,
-    }  # fmt: skip
-    return tdmpc2.Config(**{**told, **changes})
-
-
-@contextmanager
-def source_of(told: tdmpc2.Config) -> Iterator[CollectedByActors]:
-    state = tdmpc2.make_state(told)
-    assert isinstance(state.source, CollectedByActors)
-    try:
-        yield state.source
-    finally:
-        state.close()
-
-
 def collect_until(source: CollectedByActors, condition: Callable[[], object]) -> list[TensorDictBase]:
     """Batches until it holds; the condition is looked at after each."""
     begin, found = time.monotonic(), []
@@ -102,7 +82,7 @@ def up(source: CollectedByActors) -> Callable[[], bool]:
 
 
 def test_two_actors_train_pendulum_while_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    state = tdmpc2.make_state(config(tmp_path))
+    state = tdmpc2.make_state(planned(tmp_path, steps=300))
     source, news, until = state.source, [], time.monotonic() + SECONDS
     assert isinstance(source, CollectedByActors)
 
@@ -129,7 +109,7 @@ def test_two_actors_train_pendulum_while_one_that_is_killed_is_replaced(tmp_path
 
 
 def test_an_actor_that_was_stopped_is_ended_and_replaced_after_the_deadline(tmp_path: Path) -> None:
-    with source_of(config(tmp_path, actor_patience=20.0)) as source:
+    with source_of(planned(tmp_path, steps=300, actor_patience=20.0)) as source:
         collect_until(source, up(source))
         stopped = source.actors.processes[1]
         os.kill(stopped, signal.SIGSTOP)
@@ -141,7 +121,7 @@ def test_an_actor_that_was_stopped_is_ended_and_replaced_after_the_deadline(tmp_
 
 
 def test_an_error_in_an_actors_environment_is_raised_as_it_is(tmp_path: Path) -> None:
-    told = config(tmp_path, env="far_failing:FarFailing-v0", actors=1)
+    told = planned(tmp_path, steps=300, env="far_failing:FarFailing-v0", actors=1, **UNLOOKED)
     with source_of(told) as source, pytest.raises(OSError, match="the robot is gone") as raised:
         collect_until(source, lambda: False)
     assert raised.type is OSError

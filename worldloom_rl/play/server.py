@@ -103,7 +103,8 @@ def make_app(session: Session, title: str, token: str) -> Starlette:
     async def drive(socket: WebSocket) -> None:
         origin = urlsplit(socket.headers.get("origin", "")).netloc
         if not allowed(socket) or origin != socket.headers.get("host"):
-            return await socket.close()  # before it is accepted: 403
+            await socket.close()  # before it is accepted: 403
+            return
         await socket.accept()
         tab = Tab()
         try:

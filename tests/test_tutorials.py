@@ -32,7 +32,7 @@ def run(tutorial: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> dict[str
 # The steps end an episode before learning begins, and leave some for it.
 @pytest.mark.parametrize(
     ("tutorial", "steps"),
-    [pytest.param(*pair, id=pair[0].stem) for pair in zip(TUTORIALS[:4], (210, 60, 60, 110), strict=True)],
+    [pytest.param(*pair, id=pair[0].stem) for pair in zip(TUTORIALS[:4], (115, 60, 24, 65), strict=True)],
 )
 def test_the_tutorial_runs(
     tutorial: Path, steps: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

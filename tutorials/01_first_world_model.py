@@ -17,7 +17,7 @@ from worldloom_rl.recipes.tdmpc2 import make_optimizers, update
 from worldloom_rl.specs.environment import specs_of
 
 STEPS = int(os.environ.get("TUTORIAL_STEPS", "1500"))  # agent steps; a test runs fewer
-RANDOM_STEPS = min(500, STEPS // 2)
+RANDOM_STEPS = min(500, STEPS - 10)
 torch.manual_seed(0)
 torch.set_num_threads(1)
 

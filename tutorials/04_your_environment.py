@@ -46,7 +46,7 @@ print(f"random actions: return {random.mean_return:.1f}")
 config = tdmpc2.Config(
     env=ENV,
     steps=STEPS,
-    seed_steps=min(300, STEPS // 2),  # random actions before learning
+    seed_steps=min(300, STEPS - 10),  # random actions before learning
     eval_every=500,
     eval_episodes=EPISODES,
     final_eval_episodes=EPISODES,

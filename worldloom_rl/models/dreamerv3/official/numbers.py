@@ -80,7 +80,8 @@ _FIXED: dict[str, Json] = {  # what our model does in one way only
 }
 
 
-_LARGEST_FILE = 2**18  # bytes; official files have 8,000
+_LARGEST_FILE = 2**16  # bytes; official files have 8,000
+_DEEPEST = 16  # collections in collections; official files have 5. The parser's time grows with their square
 
 
 def read_config(file: Path) -> dict[str, Json]:
@@ -89,7 +90,7 @@ def read_config(file: Path) -> dict[str, Json]:
         raise ValueError(f"{file} is larger than {_LARGEST_FILE} bytes; it is no configuration of a DreamerV3 run.")
     try:
         text = file.read_text()
-        _refuse_nested_aliases(text)
+        _refuse_bombs(text)
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a number of many digits
         raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {str(error)[:200]}") from error
@@ -99,12 +100,14 @@ def read_config(file: Path) -> dict[str, Json]:
         raise ValueError(f"{file} is not the configuration of a DreamerV3 run: {str(error)[:200]}") from error
 
 
-def _refuse_nested_aliases(text: str) -> None:
-    """Raise ValueError if an alias stands inside what an alias may name: ten lines of them mean 10^10 numbers."""
+def _refuse_bombs(text: str) -> None:
+    """Raise YAMLError for small files that grow: deep ones, and an alias inside of what an alias may name."""
     anchored: list[bool] = []
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             anchored.append(event.anchor is not None)
+            if len(anchored) > _DEEPEST:
+                raise yaml.YAMLError(f"it is nested deeper than {_DEEPEST}")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchored.pop()
         elif isinstance(event, yaml.AliasEvent) and any(anchored):

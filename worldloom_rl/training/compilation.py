@@ -41,10 +41,6 @@ class Gains:
     build: float = 0.0
     largest: int = 0
 
-    def hold(self, parameters: int) -> bool:
-        """Whether something is known to be won for a model of that size."""
-        return max(self.acting, self.update) > 0.0 and parameters <= self.largest
-
 
 class Built(NamedTuple):
     """What compiling has taken in this process so far."""

@@ -14,7 +14,7 @@ from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
 from worldloom_rl.training.clock import Counts
-from worldloom_rl.training.compilation import Built, built, compile_model, missing_compiler
+from worldloom_rl.training.compilation import Built, Gains, built, compile_model, missing_compiler
 from worldloom_rl.training.manifest import DamagedCheckpoint, read_json
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.profile import OTHER, Profile
@@ -144,12 +144,17 @@ def compiling(recipe: Recipe[ConfigT, ModelT, StateT], state: StateT, directory:
     config = state.config
     if config.compile is not None:
         return CompilingAt(state, Counts(0, 0)) if config.compile else Compiling()
-    if not recipe.gains.hold(state.model.num_parameters()) or not _is_known(config):
+    if not _may_pay(recipe.gains, state.model.num_parameters()) or not _is_known(config):
         return Compiling()
     chosen = _chosen(directory.path, config) if state.resumed else None
     if chosen is None:
         return CompilingIfItPays(recipe, state, directory)
     return CompilingAt(state, chosen[1]) if chosen[0] else Compiling()
+
+
+def _may_pay(gains: Gains, parameters: int) -> bool:
+    """Whether compiling wins enough of a part of a step, for a model of that size, to be worth a look at the run."""
+    return max(gains.acting, gains.update) >= LEAST_GAIN and parameters <= gains.largest
 
 
 def _is_known(config: RunConfig) -> bool:

@@ -19,7 +19,7 @@ from worldloom_rl.recipes import dreamerv3, tdmpc2, tdmpc2_offline
 from worldloom_rl.training import compilation, compiling, loop
 from worldloom_rl.training.checkpoint import Checkpoints
 from worldloom_rl.training.clock import Counts
-from worldloom_rl.training.compilation import Gains
+from worldloom_rl.training.compilation import Gains, missing_compiler
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.training.train_or_resume import train_or_resume
 
@@ -231,3 +231,22 @@ def test_measuring_leaves_no_hook_behind(tmp_path: Path, monkeypatch: pytest.Mon
         assert all(value > 0 for value in seconds.values())
     finally:
         state.close()
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("soon")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+def test_what_is_really_built_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (reason := missing_compiler()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "built"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    monkeypatch.setattr(tdmpc2.TDMPC2, "step_modules", lambda model: [model.behavior.policy])  # one is built soon
+    monkeypatch.setattr(Checkpoints, "_drop", lambda self: None)
+    # Whoever goes on from 30 evaluates first: what is built is first called with other rows than it was.
+    evaluated = {**SMALL, "eval_every": 30, "eval_episodes": 3}
+    run = tdmpc2.train(tdmpc2.Config(run_directory=str(tmp_path / "run"), **evaluated))
+    for start in (30, 24):
+        copied = RunDirectory(shutil.copytree(run.path, tmp_path / f"from{start}"))
+        (copied.path / "result.json").unlink()
+        assert same(weights(loop.resume(tdmpc2.RECIPE, copied, start=start)), weights(run))

@@ -117,3 +117,16 @@ def test_resident_memory_grows_with_what_is_kept() -> None:
     assert after is not None
     assert 150e6 < after[0] - before[0] < 250e6
     assert after[1] >= after[0] > kept.nbytes
+
+
+def test_a_training_step_is_a_plan_and_an_update() -> None:
+    pytest.importorskip("dm_control")
+    step = catalogue.find("train-tdmpc2-5m").make("eager")
+    parts = [measure.done_gflop(call) for call in (tdmpc2.plan(1, "eager"), tdmpc2.learn("eager"))]
+    assert measure.done_gflop(step) == pytest.approx(sum(parts), rel=0.01)
+
+
+def test_work_that_needs_what_is_not_installed_says_so() -> None:
+    (made,) = measure.contestants([Workload("a", "b", multiply, needs="nowhere")], mode="eager", against=None, seed=0)  # type: ignore[arg-type]
+    assert made.call is None
+    assert made.row.note == "nowhere is not installed"

@@ -158,7 +158,7 @@ def test_what_is_told_counts_more_than_what_is_found(told: dict[str, bool], epis
     assert (config.episodic, config.rescale_observations) == (episodic, rescaled)
 
 
-@pytest.mark.parametrize("option", ["episodic", "rescale-observations"])
+@pytest.mark.parametrize("option", ["episodic", "rescale-observations", "compile"])
 def test_options_are_flags_with_their_opposites(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(loop, "train", lambda _, config: seen.append(config) or RunDirectory("nowhere"))

@@ -176,4 +176,6 @@ class Actor(nn.Module):
                 groups = torch.split(at_least_float32(head.logits(hidden)), list(part.categories), -1)
                 locations.append(torch.cat([logits.log_softmax(-1) for logits in groups], -1))
                 stds.append(torch.ones_like(locations[-1]))
+        if len(locations) == 1:
+            return ActionDistribution(locations[0], stds[0], self.action_space)
         return ActionDistribution(torch.cat(locations, -1), torch.cat(stds, -1), self.action_space)

@@ -26,6 +26,7 @@ from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
 from worldloom_rl.training.collected_by_actors import collecting
+from worldloom_rl.training.compilation import Gains
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.finite import GRADIENT, check_finite, gradient_norm
 from worldloom_rl.training.laprop import LaProp
@@ -206,6 +207,8 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
     title = "DreamerV3"
     config_class = Config
     together = True
+    # size12m from vectors, in tests/benchmarks/README.md: size1m and pixels lose; with AVX-512 0.04 of size1m's update
+    gains = Gains(acting=-0.08, update=0.02, build=200.0, largest=10_000_000_000)
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "entropy": "policy_entropy"}
 
     def make_state(self, config: Config) -> State:

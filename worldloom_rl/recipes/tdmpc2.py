@@ -28,6 +28,7 @@ from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import first_look, loop
 from worldloom_rl.training.collected_by_actors import collecting
+from worldloom_rl.training.compilation import Gains
 from worldloom_rl.training.cuda_graphs import capture
 from worldloom_rl.training.evaluate import Evaluation, by_task, play_in
 from worldloom_rl.training.finite import GRADIENT, check_finite, not_finite
@@ -226,6 +227,8 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     config_class = Config
     pretrains = True
     together = True
+    # 5m from vectors, tests/benchmarks/README.md: `plan`, `tdmpc2-update`; with AVX-512 more was seen, 0.28 and 0.10
+    gains = Gains(acting=0.10, update=0.06, build=60.0, largest=10_000_000)
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
 
     def settle(self, config: Config) -> Config:

@@ -89,6 +89,7 @@ class ActionSpace(PreciseBuffers):
         for start, stop in self.groups:
             continuous[start:stop] = False
         self.is_continuous = not self.groups
+        self.is_one_box = self.is_continuous and len(segments) == 1
         self.is_discrete = sum(stop - start for start, stop in self.groups) == self.width
         self.register_buffer("continuous", continuous, persistent=False)
         bounds = list(zip(lows, highs, strict=True))
@@ -124,7 +125,8 @@ class ActionSpace(PreciseBuffers):
                 groups = [one_hot(value[..., i].long(), count) for i, count in enumerate(segment.categories)]
                 value = torch.cat(groups, -1)
             parts.append(value)
-        flat = torch.cat([part.to(self.center.dtype) for part in parts], -1)
+        parts = [part.to(self.center.dtype) for part in parts]
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return ((flat - self.center) / self.half_range).to(self.dtype)
 
     def bounded(self, flat: Tensor) -> Tensor:
@@ -137,7 +139,9 @@ class ActionSpace(PreciseBuffers):
         action: dict[NestedKey, Tensor] = {}
         for segment in self.segments:
             place = slice(segment.start, segment.stop)
-            if not segment.categories:
+            if self.is_one_box:
+                value = scaled.clamp(self.low, self.high)
+            elif not segment.categories:
                 value = scaled[..., place].clamp(self.low[place], self.high[place])
             elif segment.one_hot:
                 value = flat[..., place]

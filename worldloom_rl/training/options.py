@@ -68,7 +68,9 @@ class RunConfig:
     seed: int = ranged(0, 0, LARGEST_SEED)  # of weights, environments, exploration and replay
     threads: int = ranged(1, 1, 1024)  # of torch; a second one rarely pays at small sizes
     device: str = "cpu"  # where the model learns
-    compile: bool = False  # build one step of the model with torch.compile; needs a C++ compiler, and a minute at first
+    # build one step of the model with torch.compile, which takes a C++ compiler and a minute; by default a run does so
+    # whose first steps tell that it is long enough to win that back
+    compile: bool | None = None
     profile: bool = False  # tell at the end where the time went, also in profile.json
     logger: str | None = None  # "wandb": log there too, beside CSV and TensorBoard
     run_directory: str | None = None  # by default runs/<family>-<environment>-seed<seed>-<time>

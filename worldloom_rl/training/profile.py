@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 PARTS = ("environment", "acting", "sampling", "update")
 OTHER = "other"
@@ -49,6 +50,7 @@ class Profile(NoProfile):
         self._seconds = dict.fromkeys((*PARTS, OTHER), 0.0)
         self._running = [OTHER]
         self._since = time.perf_counter()
+        self._hooks: list[RemovableHandle] = []
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
@@ -61,8 +63,15 @@ class Profile(NoProfile):
 
     def time_calls(self, module: nn.Module, part: str) -> None:
         """All calls of the module count for this part."""
-        module.register_forward_pre_hook(lambda module, inputs: self._begin(part))
-        module.register_forward_hook(lambda module, inputs, output: self._end(), always_call=True)
+        self._hooks += [
+            module.register_forward_pre_hook(lambda module, inputs: self._begin(part)),
+            module.register_forward_hook(lambda module, inputs, output: self._end(), always_call=True),
+        ]
+
+    def stop(self) -> None:
+        """Leaves the modules whose calls counted as they were."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def leave_out(self, seconds: float) -> None:
         """Take back time that counted for nothing in particular, such as an evaluation."""

@@ -16,6 +16,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.data.window_sampler import NoWindow
 from worldloom_rl.training.clock import AGENT_STEPS, Clock
+from worldloom_rl.training.compilation import Gains
 from worldloom_rl.training.evaluate import Evaluation, play, with_primers
 from worldloom_rl.training.first_look import settled
 from worldloom_rl.training.options import RunConfig
@@ -75,6 +76,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         pretrains: the updates that the steps before learning are due are made at once when learning begins.
         length_counts: why a run of it cannot become longer than it was told at first, as half a sentence; "" if it can.
         together: whether several processes can learn by it together.
+        gains: what compiling the model is known to win; a run that was not told compiles by it, see `compiling`.
         shown: metrics that the live line shows, by the name that it gives them.
     """
 
@@ -85,6 +87,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     pretrains: ClassVar[bool] = False
     length_counts: ClassVar[str] = ""
     together: ClassVar[bool] = False
+    gains: ClassVar[Gains] = Gains()
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
 
     def settle(self, config: ConfigT) -> ConfigT:

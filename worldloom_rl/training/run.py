@@ -15,7 +15,7 @@ from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.training.checkpoint import counts_of, save_checkpoint, score_of
 from worldloom_rl.training.clock import AGENT_STEPS, Counts
-from worldloom_rl.training.compilation import Built, built, compile_model
+from worldloom_rl.training.compiling import Compiling, compiling
 from worldloom_rl.training.evaluate import Evaluation, united
 from worldloom_rl.training.finite import check_read
 from worldloom_rl.training.interruption import Interrupted, Interruption
@@ -42,7 +42,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self._open = ExitStack()
         self._warned = ""
         self._begun = False  # the evaluation before the first step was made, given up or left out
-        self._built: Built | None = None
+        self._compiling = Compiling()
 
     def __enter__(self) -> Run[ConfigT, ModelT, StateT]:
         with ExitStack() as opened:
@@ -68,8 +68,6 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self.directory.logs.wandb, self.directory.logs.clock = config.logger == "wandb", recipe.clock.name
         every, self._first = config.checkpoint_every, self.count
         self._next_checkpoint = (self._first // every + 1) * every
-        if config.compile:
-            self._built = built()
         if config.profile:
             state.profile = Profile(config.device)
             state.source.time_acting(state.profile)
@@ -83,8 +81,12 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         )
         if state.resumed and self.goes_on():
             self.line.say(state.resumed)
-        if config.compile:
-            self.line.say(compile_model(state.model, config.device))
+        self._compiling = compiling(recipe, state, self.directory)
+        self._compile("")
+
+    def _compile(self, phase: str) -> None:
+        if told := self._compiling.after(phase):
+            self.line.say(told)
 
     @property
     def count(self) -> int:
@@ -100,6 +102,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def after_step(self, phase: str) -> None:
         """Shows and logs what the step came to, if it is time to, and saves. Raises Interrupted if a signal came."""
         state = self.state
+        self._compile(phase)
         for told in state.source.news():
             self.line.say(told)
         if self.line.due():
@@ -242,11 +245,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         if spent and (steps := self.count - self._first):
             write_json(self.directory.path / PROFILE_FILE, {self.recipe.clock.name: steps, "seconds": spent})
             self.line.say(profile_text(spent, steps))
-        if self._built is not None and (graphs := built().graphs - self._built.graphs):
-            self.line.say(
-                f"Compiling took {built().seconds - self._built.seconds:.0f} s for {graphs} graphs; torch keeps what "
-                "it built, so the next run on this machine spends less."
-            )
+        if took := self._compiling.cost():
+            self.line.say(took)
         self.line.say(f"Trained for {state.training_seconds:.0f} s. Last evaluation: {final}.")
 
     def _last_evaluation(self) -> Evaluation | None:

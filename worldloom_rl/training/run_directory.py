@@ -33,6 +33,7 @@ RESULT_FILE = "result.json"
 CURVE_FILE = "curve.png"
 IMAGINATION_FILE = "imagination.png"
 PROFILE_FILE = "profile.json"
+COMPILATION_FILE = "compilation.json"  # whether a run that was not told compiled its model, and where
 _LONGEST_NAME = 100  # characters of a name that was not chosen; file systems take 255 bytes
 
 
@@ -112,6 +113,7 @@ class RunDirectory:
         with self.owned():
             self.checkpoints.clean()
             self.logs.remove()
+            (self.path / COMPILATION_FILE).unlink(missing_ok=True)
             (self.path / CONFIG_FILE).unlink(missing_ok=True)  # last: without it, this is no run any more
 
     @contextmanager

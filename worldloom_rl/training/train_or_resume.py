@@ -56,7 +56,7 @@ def _directory(config: ConfigT) -> RunDirectory:
 
 def _differences(given: ConfigT, there: ConfigT) -> Iterator[str]:
     """Each option in which they differ, with what was given and what is expected; what that run found out is none."""
-    found = found_fields(type(given))
+    found = found_fields(type(given)) | {"compile"}
     for field in dataclasses.fields(given):
         ours, theirs = getattr(given, field.name), getattr(there, field.name)
         if ours is None and field.name in found:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from speed import dreamerv3, replay, tdmpc2
+from speed import dreamerv3, replay, tdmpc2, training
 from speed.workload import Workload
 from worldloom_rl.config import did_you_mean
 
-WORKLOADS = {workload.name: workload for workload in (*tdmpc2.WORKLOADS, *dreamerv3.WORKLOADS, *replay.WORKLOADS)}
+WORKLOADS = {
+    workload.name: workload
+    for workload in (*tdmpc2.WORKLOADS, *dreamerv3.WORKLOADS, *training.WORKLOADS, *replay.WORKLOADS)
+}
 
 
 def find(name: str) -> Workload:

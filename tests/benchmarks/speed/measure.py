@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -85,6 +86,10 @@ def contestants(
     found = []
     for workload in workloads:
         row = Measurement(workload.name, workload.claim, "worldloom", mode, reference_gflop=workload.reference_gflop)
+        if workload.needs and find_spec(workload.needs) is None:
+            row.note = f"{workload.needs} is not installed"
+            found.append(Contestant(row, None, workload.repeats))
+            continue
         torch.manual_seed(seed)
         with torch.device(device):
             call = workload.make("eager")

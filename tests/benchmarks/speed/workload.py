@@ -35,6 +35,7 @@ class Workload:
         reference_gflop: floating-point operations of the reference algorithm's matrix products, two a multiply-add,
             in 10⁹; None where the work is not made of products.
         repeats: calls a round, whose mean is one measurement; for work of a few milliseconds.
+        needs: a module that it cannot be done without; where that is missing, the row says so.
         peers: by the name that `--against` takes.
     """
 
@@ -43,4 +44,5 @@ class Workload:
     make: Callable[[Mode], Call]
     reference_gflop: float | None = None
     repeats: int = 1
+    needs: str = ""
     peers: tuple[Peer, ...] = ()

@@ -53,8 +53,8 @@ class VectorLeaf:
             present = (flat != -1).all(-1, keepdim=True) if flat.is_signed() else torch.ones_like(flat[..., :1] == 0)
             rows = one_hot(flat.long().clamp(min=0), self.classes).flatten(-2).to(dtype)
             return rows * present, present
-        present = ~flat.isneginf().any(-1, keepdim=True)
-        return symlog(torch.where(present, flat.to(dtype), 0.0)), present
+        missing = flat.isneginf().any(-1, keepdim=True)
+        return symlog(flat.to(dtype).masked_fill(missing, 0.0)), ~missing
 
     def loss(self, output: Tensor, value: Tensor) -> Tensor:
         """[...] squared error in symlog space, or cross-entropy, summed over the leaf; 0 where missing."""
@@ -153,7 +153,8 @@ class Encoder(nn.Module):
         if self.vector is not None:
             dtype = first_weight(self.vector).dtype
             targets = [leaf.target(observation[leaf.key], precise(dtype))[0] for leaf in self.leaves]
-            branches.append(self.vector(torch.cat(targets, -1).to(dtype)))
+            vector = targets[0] if len(targets) == 1 else torch.cat(targets, -1)
+            branches.append(self.vector(vector.to(dtype)))
         if self.image is not None:
             branches.append(self.image(torch.cat([observation[key] for key in self.image_keys], -3)))
         return branches[0] if len(branches) == 1 else torch.cat(branches, -1)

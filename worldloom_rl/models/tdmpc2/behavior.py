@@ -48,6 +48,19 @@ class PolicySample(NamedTuple):
     log_probabilities: Tensor  # [..., A] of one-hot dimensions, 0 for continuous ones
 
 
+class _Normal(NamedTuple):
+    """A draw before it is squashed; all [..., A]."""
+
+    mean: Tensor
+    log_std: Tensor
+    epsilon: Tensor
+
+    @property
+    def squashed(self) -> Tensor:
+        """[..., A] the action."""
+        return torch.tanh(self.mean + self.epsilon * self.log_std.exp())
+
+
 class Behavior(nn.Module):
     """Policy prior and Q ensemble over features [..., F] (the latent, with the task embedding where there is one)."""
 
@@ -105,15 +118,28 @@ class Behavior(nn.Module):
             return self._sample_real(output, mask, noise)
         return self._sample_mixed(output, noise)
 
-    def _sample_real(self, output: Tensor, mask: Tensor | None, noise: Noise) -> PolicySample:
+    def act(self, features: Tensor, mask: Tensor | None, noise: Noise, *, mode: bool = False) -> Tensor:
+        """[..., A] the action, or the mode, that `sample` gives from the same draws, without its entropies."""
+        output = at_least_float32(self.policy(features))
+        if not self.action_space.is_continuous:
+            prior = self._sample_mixed(output, noise)
+            return prior.mode if mode else prior.action
+        normal = self._draw(output, mask, noise)
+        return torch.tanh(normal.mean) if mode else normal.squashed
+
+    def _draw(self, output: Tensor, mask: Tensor | None, noise: Noise) -> _Normal:
         mean, raw = output.chunk(2, -1)
         log_std = bounded_log_std(raw, self.config.log_std_min, self.config.log_std_max)
         epsilon = noise.normal("policy", mean.shape, mean)
-        dimensions: Tensor | int = mean.shape[-1]
-        if mask is not None:
-            mean, log_std, epsilon = mean * mask, log_std * mask, epsilon * mask
-            dimensions = mask.sum(-1, keepdim=True)
-        action = torch.tanh(mean + epsilon * log_std.exp())
+        if mask is None:
+            return _Normal(mean, log_std, epsilon)
+        return _Normal(mean * mask, log_std * mask, epsilon * mask)
+
+    def _sample_real(self, output: Tensor, mask: Tensor | None, noise: Noise) -> PolicySample:
+        normal = self._draw(output, mask, noise)
+        mean, log_std, epsilon = normal
+        dimensions: Tensor | int = mean.shape[-1] if mask is None else mask.sum(-1, keepdim=True)
+        action = normal.squashed
         # Masked dimensions keep their constant terms, as in the official code.
         log_probability = gaussian_log_probability(epsilon, log_std)
         scale = log_probability * dimensions
@@ -177,9 +203,10 @@ class Behavior(nn.Module):
 
     def target_value(self, features: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
         """[..., 1] value of features under the prior: the smaller of a random pair of target Qs."""
-        prior = self.sample(features, mask, noise)
         if self.all_actions is None:
-            return self.q_pair(_join(features, prior.action), noise, target=True).amin(0)
+            action = self.act(features, mask, noise)
+            return self.q_pair(_join(features, action), noise, target=True).amin(0)
+        prior = self.sample(features, mask, noise)
         values = self.q_pair(self._every_action(features), noise, target=True).amin(0)
         return self._expectation(values, prior)
 
@@ -190,7 +217,7 @@ class Behavior(nn.Module):
         """
         if self.all_actions is not None and len(self.all_actions) <= _MOST_ENUMERATED_IN_PLANS:
             return self.policy_value(latent_features, mask, noise, None)[1]
-        action = self.sample(latent_features, mask, noise).action
+        action = self.act(latent_features, mask, noise)
         return self.q_pair(_join(latent_features, action), noise).mean(0)
 
     def _every_action(self, features: Tensor) -> Tensor:

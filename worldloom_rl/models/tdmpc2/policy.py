@@ -51,7 +51,7 @@ def make_planner(model: WorldModel, **options: Unpack[MPPIKeywords]) -> MPPIPlan
 
 
 def _policy_prior(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
-    return model.behavior.sample(model.latent_features(latent), model.action_mask(latent), noise).action
+    return model.behavior.act(model.latent_features(latent), model.action_mask(latent), noise)  # type: ignore[no-any-return]
 
 
 def _terminal_value(model: WorldModel, latent: Latent, noise: Noise) -> Tensor:
@@ -66,6 +66,6 @@ class PolicyPrior(LatentPolicy):
         self.deterministic = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
     def act(self, latent: Latent, noise: Noise) -> Tensor:
-        behavior = self.model.behavior
-        prior = behavior.sample(self.model.latent_features(latent), self.model.action_mask(latent), noise)
-        return prior.mode if exploration_type() in self.deterministic else prior.action
+        features, mask = self.model.latent_features(latent), self.model.action_mask(latent)
+        mode = exploration_type() in self.deterministic
+        return self.model.behavior.act(features, mask, noise, mode=mode)  # type: ignore[no-any-return]

@@ -29,12 +29,13 @@ from worldloom_rl.training.train_or_resume import train_or_resume
 
 BUDGET: dict[str, Any] = {
     "env": "worldloom/Door-v0",
+    "num_envs": 4,
     "eval_every": 10**6,
     "final_eval_episodes": 20,
     "first_evaluation": False,
 }
-NUMBERS = ("batch_size=8", "updates_per_step=0.5", "learning_rate=1e-3")
-STEPS, TUNING_STEPS = 5000, 3000
+NUMBERS = ("batch_size=8", "batch_length=16", "updates_per_step=0.25", "learning_rate=1e-3")
+STEPS, TUNING_STEPS = 4000, 2000
 CELLS = sum(is_free(column, row) for column, row in product(range(WIDTH), range(HEIGHT)))
 
 

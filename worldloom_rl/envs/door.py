@@ -52,7 +52,7 @@ class Door(gymnasium.Env[np.ndarray, np.int64]):
             self.cell = ahead
         self.steps += 1
         arrived, late = self.cell == GOAL, self.steps >= EPISODE_STEPS
-        info = {"success": arrived} if arrived or late else {}
+        info: Info = {"success": arrived} if arrived or late else {}
         return self._observed(), float(arrived), arrived, late and not arrived, info
 
     def render(self) -> np.ndarray:

@@ -300,6 +300,13 @@ def test_without_termination_the_value_is_the_discounted_sum_of_the_hand_compute
     assert value_of([1.0, 1.0, 1.0], terminal=8.0) == 3.0 + 0.125 * 8
 
 
+def test_a_bonus_of_the_latent_before_a_step_and_its_action_is_added_to_the_reward():
+    options = PlanOptions(bonus=lambda latent, action: 10 * latent["deterministic"] + action)
+    latent, actions = {"deterministic": torch.zeros(2, 1)}, torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 2, 4, 1)
+    value = trajectory_value(counting([1.0, 1.0, 1.0], 0.5), latent, actions, options, seeded())
+    assert torch.equal(value, torch.full((2, 4), 3.0 + 0.5 * (10 + 1) + 0.25 * (20 + 2)))
+
+
 def test_the_sticky_cut_counts_the_terminating_steps_reward_and_nothing_after_it():
     assert value_of([1.0, 0.4, 0.9], sticky_cut, terminal=8.0) == 1 + 0.5 * 2
     assert value_of([0.1, 1.0, 1.0], sticky_cut, terminal=8.0) == 1.0

@@ -34,6 +34,7 @@ from worldloom_rl.report.model_findings import (
     judge_reward,
     judge_value,
     verdict_text,
+    without_value,
 )
 from worldloom_rl.report.model_report import Evidence, Pairs, gather_evidence, value_pairs
 from worldloom_rl.report.model_report_page import report_page
@@ -399,6 +400,15 @@ def test_the_first_actions_of_each_episode_are_random_and_a_recurrent_model_is_t
     if family == "dreamerv3":  # told, at every row that was acted from, what was done in the third environment
         inside = ~streams[2]["is_init"].flatten()
         assert torch.equal(torch.stack(told), streams[2]["previous_action"][:-1][inside[:-1] & inside[1:]])
+
+
+def test_the_values_of_a_run_that_explored_are_not_judged(episodes: Episodes) -> None:
+    found = judge(evidence_of(Spring(fault="value head"), episodes))
+    told = without_value(found, "the run explored")
+    assert accused(found) == ["value head"]
+    assert accused(told) == []
+    assert [each.part for each in told] == [each.part for each in found]
+    assert told[-1].text == "The value head is not judged yet: the run explored."
 
 
 def test_padding_is_no_row(episodes: Episodes) -> None:

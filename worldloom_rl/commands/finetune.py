@@ -49,7 +49,7 @@ def fine_tuning(options: FineTuneOptions) -> tuple[AnyRecipe, StartedConfig]:
     from worldloom_rl.auto import AutoWorldModel
     from worldloom_rl.commands.recipes import find_recipe
     from worldloom_rl.recipes import tdmpc2_finetune
-    from worldloom_rl.recipes.finetune import acted
+    from worldloom_rl.recipes.finetune import EXPLORED, acted
 
     model = AutoWorldModel.describe(options.started_from)
     family = model.family.name
@@ -62,7 +62,9 @@ def fine_tuning(options: FineTuneOptions) -> tuple[AnyRecipe, StartedConfig]:
     if family == "jepa":
         values["image_size"] = _image_size(model.observation_spec)
     if (old := _run_of(Path(options.started_from))) is not None:
-        values |= {"preset": old.preset, "began_as": tuple(f"{name}={value}" for name, value in acted(old).items())}
+        began_as = [f"{name}={value}" for name, value in acted(old).items()]
+        began_as += [EXPLORED] * getattr(old, "explore", False)
+        values |= {"preset": old.preset, "began_as": tuple(began_as)}
         values |= acted(old) if options.inherit else {}
     return find_recipe(f"{family}-finetune"), kind(**{**values, **_given(options, kind, family)})
 

@@ -39,7 +39,7 @@ def report(
     """
     from worldloom_rl.commands.trained import newest, of_one_task, open_run
     from worldloom_rl.report.examination import VALUE_HEADS, examine, play_for_report
-    from worldloom_rl.report.model_findings import judge, verdict_text
+    from worldloom_rl.report.model_findings import judge, verdict_text, without_value
     from worldloom_rl.report.model_report_page import write_report
     from worldloom_rl.training.run_directory import CURVE_FILE
 
@@ -55,6 +55,8 @@ def report(
     played = play_for_report(model, value_head, policy, make_env, episodes=episodes, steps=steps, seed=seed)
     evidence = examine(model, value_head, played, seed=seed)
     findings = judge(evidence)
+    if getattr(trained.config, "explore", False):
+        findings = without_value(findings, "the run explored, and it values what is not yet known, not the reward")
     facts = _facts(trained, value_head, played, episodes=episodes, steps=steps, seed=seed)
     facts["imagination"] = (
         f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken"

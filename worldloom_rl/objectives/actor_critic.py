@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -15,6 +17,8 @@ from worldloom_rl.nn.heads import Actor
 from worldloom_rl.noise import Noise
 from worldloom_rl.world_model import Latent, LatentPolicy, WorldModel
 
+# [..., 1] of a step, from the features [..., F] that it starts at and its flat action [..., A].
+FeatureReward = Callable[[Tensor, Tensor], Tensor]
 _DETERMINISTIC = (ExplorationType.DETERMINISTIC, ExplorationType.MODE, ExplorationType.MEAN)
 
 
@@ -53,6 +57,7 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
         behavior: actor, critic and slow critic over the model's features; need not be the model's own.
         horizon: H imagined steps.
         actor_coef, critic_coef: weights of the two losses.
+        reward: of an imagined step, in place of the one that the model foresees, such as `LatentEnsemble.reward`.
     Reference: dreamerv3 agent.py, imag_loss.
     """
 
@@ -71,6 +76,7 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
         slow_coef: float = 1.0,
         actor_coef: float = 1.0,
         critic_coef: float = 1.0,
+        reward: FeatureReward | None = None,
     ) -> None:
         super().__init__()
         if horizon < 1:
@@ -81,6 +87,7 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
         self.horizon = horizon
         self.lambda_, self.entropy_coef, self.slow_coef = lambda_, entropy_coef, slow_coef
         self.actor_coef, self.critic_coef = actor_coef, critic_coef
+        self.reward = reward
         self.in_keys = list(model.latent_keys)
         self.out_keys = ["loss_actor", "loss_critic", LAMBDA_RETURN]
 
@@ -89,6 +96,8 @@ class ImaginedActorCriticLoss(LossModule):  # type: ignore[misc]
         start = {name: value.detach() for name, value in self.model.read_latent(tensordict).items()}
         noise = self.model.noise if noise is None else noise
         features, action, reward, continuation = self.model.dream(start, self.policy.act_on, self.horizon, noise)
+        if self.reward is not None:
+            reward = self.reward(features[:-1], self.model.action_space.bounded(action))
         reward = torch.cat([torch.zeros_like(reward[:1]), reward])  # of the start, which no return reads
         reward, continuation, discount = (x.squeeze(-1) for x in (reward, continuation, self.model.discount(start)))
         losses = self.losses(features, action, reward, continuation, discount)

@@ -14,6 +14,7 @@ from worldloom_rl.planners.termination import soft_continue
 from worldloom_rl.world_model import Latent, RewardFunction
 
 LatentFunction = Callable[[Latent, Noise], Tensor]
+Bonus = Callable[[Latent, Tensor], Tensor]  # [..., 1] of a latent before a step and its flat action [..., A]
 TerminationRule = Callable[[Tensor, Tensor], Tensor]
 PerDimension = float | Sequence[float]  # one number, or one a dimension of the flat action
 
@@ -59,6 +60,7 @@ class PlanOptions:
 
     # What a sequence is worth
     reward: RewardFunction | None = None  # of the latents before and after a step, in place of the predicted one
+    bonus: Bonus | None = None  # added to the reward of each step; of disagreement see `weighed_disagreement`
     terminal_value: LatentFunction | None = None  # [..., 1], of what follows the horizon
     termination: TerminationRule = soft_continue  # how predicted continuation weighs later steps
     policy_prior: LatentFunction | None = None  # flat actions [..., A] of `num_policy_trajectories`
@@ -131,6 +133,7 @@ class PlanKeywords(TypedDict, total=False):
     floor: float
     execute: int
     reward: RewardFunction | None
+    bonus: Bonus | None
     terminal_value: LatentFunction | None
     termination: TerminationRule
     policy_prior: LatentFunction | None

@@ -130,6 +130,8 @@ def trajectory_value(model: WorldModel, latent: Latent, actions: Tensor, options
         arrived, reward, continuation = predict(state, action, noise)
         if options.reward is not None:
             reward = options.reward(before, arrived)
+        if options.bonus is not None:
+            reward = reward + options.bonus(before, action)
         predict, state, before = model.predict_latent, arrived, arrived
         total = total + factor * alive * reward
         factor = factor * discount

@@ -21,7 +21,13 @@ from worldloom_rl.data import Arrivals
 from worldloom_rl.data.laws import OnlineLaw
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.noise import Noise
-from worldloom_rl.objectives import ImaginedActorCriticLoss, ReplayValueLoss, WorldModelLoss
+from worldloom_rl.objectives import (
+    DisagreementLoss,
+    ImaginedActorCriticLoss,
+    LatentEnsemble,
+    ReplayValueLoss,
+    WorldModelLoss,
+)
 from worldloom_rl.recipes.options import DreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
@@ -40,16 +46,31 @@ from worldloom_rl.training.source import Saved, closed_on_error
 
 @dataclass
 class Losses:
-    """The three losses of one update; their sum trains everything at once."""
+    """The losses of one update; their sum trains everything at once."""
 
     world_model: WorldModelLoss
     actor_critic: ImaginedActorCriticLoss
     replay_value: ReplayValueLoss
+    disagreement: DisagreementLoss | None = None  # of a run that explores: what actor and critic learn from
     captured: Callable[[TensorDictBase], TensorDictBase] | None = None  # `differentiate`, as a CUDA graph
 
+    @property
+    def ensemble(self) -> LatentEnsemble | None:
+        """What disagrees, of a run that explores."""
+        return None if self.disagreement is None else self.disagreement.ensemble
 
-def make_losses(model: DreamerV3) -> Losses:
-    """The losses with the numbers of the model's configuration."""
+
+def make_ensemble(model: DreamerV3) -> LatentEnsemble:
+    """Predictors of the next stochastic state, as wide as the model's heads."""
+    return LatentEnsemble(model, leaf="stochastic", units=model.config.units).to(model.discounts.device)
+
+
+def make_losses(model: DreamerV3, ensemble: LatentEnsemble | None = None) -> Losses:
+    """The losses with the numbers of the model's configuration.
+
+    Args:
+        ensemble: whose disagreement actor and critic learn from, in place of the task's reward.
+    """
     config = model.config
     shared = {"lambda_": config.lambda_, "slow_coef": config.slow_coef}
     return Losses(
@@ -61,25 +82,31 @@ def make_losses(model: DreamerV3) -> Losses:
             entropy_coef=config.entropy_coef,
             actor_coef=config.actor_coef,
             critic_coef=config.critic_coef,
+            reward=None if ensemble is None else ensemble.reward,
             **shared,
         ),
         replay_value=ReplayValueLoss(
             model, model.behavior, discount=config.discount, coef=config.replay_value_coef, **shared
         ),
+        disagreement=None if ensemble is None else DisagreementLoss(model, ensemble),
     )
 
 
-def make_optimizer(model: DreamerV3) -> LaProp:
+def make_optimizer(model: DreamerV3, ensemble: LatentEnsemble | None = None) -> LaProp:
     """One optimiser for everything that learns; the slow critic follows by itself."""
     config = model.config
     return LaProp(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        [parameter for parameter in _weights(model, ensemble) if parameter.requires_grad],
         lr=config.learning_rate,
         betas=(config.momentum, config.rms_decay),
         eps=config.eps,
         agc=config.agc,
         warmup=config.warmup,
     )
+
+
+def _weights(model: DreamerV3, ensemble: LatentEnsemble | None) -> list[Tensor]:
+    return [*model.parameters(), *([] if ensemble is None else ensemble.parameters())]
 
 
 def compute_losses(
@@ -90,10 +117,14 @@ def compute_losses(
     context, starts = model.config.replay_context, model.config.imagination_starts
     weighted, posterior = losses.world_model(batch, noise)
     rows, posterior = batch[:, context:], posterior[:, context:]
+    values = weighted.to_dict()
+    if losses.disagreement is not None:
+        values |= losses.disagreement(posterior, rows).to_dict()
+        rows = rows.copy().set(model.key_map.reward, values.pop("reward"))
     last = posterior[:, -starts:]  # of all rows if `starts` is 0
     imagined = losses.actor_critic(last, noise)
     replayed = losses.replay_value(last, rows[:, -starts:], imagined["lambda_return"][..., 0])
-    values = {**weighted.to_dict(), **imagined.to_dict(), **replayed.to_dict()}
+    values |= {**imagined.to_dict(), **replayed.to_dict()}
     del values["lambda_return"]
     terms = {name: value for name, value in values.items() if name.startswith("loss_")}
     return terms, {name: value.detach() for name, value in values.items()}, posterior
@@ -119,7 +150,7 @@ def update(
     metrics = found["metrics"].to_dict()
     try:
         terms = {name: value for name, value in metrics.items() if name.startswith("loss_")}
-        check_finite({**terms, GRADIENT: gradient_norm(model.parameters())}, batch, model)
+        check_finite({**terms, GRADIENT: gradient_norm(_weights(model, losses.ensemble))}, batch, model)
         optimizer.step()
     finally:
         if losses.captured is None:  # a graph's gradients stay where it writes them
@@ -194,7 +225,8 @@ def collecting_state(config: Config, env: EnvBase, model: DreamerV3) -> State:
 
 def make_learning(config: Config, model: DreamerV3) -> tuple[Losses, LaProp]:
     """The losses and the optimiser of a run."""
-    losses, optimizer = make_losses(model), make_optimizer(model)
+    ensemble = make_ensemble(model) if config.explore else None
+    losses, optimizer = make_losses(model, ensemble), make_optimizer(model, ensemble)
     if config.cuda_graphs:
         capture_gradients(losses, optimizer, bfloat16=config.bfloat16)
     return losses, optimizer
@@ -225,10 +257,14 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
         return metrics
 
     def save(self, state: State) -> Saved:
-        return {"optimizer": state.optimizer.state_dict()}
+        ensemble = state.losses.ensemble
+        explored = {} if ensemble is None else {"ensemble": ensemble.state_dict()}
+        return {"optimizer": state.optimizer.state_dict(), **explored}
 
     def load(self, state: State, saved: Saved) -> None:
         state.optimizer.load_state_dict(saved["optimizer"])
+        if state.losses.ensemble is not None:
+            state.losses.ensemble.load_state_dict(saved["ensemble"])
 
     def describe(self, state: State) -> str:
         numbers = state.model.config
@@ -237,6 +273,7 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
         return (
             f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}{state.config.official}"
             f"{kept and f'; replay keeps {kept}'}"
+            f"{'; explores: actor and critic learn from disagreement, not from the reward' * state.config.explore}"
         )
 
 

@@ -1,11 +1,13 @@
 """Go on with a trained DreamerV3 in another environment, with recorded episodes of it beside the new ones if asked for.
 
 An update and a step are those of `recipes.dreamerv3`. World model, actor, critic and slow critic are kept, and the
-optimiser is new. Recorded rows have no latents yet: a window that is drawn for the first time starts from zeros.
+optimiser is new; after a run that explored the critic begins anew, as it valued something else than the reward.
+Recorded rows have no latents yet: a window that is drawn for the first time starts from zeros.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
@@ -15,7 +17,7 @@ from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.pretrained.weights import copy_weights
 from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.recipes.dreamerv3 import DreamerV3Recipe, State
-from worldloom_rl.recipes.finetune import begins_with, check_fits, starting_model
+from worldloom_rl.recipes.finetune import EXPLORED, begins_with, check_fits, starting_model
 from worldloom_rl.recipes.finetune_options import FineTuneConfig
 from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
@@ -50,7 +52,11 @@ def fit(config: Config, env: EnvBase, old: DreamerV3) -> DreamerV3:
         raise ValueError(f"--like takes a task of a TD-MPC2 of several; {config.started_from} is a DreamerV3 of one.")
     check_fits(config, (old.observation_spec, old.action_spec), specs_of(env))
     new = DreamerV3(dataclasses.replace(old.config, **overridden(old.config, config.overrides)), *specs_of(env))
+    fresh = copy.deepcopy(new.behavior)
     copy_weights(old, new)
+    if EXPLORED in config.began_as:
+        for part in ("critic", "slow_critic", "return_range"):
+            new.behavior.get_submodule(part).load_state_dict(fresh.get_submodule(part).state_dict())
     return new
 
 

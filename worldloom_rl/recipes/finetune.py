@@ -17,6 +17,7 @@ from worldloom_rl.specs.observations import leaves_of
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
+EXPLORED = "explore=True"  # in `began_as`, of a run that learned from disagreement instead of the reward
 START = "start"  # in the run directory: the model that the run began with, so that it goes on without what it came from
 
 ModelT = TypeVar("ModelT", bound=WorldModel)

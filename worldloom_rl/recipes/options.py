@@ -34,8 +34,15 @@ class DreamerV3RunConfig(ActorsRunConfig):
     bfloat16: bool = False  # compute in bfloat16 under autocast, as the official code; weights and losses stay float32
     # official settings of the suite that the environment is of: those of the published curves, today's, or none
     suite: Literal["published", "today", "none"] = added_field("published", before="none")
+    # actor and critic learn from what an ensemble disagrees about, instead of the reward; `finetune` then goes for that
+    explore: bool = added_field(False, before=False)
     # how replay keeps latents: as they are, the one-hot state as bytes (exactly), or also the deterministic as bfloat16
     replay_codec: Literal["none", "exact", "bfloat16"] = added_field("none", before="none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.explore and self.data:
+            raise ValueError("explore seeks new rows, but recorded data is learned from: leave one of them out.")
 
     def latent_codec(self, model_config: WorldModelConfig) -> Mapping[str, LeafCodec]:
         """As `replay_codec` has it. Raises ValueError for a model whose state is not one-hot."""

@@ -66,6 +66,11 @@ def judge(evidence: Evidence) -> list[Finding]:
     return [*found, dynamics, reward, goes_on, value]
 
 
+def without_value(findings: Sequence[Finding], why: str) -> list[Finding]:
+    """The findings, of which the value head's is that it cannot be held to rewards, and why."""
+    return [_postponed(each, why) if each.part == "value head" else each for each in findings]
+
+
 def _postponed(finding: Finding, why: str) -> Finding:
     return Finding(finding.part, "not judged", f"The {finding.part} is not judged yet: {why}.")
 

@@ -39,5 +39,7 @@ def _not_shared(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> Ite
         yield f"they meet on CPUs only (by gloo; NCCL was never tried), not on {config.device!r}"
     if isinstance(config, CapturedRunConfig) and config.cuda_graphs:
         yield "CUDA graphs (--cuda-graphs) hold no talk between processes"
+    if getattr(config, "explore", False):
+        yield "exploring (--explore) was never tried among several"
     if config.compile:
         yield "--compile was never tried among several"

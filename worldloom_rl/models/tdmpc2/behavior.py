@@ -24,7 +24,7 @@ from worldloom_rl.functional.squashed_gaussian import (
 from worldloom_rl.functional.two_hot import two_hot_mean
 from worldloom_rl.kernels.one_hot import one_hot
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config
-from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear, EnsembleMLP
+from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.nn.percentile_range import percentile
 from worldloom_rl.nn.slow_copy import lerp_parameters

@@ -23,8 +23,8 @@ from worldloom_rl.latents import SimNormLatent
 from worldloom_rl.models.tdmpc2.behavior import Behavior
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, fields_of_tasks
 from worldloom_rl.models.tdmpc2.encoder import Encoder, make_task_embedding, sort_observations, specs_of_tasks
-from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear
 from worldloom_rl.models.tdmpc2.policy import PolicyPrior, make_policy
+from worldloom_rl.nn.ensemble import EnsembleLinear
 from worldloom_rl.nn.mlp import MLP
 from worldloom_rl.noise import Noise
 from worldloom_rl.tasks import TaskSet

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldloom_rl import GeneratorNoise, ReplayNoise
-from worldloom_rl.models.tdmpc2.ensemble import EnsembleLinear, EnsembleMLP
+from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 
 MEMBERS, INPUTS, HIDDEN, OUTPUTS = 3, 5, (8, 6), 4
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldloom_rl.pretrained.pickles import ForeignObject, PickleReader
+from worldloom_rl.pretrained.pickles import MOST_OPERATIONS, ForeignObject, PickleReader
 
 LARGEST_HEADER = 2**22  # bytes, of a safetensors file; parsing more would take many times as much memory
 
@@ -79,6 +79,35 @@ def map_tensor_file(path: str | Path, known: Mapping[str, object]) -> object:
         ) from error
     except _UNREADABLE as error:
         raise ValueError(f"{path} is no file of torch.save, or is cut off: {str(error)[:200]}.") from error
+
+
+def load_tensor_file(path: Path) -> object:
+    """What an archive of `torch.save` holds, its tensors in memory of their own, which they may be changed in.
+
+    What it takes in time and memory grows with the file's length alone.
+
+    Raises ValueError, saying what is wrong, if it is cut, compressed, or holds anything but tensors, plain values and
+    containers of them.
+    """
+    size = path.stat().st_size
+    left = most = _EXPANSION * size + 2**20
+
+    def own(*described: object) -> Tensor:
+        nonlocal left
+        tensor = _tensor(*described)  # type: ignore[arg-type]
+        assert tensor is not None  # archives have their storages at hand
+        left -= tensor.nbytes  # of one that repeats its numbers, more than is stored
+        if left < 0:
+            raise ValueError(f"its tensors would take more than {most:,} bytes, a file of {size:,}")
+        return tensor.clone()
+
+    with path.open("rb") as stream:
+        content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    known = {**_KNOWN, "torch._utils._rebuild_tensor_v2": own}
+    try:
+        return _read_archive(path, content, known, operations=max(MOST_OPERATIONS, size // 8))
+    except _UNREADABLE as error:
+        raise ValueError(str(error)[:200]) from error
 
 
 def _read(path: Path) -> object:

@@ -296,6 +296,7 @@ def test_groups_that_hold_themselves_and_pipes_end(tmp_path: Path) -> None:
         group["again"], group["and again"] = group, file
     with pytest.raises(ValueError, match=r"a\.h5"):
         open_episodes(str(tmp_path / "a.h5"))
-    os.mkfifo(tmp_path / "b.h5")
+    (tmp_path / "more").mkdir()
+    os.mkfifo(tmp_path / "more" / "b.h5")
     with pytest.raises(FileNotFoundError, match=r"b\.h5 is no regular file"):
-        open_episodes(str(tmp_path / "b.h5"))
+        open_episodes(str(tmp_path / "more"))

@@ -308,16 +308,23 @@ def test_names_of_tasks_that_are_no_text_are_refused_by_their_file(tmp_path: Pat
             LeRobotRecording(folder)
 
 
-def test_places_of_videos_that_are_no_numbers_are_refused_by_their_file(tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    folder = with_videos(tmp_path / "d", "v3.0")
-    file = folder / "meta/episodes/chunk-000/file-000.parquet"
-    table, name = parquet.read_table(file), "videos/observation.images.top/from_timestamp"
-    for wrong in (float("inf"), float("nan"), -1.0):
-        column = pyarrow.array([wrong, 0.0, 0.0])
-        parquet.write_table(table.set_column(table.column_names.index(name), name, column), file)
-        with pytest.raises(ValueError, match=r"file-000\.parquet does not say where the videos of .* below 0 or none"):
-            LeRobotRecording(folder)
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), -1.0])
+def test_a_place_of_a_video_that_is_no_number_is_refused_by_its_file(
+    wrong: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("worldloom_rl.data.lerobot_cameras.find_spec", lambda name: object())
+    folder = write(tmp_path / "d", "v3.0")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["observation.images.top"] = {"dtype": "video", "shape": [8, 8, 3]}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    (folder / "meta/episodes/chunk-000").mkdir(parents=True)
+    places = {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": [0.0, wrong, 0.0]}
+    told = {f"videos/observation.images.top/{name}": column for name, column in places.items()}
+    parquet.write_table(
+        pyarrow.table({"episode_index": [0, 1, 2], **told}), folder / "meta/episodes/chunk-000/file-000.parquet"
+    )
+    with pytest.raises(ValueError, match=r"file-000\.parquet does not say where the videos of .* below 0 or none"):
+        LeRobotRecording(folder)
 
 
 def test_a_task_that_is_named_twice_in_other_words_is_refused(tmp_path: Path) -> None:

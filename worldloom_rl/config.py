@@ -65,7 +65,7 @@ def added_field(default: T, before: T, limits: Limits | None = None) -> T:
 
 def texts_field() -> tuple[str, ...]:
     """A field of any number of texts that took one in older versions: a text is taken for that one, "" for none."""
-    return dataclasses.field(default=(), metadata={_ONCE_ONE: True})  # type: ignore[no-any-return]
+    return dataclasses.field(default=(), metadata={_ONCE_ONE: True})
 
 
 def found_field() -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,11 +134,11 @@ def _named(told: str) -> Iterator[None]:
         raise ValueError(f"{told} cannot be read, a file of it may be cut off: {str(error)[:200]!r}.") from error
 
 
-def _lengths(values: Any) -> Iterator[int]:
+def _lengths(values: object) -> Iterator[int]:
     """Rows of every array, dictionaries gone into."""
     for value in values.values() if isinstance(values, dict) else ():
         yield from _lengths(value)
-    if not isinstance(values, dict):
+    if isinstance(values, Sized) and not isinstance(values, dict):
         yield len(values)
 
 

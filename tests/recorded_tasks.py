@@ -69,3 +69,15 @@ def write_episodes(folder: Path, count: int = 5, steps: int = 14, size: int = 16
         with h5py.File(folder / f"{number}.h5", "w") as file:
             file["pixels"], file["actions"] = np.stack(frames), actions
     return folder
+
+
+def write_vectors(file: Path, *, episodes: int, steps: int, width: int, reward: float) -> Path:
+    """Vectors and actions of one number, with the same reward at every step."""
+    random = np.random.default_rng(0)
+    with h5py.File(file, "w") as content:
+        for number in range(episodes):
+            group = content.create_group(str(number))
+            group["observation"] = random.normal(size=(steps + 1, width)).astype(np.float32)
+            group["actions"] = random.uniform(-1, 1, (steps, 1)).astype(np.float32)
+            group["rewards"] = np.full(steps, reward, np.float32)
+    return file

@@ -34,6 +34,7 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 
 _BEFORE = "before"
 _FOUND = "found"
+_ONCE_ONE = "once one"
 _LIMITS = "limits"
 
 
@@ -60,6 +61,11 @@ def ranged(default: T, low: float, high: float, *, lengths: tuple[int, int] | No
 def added_field(default: T, before: T, limits: Limits | None = None) -> T:
     """A field of a configuration that files of older versions lack: they mean `before`."""
     return dataclasses.field(default=default, metadata={_BEFORE: before, _LIMITS: limits})
+
+
+def texts_field() -> tuple[str, ...]:
+    """A field of any number of texts that took one in older versions: a text is taken for that one, "" for none."""
+    return dataclasses.field(default=(), metadata={_ONCE_ONE: True})
 
 
 def found_field() -> bool | None:
@@ -178,6 +184,13 @@ def tupled(value: Json) -> Json:
     return tuple(tupled(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def taken(field: dataclasses.Field[object], value: Json) -> Json:
+    """The value as a configuration's field takes it."""
+    if _ONCE_ONE in field.metadata and isinstance(value, str):
+        return (value,) if value else ()
+    return tupled(value)
+
+
 def flat_json(values: list[Json]) -> Iterator[Json]:
     for value in values:
         yield from flat_json(value) if isinstance(value, list) else (value,)
@@ -197,7 +210,7 @@ def check_fields(config: Dataclass) -> None:
     hints = _type_hints(type(config))
     for field in dataclasses.fields(config):
         given = getattr(config, field.name)
-        value = tupled(given)
+        value = taken(field, given)
         if value is not given:
             object.__setattr__(config, field.name, value)
         check_value(field.name, value, hints.get(field.name, object), field.metadata.get(_LIMITS))

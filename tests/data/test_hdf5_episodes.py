@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,84 @@ def test_what_is_named_twice_is_refused(tmp_path: Path) -> None:
     for twice in ([f"{tmp_path}/a.h5"] * 2, [f"{tmp_path}/a.h5", f"{tmp_path}/./a.h5"], ["a=x"] * 2):
         with pytest.raises(ValueError, match="is named twice: its episodes would count double"):
             open_episodes(twice)
+
+
+def secret(file: h5py.File) -> Path:
+    """A file beside it with numbers that are nobody's business."""
+    other = Path(file.filename).with_suffix(".other")
+    with h5py.File(other, "w") as content:
+        content["rewards"] = np.ones(5)
+    return other
+
+
+def replaced(name: str, make: Callable[[h5py.File], object]) -> Callable[[h5py.File], None]:
+    """Puts something else in the place of an array; what is made is put there, unless making put it."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        if (value := make(file)) is not None:
+            file[name] = value
+
+    return change
+
+
+def raw(file: h5py.File) -> None:
+    file.create_dataset("rewards", (5,), np.float64, external=[(str(secret(file)), 0, 40)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((5,), np.float64)
+    layout[:] = h5py.VirtualSource(secret(file), "rewards", (5,))
+    file.create_virtual_dataset("rewards", layout)
+
+
+def unwritten(file: h5py.File) -> None:
+    file.create_dataset("actions", (5, 10**10), np.float32, chunks=(5, 1000))
+
+
+HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "numbers of another file": (replaced("rewards", raw), "'rewards' leads to other files"),
+    "a virtual array": (replaced("rewards", virtual), "'rewards' leads to other files"),
+    "a link to another file": (
+        replaced("rewards", lambda file: h5py.ExternalLink(str(secret(file)), "rewards")),
+        "'rewards' leads to other files",
+    ),
+    "a size without content": (replaced("actions", unwritten), "'actions' would have 200,000,000,000 bytes"),
+    "a single number": (replaced("actions", lambda file: 3.0), "'actions' is no array of rows"),
+    "nothing": (replaced("observation", lambda file: h5py.Empty("f")), "'observation' is no array of rows"),
+    "a group": (
+        replaced("actions", lambda file: file.create_group("actions") and None),
+        "'actions' is no array of rows",
+    ),
+    "a link to itself": (replaced("rewards", lambda file: h5py.SoftLink("/rewards")), ""),
+    "flags of another file": (
+        lambda file: file.update({"terminals": h5py.ExternalLink(str(secret(file)), "rewards")}),
+        "'terminals' leads to other files",
+    ),
+    "numbers without content": (
+        lambda file: file.create_dataset("episode", (10**11,), np.int8, chunks=(1000,)),
+        "'episode' would have 100,000,000,000 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_file_does_not_hold_itself_is_refused(kind: str, tmp_path: Path) -> None:
+    change, message = HOSTILE[kind]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        write(file, arrays(5, last=True))
+        change(file)
+    with pytest.raises(ValueError, match=rf"a\.h5.*{message}"):
+        all_rows(open_episodes(str(tmp_path / "a.h5")))
+
+
+def test_groups_that_hold_themselves_and_pipes_end(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.create_group("a")
+        group["again"], group["and again"] = group, file
+    with pytest.raises(ValueError, match=r"a\.h5"):
+        open_episodes(str(tmp_path / "a.h5"))
+    (tmp_path / "more").mkdir()
+    os.mkfifo(tmp_path / "more" / "b.h5")
+    with pytest.raises(FileNotFoundError, match=r"b\.h5 is no regular file"):
+        open_episodes(str(tmp_path / "more"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,22 @@ def told(text: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / "meta/info.json").write_text(text)
 
 
+def twice(folder: Path) -> None:
+    file = folder / "data/chunk-000/file-000.parquet"
+    table = parquet.read_table(file)
+    parquet.write_table(table.append_column("action", table["action"]), file)
+
+
+def piped(folder: Path) -> None:
+    os.mkfifo(folder / "data/chunk-000/file-009.parquet")
+
+
+def swollen(folder: Path) -> None:
+    """A column of a thousand times what the file's bytes could tell apart."""
+    flags = pyarrow.table({"next.done": np.zeros(4_000_000, bool)})
+    parquet.write_table(flags, folder / "data/chunk-000/file-000.parquet", compression="zstd")
+
+
 def third(value: object) -> Callable[[list[Any]], list[Any]]:
     return lambda values: [*values[:2], value, *values[3:]]
 
@@ -251,6 +268,16 @@ def png(*shape: int) -> dict[str, Any]:
             "row 2 of .* is no image",
         ),
         (changed("observation.image", third(None)), "row 2 of .* is no image"),
+        (
+            changed("next.done", lambda values: [True, *values[1:]]),
+            "episode 0 has 4 frames, and 'next.done' in frame 0",
+        ),
+        (changed("next.done", lambda values: ["no"] * len(values)), "'next.done' must be one number a row, got string"),
+        (changed("action", third([1.0, 2.0])), "'action' must be real numbers, as many in each row"),
+        (twice, r"file-000.parquet has the columns \['action'\] twice"),
+        (piped, "file-009.parquet is no regular file"),
+        (swollen, "file-000.parquet would have 4,000,000 numbers in a column, more than its bytes tell apart"),
+        (changed("observation.image", lambda rows: [{"path": "a.png"}] * len(rows)), "it is NoneType, not the bytes"),
         (changed("observation.image", lambda rows: ["http://localhost/a.png"] * len(rows)), "it is str, not the bytes"),
     ],
 )
@@ -259,6 +286,45 @@ def test_damage_in_the_middle_is_named(damage: Callable[[Path], Any], message: s
     damage(folder)
     with pytest.raises(ValueError, match=message):
         all_rows(LeRobotRecording(folder))
+
+
+def test_a_terminal_state_that_is_shown_stands_once(tmp_path: Path) -> None:
+    """As in the published pusht, whose flags stand in the last two frames: no action leads on from the last one."""
+    folder = write(tmp_path / "data", "v3.0", reward=True)
+    changed("next.done", lambda values: [False, False, True, True, *values[4:]])(folder)
+    episodes = open_episodes(f"lerobot:{folder}")
+    rows = all_rows(episodes)
+    assert episodes.lengths.tolist() == [4, 4, 6]
+    assert rows["observation"][:4, 0].tolist() == [0, 1, 2, 3]
+    assert rows["reward"][:5].flatten().tolist() == [0, 1, 2, 3, 0]
+    assert rows["terminated"].flatten().nonzero().flatten().tolist() == [3, 7, 13]
+
+
+def test_names_of_tasks_that_are_no_text_are_refused_by_their_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", "v2.1")
+    for content, said in ((b"\xff\xfe", "is no text"), (b'{"task_index": 1e999, "task": 1}', "does not name tasks")):
+        (folder / "meta/tasks.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"tasks\.jsonl {said}"):
+            LeRobotRecording(folder)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), -1.0])
+def test_a_place_of_a_video_that_is_no_number_is_refused_by_its_file(
+    wrong: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("worldloom_rl.data.lerobot_cameras.find_spec", lambda name: object())
+    folder = write(tmp_path / "d", "v3.0")
+    info = json.loads((folder / "meta/info.json").read_text())
+    info["features"]["observation.images.top"] = {"dtype": "video", "shape": [8, 8, 3]}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    (folder / "meta/episodes/chunk-000").mkdir(parents=True)
+    places = {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": [0.0, wrong, 0.0]}
+    told = {f"videos/observation.images.top/{name}": column for name, column in places.items()}
+    parquet.write_table(
+        pyarrow.table({"episode_index": [0, 1, 2], **told}), folder / "meta/episodes/chunk-000/file-000.parquet"
+    )
+    with pytest.raises(ValueError, match=r"file-000\.parquet does not say where the videos of .* below 0 or none"):
+        LeRobotRecording(folder)
 
 
 def test_a_task_that_is_named_twice_in_other_words_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from tensordict import TensorDict
 from torchrl.collectors import Collector
+from torchrl.data import Bounded, Composite
 from torchrl.envs import EnvBase
 from torchrl.modules import RandomPolicy
 
@@ -187,6 +190,84 @@ def test_recordings_have_every_action_space_that_environments_have(
         assert value[1:].tolist() == [wanted] * 3
         assert recording.action_spec[key].expand(3, *recording.action_spec[key].shape).is_in(value[1:])
     assert rows_of(recording.kept())["is_init"].flatten().tolist() == [True, False, False, False]
+
+
+def bounded(reach: float, width: int = 2) -> Composite:
+    return Composite(action=Bounded(-reach, reach, (width,), dtype=torch.float32))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_declared_bounds_of_actions_are_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    of_actions(spaces.Box(-1, 1, (2,)), np.array([0.5, -1.0], np.float32))
+    for source, task in (("minari:test/any-v0", "any"), ("a=minari:test/any-v0", "dmc:a")):
+        assert len(open_episodes(source, action_specs={task: bounded(1.0)}).lengths) == 1
+        with pytest.raises(
+            ValueError,
+            match=r"any-v0: column 0 of 'action' is declared .* \[-1, 1\], but the environment takes \[-2, 2\]",
+        ):
+            open_episodes(source, action_specs={task: bounded(2.0)})
+
+
+def main_data(change: Callable[[h5py.Group], object]) -> Callable[[Path], None]:
+    """Changes the first episode of a Minari dataset."""
+
+    def change_file(folder: Path) -> None:
+        with h5py.File(folder / "main_data.hdf5", "a") as file:
+            change(file["episode_0"])
+
+    return change_file
+
+
+def put(name: str, value: Any) -> Callable[[h5py.Group], object]:
+    def change(episode: h5py.Group) -> None:
+        del episode[name]
+        episode[name] = value
+
+    return change
+
+
+def metadata(**changes: Any) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        file = folder / "metadata.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    file = folder / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+MINARI_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an end in the middle": (main_data(put("terminations", [True, False, True])), "ends in step 0 already, but has 3"),
+    "a cut in the middle": (main_data(put("truncations", [False, True, True])), "ends in step 1 already, but has 3"),
+    "too few rewards": (main_data(put("rewards", [1.0, 2.0])), "rewards have 2 rows, but 3 belong to 3 steps"),
+    "too few observations": (main_data(put("observations", np.zeros((3, 2)))), "observations have 3 rows, but 4"),
+    "no rewards": (main_data(lambda episode: episode.pop("rewards")), "cannot be read"),
+    "no steps told": (main_data(lambda episode: episode.attrs.pop("total_steps")), "cannot be read"),
+    "steps below zero": (
+        main_data(lambda episode: episode.attrs.modify("total_steps", -2)),
+        "says that an episode has -2",
+    ),
+    "a cut file": (cut, "cannot be read"),
+    "no environment": (metadata(env_spec='{"id": 1'), "cannot be read"),
+    "no space": (metadata(action_space='{"type": "Box"}'), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", MINARI_DAMAGES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_minari_dataset_is_named(damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    of_actions(spaces.Box(-1, 1, (2,)), np.zeros(2, np.float32))
+    change, message = MINARI_DAMAGES[damage]
+    change(tmp_path / "test" / "any-v0" / "data")
+    with pytest.raises(ValueError, match=f"minari:test/any-v0.*{message}"):
+        rows_of(open_episodes("minari:test/any-v0"))
 
 
 @pytest.mark.parametrize(("space", "action"), REFUSED, ids=lambda value: str(value)[:30])

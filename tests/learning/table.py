@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from test_learning import RESULTS
 
+from worldloom_rl.config import Json
 from worldloom_rl.report.run_results import RunGroup, read_result
 from worldloom_rl.training.learning_curve import draw_published, write_picture
 
@@ -43,7 +44,7 @@ def rows(file: Path) -> Iterator[list[str]]:
     """The cells of a result's rows."""
     result = json.loads(file.read_text())
     config = result["config"]
-    name = [_TITLES.get(result["recipe"], result["recipe"]), config["env"], f"`{config['preset']}`"]
+    name = [title(result["recipe"]), task_of(config), f"`{config['preset']}`"]
     for at in result["compared"]:
         published = at["published"] or {}
         last = at["environment_steps"] == result["environment_steps"]
@@ -60,6 +61,16 @@ def rows(file: Path) -> Iterator[list[str]]:
             f"{result['training_seconds']:.0f}" if last else "",
             file.name,
         ]
+
+
+def title(recipe: str) -> str:
+    """A recipe's name for people."""
+    return _TITLES.get(recipe.partition("-")[0], recipe)
+
+
+def task_of(config: Mapping[str, Json]) -> str:
+    """The environment of a configuration with its arguments."""
+    return " ".join([config["env"], *config.get("env_kwargs", ())])
 
 
 def number(value: float | None) -> str:

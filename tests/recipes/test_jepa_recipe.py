@@ -217,6 +217,18 @@ def test_recorded_episodes_are_split_and_none_is_lost(tmp_path: Path) -> None:
     assert jepa.split(recording, 0.0, config.seed) == ([0, 1, 2, 3, 4], [])
 
 
+def test_episodes_of_several_origins_are_learned_from_together(tmp_path: Path) -> None:
+    data = [str(write_episodes(tmp_path / name, count=count, scale=count)) for name, count in (("a", 2), ("b", 3))]
+    config = make("recorded", tmp_path, data=data, held_out=0.0)
+    assert config.task == "+".join(data)
+    state = jepa.make_state(config)
+    assert len(state.source.replay) == 5 * 15
+    assert state.model.action_spec["action"].space.high.max() > 2.5  # the widest of all
+    other = write_episodes(tmp_path / "c", size=20)
+    with pytest.raises(ValueError, match=r"'pixels' is \(3, 16, 16\).*but \(3, 20, 20\)"):
+        jepa.make_state(dataclasses.replace(config, data=(data[0], str(other))))
+
+
 def right(env: EnvBase) -> TensorDictModule:
     """A policy that always goes to the right."""
     return TensorDictModule(
@@ -238,7 +250,7 @@ def test_a_given_policy_collects(tmp_path: Path) -> None:
         ({"env": "", "data": ""}, "learns from an environment .* or from recorded episodes"),
         ({"frame_skip": 0}, r"frame_skip must be a whole number in \[1, 1000\], got 0"),
         ({"held_out": 1.0}, r"held_out must be a share in \[0, 1\)"),
-        ({"data": "somewhere", "policy": "a:b"}, "policy='a:b' would collect, but data='somewhere'"),
+        ({"data": "somewhere", "policy": "a:b"}, r"policy='a:b' would collect, but data=\['somewhere'\]"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:

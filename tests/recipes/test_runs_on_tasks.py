@@ -231,6 +231,29 @@ def test_one_task_is_learned_from_recordings_without_a_task_number(tmp_path: Pat
     state.close()
 
 
+@pytest.mark.parametrize("told", [{}, {"episodic": False}, {"episode_length": 12}, {"tasks": TASKS, "env": ""}])
+def test_recorded_data_is_opened_once_and_its_ends_are_read_once(
+    told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        function = getattr(tdmpc2_offline, name)
+        monkeypatch.setattr(
+            tdmpc2_offline, name, lambda *given, **by_name: calls.append(name) or function(*given, **by_name)
+        )
+
+    for name in ("open_episodes", "ends_by_itself"):
+        counted(name)
+    data = TASKS if "tasks" in told else TASKS[:1]
+    config = small(tmp_path, **{"tasks": (), "env": TASKS[0], "data": data, **told})
+    recipe = tdmpc2_offline.RECIPE
+    for _ in range(2):  # what was opened for one state is not given to the next
+        recipe.make_state(recipe.settle(config)).close()
+    expected = ["open_episodes"] if "tasks" in told else ["open_episodes", "ends_by_itself"]
+    assert calls == 2 * expected
+
+
 def test_terminal_states_of_one_task_need_a_model_that_learns_of_them(
     tmp_path: Path, sources: dict[str, InMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:

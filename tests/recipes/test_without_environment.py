@@ -43,7 +43,7 @@ def test_it_is_learned_and_judged_from_data_alone(tmp_path: Path, capsys: pytest
 
 def test_gamma_is_that_of_the_length_and_bounds_are_those_of_all_files(tmp_path: Path) -> None:
     config = tdmpc2.Config(env="gripper", data=recordings(tmp_path), episode_length=40, overrides=FEW)
-    model = tdmpc2_offline.make_model(config)
+    model = tdmpc2_offline.make_model(config, open_episodes(config.data))
     assert model.config.discount == discount_for(40)
     assert model.action_space.low.tolist() == [-2.0, -2.0]
     assert model.action_space.high.tolist() == [2.0, 2.0]

@@ -14,6 +14,7 @@ from worldloom_rl.recipes import options as recipe_options
 from worldloom_rl.recipes import tdmpc2_options
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, RunConfig, TDMPC2RunConfig
 from worldloom_rl.training import options as run_options
+from worldloom_rl.training.fields import typed
 from worldloom_rl.training.overrides import preset_config
 
 COUNTS = (
@@ -120,3 +121,11 @@ def test_options_import_nothing_heavy_before_a_method_asks(module: ModuleType) -
     }
     light |= {"worldloom_rl.training.options", "worldloom_rl.training.env_arguments"}
     assert {name for names in named for name in names} <= light
+
+
+@pytest.mark.parametrize(("given", "read"), [("", ()), ("minari:a", ("minari:a",)), (["a", "b"], ("a", "b"))])
+def test_a_jepas_data_may_be_one_text_as_older_runs_have_it(given: Any, read: tuple[str, ...]) -> None:
+    assert typed(JEPARunConfig, {"data": given}, "config.json") == {"data": read}
+    assert JEPARunConfig(env="Pendulum-v1", data=given).data == read
+    with pytest.raises(ValueError, match="data takes a tuple of texts, got 3"):
+        typed(JEPARunConfig, {"data": 3}, "config.json")

@@ -39,9 +39,11 @@ class Counted(Episodes):
         return ()
 
 
-def made(episodes: Episodes, observed: int = 2, acts: int = 1, key: str = "observation") -> RecordedWindows:
+def made(
+    episodes: Episodes, observed: int = 2, acts: int = 1, key: str = "observation", reach: float = 1.0
+) -> RecordedWindows:
     windows = Windows(episodes, window=3, batch_size=8, generator=torch.Generator().manual_seed(0))
-    specs = Composite({key: Unbounded((observed,))}), Composite(action=Bounded(-1.0, 1.0, (acts,)))
+    specs = Composite({key: Unbounded((observed,))}), Composite(action=Bounded(-reach, reach, (acts,)))
     return RecordedWindows(windows, *specs)
 
 
@@ -57,6 +59,11 @@ def test_padding_of_wider_tasks_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("episodes", "form", "message"),
     [
+        (
+            Counted(),
+            {"reach": 2.0},
+            r"column 0 of 'action' is declared to be in \[-1, 1\], but the environment takes \[-2, 2\]",
+        ),
         (Counted(padding=0.5), {}, "has 4 numbers under 'observation', and those behind the 2 .* are not all zero"),
         (
             Counted(),

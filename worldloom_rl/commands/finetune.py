@@ -76,10 +76,6 @@ def _given(options: FineTuneOptions, kind: type[StartedConfig], family: str) -> 
     if foreign := [name for name in given if name not in kind.__dataclass_fields__]:
         option = foreign[0].replace("_", "-")
         raise ValueError(f"--{option} is nothing that a fine-tuned {family} takes; leave it out.")
-    if family == "jepa" and "data" in given:
-        if len(given["data"]) > 1:
-            raise ValueError(f"--data names one set for a JEPA, got {len(given['data'])}; join them in one.")
-        (given["data"],) = given["data"]
     return given
 
 

@@ -33,6 +33,7 @@ class Episodes(ABC):
         tasks: [E] int64 each episode's place in `names`.
         names: of the tasks. One task that nobody named has none.
         seen_actions: lowest and highest [A], where the data does not say which bounds actions had.
+        unit_actions: whether actions stand in [-1, 1] whatever the environment's bounds are.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Episodes(ABC):
     tasks: Tensor
     names: tuple[str, ...] = ()
     seen_actions: tuple[Tensor, Tensor] | None = None
+    unit_actions: bool = False
 
     @abstractmethod
     def rows(self, index: Tensor) -> TensorDict:

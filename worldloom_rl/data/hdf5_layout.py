@@ -27,6 +27,7 @@ _NUMBERS = ("episode", "episode_id", "episode_ids", "episode_idx", "episode_inde
 _TASK = "task"  # attribute
 _SUFFIXES = (".h5", ".hdf5")
 _CHANNELS = (1, 3, 4)
+_EXPANSION = 1100  # times a file's bytes that its arrays may have: gzip comes to 1,032
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def hdf5_files(path: Path) -> list[Path]:
 def opened(file: Path) -> Iterator[h5py.File]:
     """The file, open; what is broken in it is a ValueError that names it."""
     h5py = require("h5py", extra="offline", why="HDF5 files need h5py")
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist any more.")
+    if not file.is_file():
+        there = "is no regular file" if file.exists() else "does not exist any more"
+        raise FileNotFoundError(f"{file} {there}.")
     try:
         with h5py.File(file, "r") as content:
             yield content
@@ -160,6 +162,7 @@ def _flat(file: Path, entries: h5py.File) -> list[Place]:
     flags = {kind: _flags(name, entries, kind, rows) for kind in (_TERMINATED, _CUT)}
     whole = {kind: found for kind, found in flags.items() if found is not None and len(found) == rows}
     if numbers is not None and _is_array(entries, numbers):
+        _check_stored(f"{name}: {numbers!r}", entries[numbers], file)
         of_rows = np.asarray(entries[numbers]).reshape(-1)
         if len(of_rows) != rows:
             raise ValueError(f"{name}: {numbers!r} has {len(of_rows)} rows for {rows} frames.")
@@ -188,7 +191,10 @@ def _replaced(place: Place, start: int, stop: int, *, terminated: bool) -> Place
 
 def _flags(name: str, entries: h5py.Group, names: Iterable[str], rows: int) -> np.ndarray | None:
     """[rows or rows - 1] which rows have one of these flags; a single number speaks of the end."""
-    found = [np.asarray(entries[each]).reshape(-1) != 0 for each in names if _is_array(entries, each)]
+    present = [each for each in names if _is_array(entries, each)]
+    for each in present:
+        _check_stored(f"{name}: {each!r}", entries[each], Path(entries.file.filename))
+    found = [np.asarray(entries[each]).reshape(-1) != 0 for each in present]
     if not found:
         return None
     for each in found:
@@ -212,11 +218,15 @@ def _place(file: Path, group: str, entries: h5py.Group) -> Place:
     if reserved:
         raise ValueError(f"{name}: the observations {reserved} have names of the key contract; rename them.")
     closing = _closing(entries, observations)
+    rewards = _first(entries, _REWARDS)
+    for path in filter(None, (*observations.values(), *closing.values(), actions, rewards)):
+        if not getattr(entries[path], "shape", ()):
+            raise ValueError(f"{name}: {path!r} is no array of rows.")
+        _check_stored(f"{name}: {path!r}", entries[path], file)
     frames = len(entries[next(iter(observations.values()))])
     for key, path in (*observations.items(), *closing.items()):
         _check_observation(f"{name}: {path!r}", entries[path], frames, image=key == PIXELS)
     _check_actions(f"{name}: {actions!r}", entries[actions], frames, closed=bool(closing))
-    rewards = _first(entries, _REWARDS)
     if rewards is not None:
         _check_rewards(f"{name}: {rewards!r}", entries[rewards], frames, closed=bool(closing))
     return Place(file, group, observations, actions, rewards, 0, frames, closing, task=_task(entries))
@@ -232,7 +242,15 @@ def _closing(entries: h5py.Group, observations: Mapping[str, str]) -> dict[str, 
 
 def _task(entries: h5py.Group) -> str:
     task = entries.attrs.get(_TASK, entries.file.attrs.get(_TASK, ""))
-    return task.decode() if isinstance(task, bytes) else str(task)
+    return task.decode(errors="replace") if isinstance(task, bytes) else str(task)
+
+
+def _check_stored(name: str, entry: h5py.Dataset, file: Path) -> None:
+    """Raise ValueError unless this very file holds an array's numbers."""
+    if entry.external or entry.is_virtual or entry.file.filename != str(file):
+        raise ValueError(f"{name} leads to other files, which are not read: copy its numbers into this one.")
+    if entry.nbytes > _EXPANSION * file.stat().st_size + 2**20:
+        raise ValueError(f"{name} would have {entry.nbytes:,} bytes, more than the file can hold of it.")
 
 
 def _check_observation(name: str, entry: h5py.Dataset, frames: int, *, image: bool) -> None:

@@ -62,6 +62,10 @@ class JoinedEpisodes(Episodes):
         self._actions = [ActionSpace(part.action_spec) if self.several else None for part in parts]
         self.observation_spec = _joined_observations(parts, len(names))
         self.action_spec = self._joined_actions()
+        if not self.several and (seen := [part.seen_actions for part in parts if part.seen_actions]):
+            lows, highs = zip(*seen, strict=True)
+            if len(seen) == len(parts):
+                self.seen_actions = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
 
     def _joined_actions(self) -> Composite:
         specs = [part.action_spec for part in self.parts]

@@ -10,8 +10,13 @@ from worldloom_rl.config import Json
 
 def read_json(file: Path) -> Json:
     """What a file holds. Raises FileNotFoundError; ValueError naming the file if that is no JSON."""
+    return parsed(file, read_text(file))
+
+
+def read_text(file: Path) -> str:
+    """The text of a file. Raises FileNotFoundError; ValueError naming the file if that is none."""
     try:
-        return parsed(file, file.read_text("utf-8"))
+        return file.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text: {error}. Copy it again.") from error
 

@@ -108,7 +108,7 @@ class Stills:
         file = self._files[number]
         if self._held is None or self._held[0] != number:
             column = read_table(file, [self._name])[self._name].to_pylist()
-            self._held = (number, [image["bytes"] if isinstance(image, dict) else image for image in column])
+            self._held = (number, [image.get("bytes") if isinstance(image, dict) else image for image in column])
         content = self._held[1][row]
         try:
             if not isinstance(content, bytes):  # a text would be opened as a path or an address
@@ -143,6 +143,10 @@ def _video_files(path: Path, name: str, episodes: Sequence[int]) -> list[tuple[P
     for table in tables:
         read = read_table(table, ["episode_index", *columns])
         values = [numbers_of(table, read, column, vector=False) for column in ("episode_index", *columns)]
+        if any(not (np.isfinite(value) & (value >= 0)).all() for value in values):
+            raise ValueError(
+                f"{table} does not say where the videos of {name!r} are: a number in it is below 0 or none."
+            )
         for episode, chunk, file, begin in zip(*(value.tolist() for value in values), strict=True):
             video = path / "videos" / name / f"chunk-{int(chunk):03d}" / f"file-{int(file):03d}.mp4"
             places[int(episode)] = (video, round(float(begin) * rate))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.data import Bounded, Composite, Unbounded
 
 from worldloom_rl.config import Json
-from worldloom_rl.data.json_file import parsed, read_json
+from worldloom_rl.data.json_file import parsed, read_json, read_text
 from worldloom_rl.data.lerobot_cameras import Camera, Stills, Videos
 from worldloom_rl.data.parquet import numbers_of, read_table
 from worldloom_rl.data.recording import Excerpt, Recording, seen_bounds
@@ -35,7 +35,9 @@ class LeRobotRecording(Recording):
     "observation.state" has the key "observation", "observation.image" is "pixels", "observation.images.NAME" is NAME,
     "observation.OTHER" is OTHER. Actions are real numbers, whose bounds are the lowest and the highest of each column.
     Where there is a "next.reward", the last frame of each episode stands twice, so that the reward of its action
-    counts, as in LeRobot's own buffer; "next.done" says whether that is a terminal state. The tasks are those in words.
+    counts, as in LeRobot's own buffer; "next.done" says whether that is a terminal state. Where it stands before the
+    last frame already, that frame is the terminal state and stands once; further before, nobody knows what the frames
+    after it are, and the episode is refused. The tasks are those in words.
 
     Args:
         path: of the directory.
@@ -59,6 +61,7 @@ class LeRobotRecording(Recording):
         self._columns = _columns(self._files, [*observed, ACTION], scalars)
         starts, lengths = self._episodes(path, info)
         self._starts, self._lengths = starts, lengths
+        self._twice = [self._rewarded and not closed for closed in self._closed(path)]
         self._vectors = {_key(path, name): name for name in observed}
         self._cameras: dict[str, Camera] = {}
         for name in cameras:
@@ -76,7 +79,7 @@ class LeRobotRecording(Recording):
             f"lerobot:{path}",
             observation_spec,
             Composite({ACTION: seen_bounds(self._columns[ACTION])}),
-            [length + self._rewarded for length in lengths],
+            [length + twice for length, twice in zip(lengths, self._twice, strict=True)],
             tasks,
             names,
         )
@@ -105,6 +108,20 @@ class LeRobotRecording(Recording):
         self._numbers: list[int] = episode[begins][kept].tolist()
         return begins[kept].tolist(), lengths[kept].tolist()
 
+    def _closed(self, path: Path) -> list[bool]:
+        """Of each episode, whether its last frame is a terminal state that the frame before it led to."""
+        if _DONE not in self._columns:
+            return [False] * len(self._starts)
+        done, closed = self._columns[_DONE] != 0, []
+        for start, length, number in zip(self._starts, self._lengths, self._numbers, strict=True):
+            if (early := done[start : start + length - 2]).any():
+                raise ValueError(
+                    f"{path}: episode {number} has {length} frames, and {_DONE!r} in frame {int(early.argmax())} "
+                    "already: give what follows an episode_index of its own, leave it out, or clear the flag."
+                )
+            closed.append(bool(done[start + length - 2]))
+        return closed
+
     def _tasks(self, path: Path) -> tuple[list[int] | None, list[str]]:
         """Each episode's place in the names of tasks, and the names."""
         if _TASK not in self._columns:
@@ -122,7 +139,7 @@ class LeRobotRecording(Recording):
         return [names.index(words[number]) for number in given], names
 
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
-        first, shown = self._starts[episode], int(self.lengths[episode]) - self._rewarded
+        first, shown = self._starts[episode], self._lengths[episode]
         frames = np.minimum(np.arange(start, stop + 1), shown - 1)  # of the one that stands twice
         observation: dict[NestedKey, Tensor] = {
             key: torch.from_numpy(self._columns[name][first + frames]) for key, name in self._vectors.items()
@@ -196,11 +213,11 @@ def _tasks_in_words(path: Path) -> dict[int, str]:
 def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """Number and words of each task."""
     try:
-        for line in file.read_text("utf-8").splitlines():
+        for line in read_text(file).splitlines():
             if line.strip():
                 task = parsed(file, line)
                 yield int(task["task_index"]), str(task["task"])
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, OverflowError) as error:
         raise ValueError(f"{file} does not name tasks: {error!r}.") from error
 
 

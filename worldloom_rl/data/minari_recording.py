@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ class MinariRecording(Recording):
     """The episodes of a local Minari dataset, read one at a time.
 
     Keys, dtypes and layouts are those that `make_env` gives for the same spaces: images [C, height, width] as uint8,
-    one-hot discrete actions, other numbers float32. Texts are left out; so are infos and episodes without a step.
+    one-hot discrete actions, other numbers float32. Texts are left out; so are infos and episodes without a step. One
+    that is terminated or truncated before its last step is refused.
     (TorchRL's `MinariExperienceReplay` keeps every frame twice, and that of 0.14.1 gives zeros.)
 
     Args:
@@ -45,6 +47,9 @@ class MinariRecording(Recording):
         source = f"minari:{name}"
         self.image_size = image_size
         self._dataset = _load(name)
+        with _named(source):
+            environment = self._dataset.env_spec
+            steps = [int(data["total_steps"]) for data in self._dataset.storage.get_episode_metadata(self._indices())]
         space = _without_texts(source, self._dataset.observation_space)
         self._observation_space = space
         self._action_space = self._dataset.action_space
@@ -53,23 +58,23 @@ class MinariRecording(Recording):
             if image_size is not None and _is_image(leaf):
                 shape = (leaf.shape[0], image_size, image_size)
                 observation_spec[key] = type(leaf)(0, 255, shape=shape, dtype=torch.uint8)
-        steps = [data["total_steps"] for data in self._dataset.storage.get_episode_metadata(self._indices())]
+        if min(steps, default=0) < 0:
+            raise ValueError(f"{source} says that an episode has {min(steps)} steps; download it again.")
         self._episodes = [index for index, count in zip(self._indices(), steps, strict=True) if count]
         if not self._episodes:
             raise ValueError(f"{source} holds no episode with a step.")
-        environment = self._dataset.env_spec
         super().__init__(
             source,
             observation_spec,
             _composite(action_space_of(source, self._action_space), ACTION),
-            [int(count) + 1 for count in steps if count],
+            [count + 1 for count in steps if count],
             names=() if environment is None else (environment.id,),
         )
         self._held: tuple[int, EpisodeData] | None = None  # the episode that was read last
 
     def read(self, episode: int, start: int, stop: int) -> Excerpt:
         if self._held is None or self._held[0] != episode:
-            self._held = (episode, next(iter(self._dataset.iterate_episodes([self._episodes[episode]]))))
+            self._held = (episode, self._whole(episode))
         data = self._held[1]
         observed = convert_episode(self.source, self._observation_space, _rows(data.observations, start, stop + 1))
         observation: dict[NestedKey, Tensor] = {}
@@ -83,6 +88,21 @@ class MinariRecording(Recording):
         reward = torch.from_numpy(np.asarray(data.rewards[start:stop], dtype=np.float32))
         ends = bool(data.terminations[stop - 1]), bool(data.truncations[stop - 1])
         return Excerpt(observation, action, reward, *ends)
+
+    def _whole(self, episode: int) -> EpisodeData:
+        """An episode, once it is seen to be as long as the dataset says, and to end there alone."""
+        told, steps = self.told(episode), int(self.lengths[episode]) - 1
+        with _named(told):
+            data = next(iter(self._dataset.iterate_episodes([self._episodes[episode]])))
+        parts = [("observations", data.observations, steps + 1), ("actions", data.actions, steps)]
+        parts += [(name, getattr(data, name), steps) for name in ("rewards", "terminations", "truncations")]
+        for name, values, expected in parts:
+            if lengths := sorted(set(_lengths(values)) - {expected}):
+                raise ValueError(f"{told}: {name} have {lengths[0]} rows, but {expected} belong to {steps} steps.")
+        early = np.flatnonzero((np.asarray(data.terminations) | np.asarray(data.truncations))[:-1])
+        if len(early):
+            raise ValueError(f"{told} ends in step {early[0]} already, but has {steps}: part it there.")
+        return data
 
     def files(self) -> Sequence[Path]:
         folder = Path(self._dataset.storage.data_path)
@@ -101,10 +121,25 @@ def _load(name: str) -> MinariDataset:
             f"There is no local Minari dataset {name!r}; there are {known}. Download it with 'minari download {name}', "
             "or tell where it is by the environment variable MINARI_DATASETS_PATH."
         )
-    try:
+    with _named(f"minari:{name}"):
         return minari.load_dataset(name)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"minari:{name} cannot be read, a file of it may be cut off: {error}") from error
+
+
+@contextmanager
+def _named(told: str) -> Iterator[None]:
+    """Makes of what a damaged file lets minari raise, which is of many kinds, a ValueError that names it."""
+    try:
+        yield
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"{told} cannot be read, a file of it may be cut off: {str(error)[:200]!r}.") from error
+
+
+def _lengths(values: object) -> Iterator[int]:
+    """Rows of every array, dictionaries gone into."""
+    for value in values.values() if isinstance(values, dict) else ():
+        yield from _lengths(value)
+    if isinstance(values, Sized) and not isinstance(values, dict):
+        yield len(values)
 
 
 def _without_texts(name: str, space: Space) -> Space:

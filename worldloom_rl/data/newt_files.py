@@ -52,6 +52,7 @@ def _open_file(file: Path) -> StoredEpisodes:
         lengths=lengths,
         names=(file.stem,),
         observation_spec=Composite({OBSERVATION: Unbounded((tensors["obs"].shape[1],))}),
+        unit_actions=True,
         action_spec=Composite({ACTION: Bounded(-1.0, 1.0, shape=(width,), dtype=torch.float32)}),
     )
 

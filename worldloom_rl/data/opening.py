@@ -41,7 +41,7 @@ def open_episodes(
         tasks: names in the order that numbers them; episodes of other tasks are left out.
         image_size: rows and columns that images are brought to by averaging areas; by default they stay as they are.
         action_specs: of the environments, by the task's name: their bounds take the place of those that data without
-            declared ones shows.
+            declared ones shows, and declared ones have to be the same.
     Raises ImportError without the extra that a kind needs, FileNotFoundError if there is no such data, ValueError for
     what it holds.
     """
@@ -107,14 +107,46 @@ def _bound(part: Episodes, action_specs: Mapping[str, Composite]) -> None:
     ours, theirs = ({key: leaf.shape for key, leaf in leaves_of(each).items()} for each in (part.action_spec, spec))
     if ours != theirs:
         raise ValueError(f"{part.source} has the actions {ours}, the environment {theirs}.")
-    if part.seen_actions is not None and isinstance(spec[ACTION], Bounded):
+    if not part.unit_actions:
+        check_actions(part, spec)
+        part.action_spec = spec
+
+
+def check_actions(part: Episodes, spec: Composite) -> None:
+    """Raise ValueError if actions are declared with other bounds than their environment's, or were seen beyond these.
+
+    Rounding does not count, nor does what is behind an environment's narrower vectors.
+    """
+    if part.seen_actions is None:
+        _check_declared(part, spec)
+    elif isinstance(spec[ACTION], Bounded):
         _check_within(part, *part.seen_actions, spec)
-    part.action_spec = spec
+
+
+def _check_declared(part: Episodes, spec: Composite) -> None:
+    declared = leaves_of(part.action_spec)
+    for key, leaf in leaves_of(spec).items():
+        theirs = declared.get(key)
+        if not isinstance(leaf, Bounded) or not isinstance(theirs, Bounded):
+            continue
+        own = [bound.reshape(-1) for bound in (leaf.space.low, leaf.space.high)]
+        given = [bound.reshape(-1)[: len(own[0])] for bound in (theirs.space.low, theirs.space.high)]
+        slack = _ROUNDING * (own[1] - own[0])
+        apart = [(ours - other).abs() > slack for ours, other in zip(own, given, strict=True)]
+        if bool((apart[0] | apart[1]).any()):
+            column = int((apart[0] | apart[1]).nonzero()[0, 0])
+            bounds = [float(bound[column]) for bound in (*given, *own)]
+            raise ValueError(
+                "{}: column {} of {!r} is declared to be in [{:.4g}, {:.4g}], but the environment takes [{:.4g}, "
+                "{:.4g}]: is it the one that was recorded? An action would not mean the same.".format(
+                    part.source, column, key, *bounds
+                )
+            )
 
 
 def _check_within(part: Episodes, low: Tensor, high: Tensor, spec: Composite) -> None:
-    """Raise ValueError if actions reach beyond the bounds of their environment, by more than rounding."""
     leaf = spec[ACTION]
+    low, high = (bound[: len(leaf.space.low)] for bound in (low, high))
     slack = _ROUNDING * (leaf.space.high - leaf.space.low)
     outside = (low < leaf.space.low - slack) | (high > leaf.space.high + slack)
     if bool(outside.any()):

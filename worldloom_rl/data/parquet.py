@@ -14,18 +14,27 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+_VALUES_A_BYTE = 64  # of a file, that a column may have: what differs by row takes more
+
+
 def read_table(file: Path, columns: Sequence[str] | None) -> pyarrow.Table:
     """These columns of a file, or all. Raises ValueError naming the file if it is damaged or lacks one."""
     parquet = require("pyarrow.parquet", extra="lerobot", why="LeRobot datasets need pyarrow")
     arrow = require("pyarrow", extra="lerobot", why="LeRobot datasets need pyarrow")
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file; copy it again.")
     try:
         with parquet.ParquetFile(file) as opened:
-            missing = [name for name in columns or () if name not in opened.schema_arrow.names]
-            if not missing:
+            names = opened.schema_arrow.names
+            missing = [name for name in columns or () if name not in names]
+            twice = [name for name in columns or () if names.count(name) > 1]
+            if (values := _most_values(opened.metadata)) > _VALUES_A_BYTE * file.stat().st_size:
+                raise ValueError(f"{file} would have {values:,} numbers in a column, more than its bytes tell apart.")
+            if not missing and not twice:
                 return opened.read(columns=None if columns is None else list(columns))
     except (arrow.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read as parquet, it may be cut off or of another kind: {error}") from error
-    raise ValueError(f"{file} lacks the columns {missing}.")
+    raise ValueError(f"{file} lacks the columns {missing}." if missing else f"{file} has the columns {twice} twice.")
 
 
 def numbers_of(file: Path, table: pyarrow.Table, name: str, *, vector: bool) -> np.ndarray:
@@ -55,6 +64,13 @@ def numbers_of(file: Path, table: pyarrow.Table, name: str, *, vector: bool) -> 
     if len(wrong):
         raise ValueError(f"{file}: row {int(wrong[0, 0])} of {name!r} is not finite.")
     return values
+
+
+def _most_values(metadata: pyarrow.parquet.FileMetaData) -> int:
+    """Numbers of the longest column."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = range(metadata.num_columns)
+    return max((sum(group.column(column).num_values for group in groups) for column in columns), default=0)
 
 
 def _is_list(column: pyarrow.Array) -> bool:

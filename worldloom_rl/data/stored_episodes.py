@@ -63,12 +63,14 @@ class StoredEpisodes(Episodes):
         names: Sequence[str] = (),
         order: Tensor | None = None,
         files: Sequence[Path] = (),
+        unit_actions: bool = False,
     ) -> None:
         self.source, self.parts = source, tuple(parts)
         self._files = [part.file for part in parts if part.file] or list(files)
         self.lengths, self._starts, self._order = lengths, starts, order
         self.tasks, self.names = torch.zeros_like(lengths) if tasks is None else tasks, tuple(names)
         self.observation_spec, self.action_spec = observation_spec, action_spec
+        self.unit_actions = unit_actions
         if self.several:
             self.observation_spec = observation_spec.clone()
             self.observation_spec[TASK] = Categorical(len(self.names), shape=(), dtype=torch.int64)

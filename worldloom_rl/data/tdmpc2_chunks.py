@@ -67,6 +67,7 @@ def open_chunks(directory: Path, tasks: Sequence[str] | None = None) -> StoredEp
         tasks=all_numbers,
         names=names,
         observation_spec=Composite({OBSERVATION: Unbounded((widths[OBSERVATION],))}),
+        unit_actions=True,
         action_spec=Composite({ACTION: Bounded(-1.0, 1.0, shape=(widths[PREVIOUS_ACTION],), dtype=torch.float32)}),
     )
 

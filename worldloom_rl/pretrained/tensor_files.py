@@ -6,30 +6,26 @@ weights; nor does it stop at a file that names a call. What it allows in a file 
 
 from __future__ import annotations
 
-import math
 import mmap
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from worldloom_rl.pretrained.pickles import ForeignObject, PickleReader
+from worldloom_rl.pretrained.pickles import MOST_OPERATIONS, ForeignObject, PickleReader
+from worldloom_rl.pretrained.torch_names import KNOWN, Storage, description_of, storage_of, tensor_of, tensor_of_type
 
 LARGEST_HEADER = 2**22  # bytes, of a safetensors file; parsing more would take many times as much memory
 
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which files of torch before 1.6 begin
 _EXPANSION = 8  # times its length that an archive may hold; weights are not written compressed
 _MOST_OPERATIONS_OF_DATA = 20_000  # a few leaves have some hundred
-_MOST_DIMENSIONS = 64
-_LARGEST_SIZE = 2**48
 _UNREADABLE = (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -71,7 +67,7 @@ def map_tensor_file(path: str | Path, known: Mapping[str, object]) -> object:
         with path.open("rb") as stream:
             # A private mapping, which could be written to, must fit into memory.
             content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        return _read_archive(path, content, {**_KNOWN, **known}, operations=_MOST_OPERATIONS_OF_DATA)
+        return _read_archive(path, content, {**KNOWN, **known}, operations=_MOST_OPERATIONS_OF_DATA)
     except ForeignObject as error:
         raise ValueError(
             f"{path} holds the pickled object {error.name!r}, which was not loaded: recorded data are tensors only. Do "
@@ -81,6 +77,39 @@ def map_tensor_file(path: str | Path, known: Mapping[str, object]) -> object:
         raise ValueError(f"{path} is no file of torch.save, or is cut off: {str(error)[:200]}.") from error
 
 
+def load_tensor_file(path: Path) -> object:
+    """What an archive of `torch.save` holds, its tensors in memory of their own, which they may be changed in.
+
+    What it takes in time and memory grows with the file's length alone.
+
+    Raises ValueError, saying what is wrong, if it is cut, compressed, or holds anything but tensors, plain values and
+    containers of them.
+    """
+    size = path.stat().st_size
+    left = most = _EXPANSION * size + 2**20
+
+    def own(make: Callable[..., Tensor | None]) -> Callable[..., Tensor]:
+        def made(*described: object) -> Tensor:
+            nonlocal left
+            tensor = make(*described)
+            assert tensor is not None  # archives have their storages at hand
+            left -= tensor.nbytes  # of one that repeats its numbers, more than is stored
+            if left < 0:
+                raise ValueError(f"its tensors would take more than {most:,} bytes, a file of {size:,}")
+            return tensor.clone()
+
+        return made
+
+    with path.open("rb") as stream:
+        content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    kinds: tuple[Callable[..., Tensor | None], ...] = (tensor_of, tensor_of_type)
+    makers = {name: own(make) for make in kinds for name, meaning in KNOWN.items() if meaning is make}
+    try:
+        return _read_archive(path, content, {**KNOWN, **makers}, operations=max(MOST_OPERATIONS, size // 8))
+    except _UNREADABLE as error:
+        raise ValueError(str(error)[:200]) from error
+
+
 def _read(path: Path) -> object:
     if not path.stat().st_size:
         raise ValueError("it is empty")
@@ -88,7 +117,7 @@ def _read(path: Path) -> object:
         content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
     start = bytes(content[:512])
     if start.startswith(b"PK"):
-        return _read_archive(path, content, _KNOWN)
+        return _read_archive(path, content, KNOWN)
     if start.startswith(_LEGACY):
         return _read_legacy(content)
     if start[8:9] == b"{":
@@ -98,17 +127,6 @@ def _read(path: Path) -> object:
     if start[257:262] == b"ustar":
         raise ValueError("it is a tar archive, as torch before 0.2 wrote; load and save it again with a torch since")
     raise ValueError("it begins like none of its formats")
-
-
-class _Storage(NamedTuple):
-    """Numbers of one type that tensors share."""
-
-    dtype: torch.dtype
-    content: torch.UntypedStorage
-
-    @property
-    def length(self) -> int:
-        return self.content.nbytes() // self.dtype.itemsize
 
 
 # ---------------------------------------------------------------------- archives, of torch since 1.6
@@ -137,12 +155,12 @@ def _read_archive(
 
     if f"{roots[0]}/byteorder" in names and bytes(record("byteorder")) != b"little":
         raise ValueError("its numbers are not little-endian; save it again on a usual machine")
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
 
-    def stored(identifier: object) -> _Storage:
-        dtype, key, length = _described(identifier)
+    def stored(identifier: object) -> Storage:
+        dtype, key, length = description_of(identifier)
         if key not in storages:
-            storages[key] = _Storage(dtype, _storage(record(f"data/{key}")))
+            storages[key] = Storage(dtype, storage_of(record(f"data/{key}")))
         if storages[key].content.nbytes() != length * dtype.itemsize:
             found = storages[key].content.nbytes()
             raise ValueError(f"its record data/{key[:20]} has {found} bytes where {length * dtype.itemsize} are needed")
@@ -179,7 +197,7 @@ def _read_legacy(content: memoryview) -> object:
     described: dict[str, torch.dtype] = {}
 
     def noted(identifier: object) -> None:
-        dtype, key, _ = _described(identifier)
+        dtype, key, _ = description_of(identifier)
         if described.setdefault(key, dtype) != dtype:
             raise ValueError(f"its storage {key[:20]} is of two types")
 
@@ -189,11 +207,11 @@ def _read_legacy(content: memoryview) -> object:
     notes, begin = PickleReader(content, {}).read(place)
     if not isinstance(notes, dict) or notes.get("little_endian") is not True:
         raise ValueError("its numbers are not little-endian; save it again on a usual machine")
-    _, place = PickleReader(content, _KNOWN, noted).read(begin)  # where the object ends; its tensors come after it
+    _, place = PickleReader(content, KNOWN, noted).read(begin)  # where the object ends; its tensors come after it
     keys, place = PickleReader(content, {}).read(place)
     if not isinstance(keys, list) or not set(described) <= {key for key in keys if isinstance(key, str)}:
         raise ValueError("it lacks some of its storages")
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
     for key in keys:
         if key not in described or key in storages or len(content) < place + 8:
             raise ValueError("it lists its storages wrongly, or is cut")
@@ -201,138 +219,13 @@ def _read_legacy(content: memoryview) -> object:
         place += 8
         if length > len(content) - place:
             raise ValueError("it ends before it is complete")
-        storages[key] = _Storage(described[key], _storage(content[place : place + length]))
+        storages[key] = Storage(described[key], storage_of(content[place : place + length]))
         place += length
 
-    def stored(identifier: object) -> _Storage:
-        _, key, length = _described(identifier)
+    def stored(identifier: object) -> Storage:
+        _, key, length = description_of(identifier)
         if storages[key].length != length:
             raise ValueError(f"its storage {key[:20]} has {storages[key].length} numbers where {length} are needed")
         return storages[key]
 
-    return PickleReader(content, _KNOWN, stored).read(begin)[0]
-
-
-# ---------------------------------------------------------------------- what the names in torch's pickles mean
-
-
-def _described(identifier: object) -> tuple[torch.dtype, str, int]:
-    """Type, key and length of the storage that a persistent identifier names."""
-    match identifier:
-        case ("storage", torch.dtype() as dtype, str() as key, str(), int() as length, *more) if more in ([], [None]):
-            return dtype, key, length
-    raise ValueError("it refers to a storage in an unknown way")
-
-
-def _storage(content: memoryview) -> torch.UntypedStorage:
-    if not len(content):
-        return torch.empty(0).untyped_storage()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        numbers = torch.frombuffer(content, dtype=torch.uint8)
-    if numbers.data_ptr() % 16:
-        if content.readonly:
-            raise ValueError("one of its records begins where no tensor can; save it again")
-        numbers = numbers.clone()
-    return numbers.untyped_storage()
-
-
-def _tensor(
-    storage: object,
-    offset: object,
-    shape: object,
-    stride: object,
-    requires_grad: object = None,
-    hooks: object = None,
-    metadata: object = None,
-) -> Tensor | None:
-    """A view of the storage's numbers."""
-    if storage is None:  # not read yet
-        return None
-    shape, stride = _integers(shape), _integers(stride)
-    if not isinstance(storage, _Storage) or type(offset) is not int or len(shape) != len(stride) or metadata:
-        raise ValueError("it describes a tensor in an unknown way")
-    if len(shape) > _MOST_DIMENSIONS or any(not 0 <= size < _LARGEST_SIZE for size in (offset, *shape, *stride)):
-        raise ValueError("it has a tensor of an absurd shape")
-    if not math.prod(shape):
-        return torch.empty(shape, dtype=storage.dtype)
-    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    if last >= storage.length:
-        raise ValueError(f"it has a tensor of shape {tuple(shape)} that reaches beyond its storage")
-    return torch.empty(0, dtype=storage.dtype).set_(storage.content, offset, shape, stride)
-
-
-def _tensor_of_type(
-    storage: object, offset: object, shape: object, stride: object, grad: object, hooks: object, dtype: object,
-    metadata: object = None,
-) -> Tensor | None:  # fmt: skip
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError("it has a tensor of an unknown type")
-    storage = storage._replace(dtype=dtype) if isinstance(storage, _Storage) else storage
-    return _tensor(storage, offset, shape, stride, metadata=metadata)
-
-
-def _integers(value: object) -> list[int]:
-    if not isinstance(value, tuple) or any(type(each) is not int for each in value):
-        raise ValueError("it describes a shape in an unknown way")
-    return list(value)
-
-
-def _parameter(data: object, *more: object) -> object:
-    return data
-
-
-def _of_type(function: Callable[..., object], kind: object, arguments: object, state: object) -> object:
-    if function not in (_tensor, _tensor_of_type) or not isinstance(arguments, tuple):
-        raise ValueError("it has a tensor of an unknown kind")
-    return function(*arguments)
-
-
-def _without_numbers(*more: object) -> object:
-    raise ValueError("it has a tensor without numbers, as those on the device meta are")
-
-
-def _ordered(items: object = ()) -> dict[object, object]:
-    if items:
-        raise ValueError("it fills a dictionary in an unknown way")
-    return {}
-
-
-def _size(items: object) -> torch.Size:
-    return torch.Size(_integers(items))
-
-
-def _device(*parts: object) -> torch.device:
-    kind, index = (*parts, None)[:2]
-    if not isinstance(kind, str) or not (index is None or type(index) is int):
-        raise ValueError("it names a device in an unknown way")
-    return torch.device(kind) if index is None else torch.device(kind, index)
-
-
-_NUMBERS = (
-    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
-    "complex128", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2",
-)  # fmt: skip
-_STORAGES = {
-    "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
-    "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
-}  # fmt: skip
-_KNOWN: Mapping[str, object] = {
-    "collections.OrderedDict": _ordered,
-    "torch.Size": _size,
-    "torch.device": _device,
-    "torch.Tensor": "Tensor",
-    "torch.nn.parameter.Parameter": "Parameter",
-    "torch.storage.UntypedStorage": torch.uint8,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._utils._rebuild_meta_tensor_no_storage": _without_numbers,
-    "torch._tensor._rebuild_from_type_v2": _of_type,
-    **{f"torch.{name}": getattr(torch, name) for name in _NUMBERS},
-    **{f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()},
-    **{f"torch.cuda.{name}Storage": dtype for name, dtype in _STORAGES.items()},
-}
+    return PickleReader(content, KNOWN, stored).read(begin)[0]

@@ -1,4 +1,4 @@
-"""Train a JEPA without rewards: `train(Config(env="worldloom/PointRoom-v0"))` or `train(Config(data="minari:NAME"))`.
+"""Train a JEPA without rewards: `train(Config(env="worldloom/PointRoom-v0"))`, `train(Config(data=("minari:NAME",)))`.
 
 Read `update` for one gradient update; the rest is set-up. All updates come after the data is there: collected in an
 environment by random or given actions, or recorded before.
@@ -24,6 +24,7 @@ from worldloom_rl.data import Arrivals, Episodes, Replay, open_episodes
 from worldloom_rl.data.action_blocks import action_block_spec, action_blocks
 from worldloom_rl.data.episodes import TASK
 from worldloom_rl.data.laws import WithinLaw
+from worldloom_rl.data.opening import check_actions
 from worldloom_rl.envs import episode_length
 from worldloom_rl.keys import GOAL, IS_INIT, as_tuple, previous_action_keys
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
@@ -218,15 +219,15 @@ def _window(config: Config, model: JEPA) -> int:
 
 def _check_alike(config: Config, recording: Episodes, observation_spec: Composite, action_spec: Composite) -> None:
     """Raises ValueError if what was recorded is not what the environment gives and takes."""
-    roles = ("observation", "action")
-    recordeds = (recording.observation_spec, recording.action_spec)
-    for role, recorded, given in zip(roles, recordeds, (observation_spec, action_spec), strict=True):
-        ours, theirs = _forms(given), _forms(recorded)
+    observed, taken = (recording.observation_spec, observation_spec), (recording.action_spec, action_spec)
+    for role, pair in (("observation", observed), ("action", taken)):
+        theirs, ours = map(_forms, pair)
         if ours != theirs:
             raise ValueError(
-                f"{config.env} and {config.data} differ in their {role}s: {ours} in the environment, {theirs} in the "
-                "data. Record what the environment shows (image_size and pixels change that)."
+                f"{config.env} and {recording.source} differ in their {role}s: {ours} in the environment, {theirs} in "
+                "the data. Record what the environment shows (image_size and pixels change that)."
             )
+    check_actions(recording, action_spec)
 
 
 def _forms(spec: Composite) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from worldloom_rl.config import added_field, ranged
+from worldloom_rl.config import added_field, ranged, texts_field
 from worldloom_rl.recipes.suites import NO_SUITE, Suite, dreamerv3_suite
 from worldloom_rl.recipes.tdmpc2_options import TDMPC2RunConfig as TDMPC2RunConfig
 from worldloom_rl.training.options import MOST_STEPS, ActorsRunConfig, EnvOptions
@@ -126,7 +126,8 @@ class JEPARunConfig(RunConfig):
     """
 
     env: str = ""  # "worldloom/PointRoom-v0", "module:Id" or "dmc:cartpole-balance"
-    data: str = ""  # recorded episodes instead of collected ones: "minari:NAME", or a path to HDF5 files
+    # recorded episodes instead of collected ones: run directories, minari:NAME, paths of HDF5 files, …
+    data: tuple[str, ...] = texts_field()
     steps: int = ranged(3000, 1, MOST_STEPS)  # gradient updates
     collect: int = ranged(10_000, 1, MOST_STEPS)  # agent steps that are collected before them, unless there is data
     policy: str = "random"  # what collects: "random", or "module:function" that makes a policy of the environment
@@ -142,12 +143,17 @@ class JEPARunConfig(RunConfig):
         if not 0.0 <= self.held_out < 1.0:
             raise ValueError(f"held_out must be a share in [0, 1), got {self.held_out}.")
         if self.data and self.policy != type(self).policy:
-            raise ValueError(f"policy={self.policy!r} would collect, but data={self.data!r} is learned from.")
+            raise ValueError(f"policy={self.policy!r} would collect, but data={list(self.data)} is learned from.")
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The recorded data."""
+        return self.data
 
     @property
     def task(self) -> str:
         """The data where it is recorded, else the environment."""
-        return self.data or self.env
+        return "+".join(self.data) or self.env
 
     @property
     def model_config(self) -> JEPAConfig:

@@ -6,9 +6,13 @@ Reference: nicklashansen/tdmpc2, trainer/offline_trainer.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torchrl.envs import EnvBase
 
 from worldloom_rl.data import Episodes, open_episodes
 from worldloom_rl.data.windows import Windows
@@ -27,48 +31,73 @@ from worldloom_rl.training.run_directory import RunDirectory
 
 _LOOKED_AT = 10_000  # episodes whose ends are looked at before learning
 
+# The run that was settled last with the data that it looked at, until its state takes them: opening many takes seconds.
+_looked_at: deque[tuple[Config, Episodes]] = deque(maxlen=1)
+
 
 def settled(config: Config) -> Config:
     """The configuration with what the recorded episodes tell, where it says nothing of it."""
     if config.tasks or config.episodic is not None:
         return first_look.settled(config)
-    episodes = open_episodes(config.data, config.task_names)
-    return first_look.settled(config, episodic=ends_by_itself(episodes))
+    with torch.random.fork_rng(devices=[]):
+        episodes = _open(config)
+    config = first_look.settled(config, episodic=ends_by_itself(episodes))
+    _looked_at.append((dataclasses.replace(config, run_directory=None), episodes))
+    return config
 
 
 def make_state(config: Config) -> State:
     """A fresh state, with the recorded episodes open. Randomness is seeded here."""
     config = settled(config)
+    episodes = _opened(config)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    model = make_model(config).to(config.device).eval()
-    episodes = _open(config, model)
-    check_terminations(config, episodes)
+    model = make_model(config, episodes).to(config.device).eval()
     source = RecordedWindows(_windows(model, episodes, config.seed), model.observation_spec, model.action_spec)
     return tdmpc2.state_of(config, model, source, updates_due=float(config.steps))
 
 
-def make_model(config: Config) -> TDMPC2:
-    """A fresh model for the environment or the tasks of a run."""
+def make_model(config: Config, episodes: Episodes) -> TDMPC2:
+    """A fresh model for the environment or the tasks of a run, or for what is recorded of one that has none."""
     if config.tasks:
         return TDMPC2(config.model_config(), *specs_of_tasks(config.task_set()))
     if config.episode_length is not None:
-        recorded = open_episodes(config.data, config.task_names, config.rendered_size)
-        return TDMPC2(config.model_config(config.episode_length), recorded.observation_spec, recorded.action_spec)
+        return TDMPC2(config.model_config(config.episode_length), episodes.observation_spec, episodes.action_spec)
+    with _environment(config) as env:
+        return TDMPC2(config.model_config(episode_length(env)), *specs_of(env))
+
+
+def _opened(config: Config) -> Episodes:
+    """The recorded episodes, those that `settled` looked at if it did. Raises what `check_terminations` does."""
+    if _looked_at and _looked_at[-1][0] == dataclasses.replace(config, run_directory=None):
+        return _looked_at.pop()[1]
+    episodes = _open(config)
+    check_terminations(config, episodes)
+    return episodes
+
+
+def _open(config: Config) -> Episodes:
+    """The recorded episodes; actions whose bounds nobody recorded have those of the environments."""
+    if config.tasks:
+        specs = config.described().action_specs
+    elif config.episode_length is not None:
+        specs = {}
+    else:
+        with _environment(config) as env:
+            specs = {config.env: specs_of(env)[1]}
+    return open_episodes(config.data, config.task_names, image_size=config.rendered_size, action_specs=specs)
+
+
+@contextmanager
+def _environment(config: Config) -> Iterator[EnvBase]:
     try:
         env = config.make_env(1, config.seed)
     except ValueError as error:
         raise ValueError(f"{error} Where the task has no environment, tell --episode-length.") from error
     try:
-        return TDMPC2(config.model_config(episode_length(env)), *specs_of(env))
+        yield env
     finally:
         env.close()
-
-
-def _open(config: Config, model: TDMPC2) -> Episodes:
-    """The recorded episodes; actions whose bounds nobody recorded have those of the environments."""
-    specs = config.described().action_specs if config.tasks else {config.env: model.action_spec}
-    return open_episodes(config.data, config.task_names, action_specs=specs)
 
 
 def _windows(model: TDMPC2, episodes: Episodes, seed: int) -> Windows:
@@ -121,7 +150,7 @@ class OfflineTDMPC2Recipe(TDMPC2Recipe):
         """As online; the losses of recorded windows where nothing has an environment."""
         if not config.without_environment or config.played_tasks:
             return super().evaluate(config, model, episodes, seed, check)
-        recorded = _windows(model, _open(config, model), seed)
+        recorded = _windows(model, _open(config), seed)
         source = RecordedWindows(recorded, model.observation_spec, model.action_spec)
         with torch.no_grad():
             losses, _ = model.compute_loss(source.sample().to(config.device))

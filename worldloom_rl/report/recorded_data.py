@@ -81,7 +81,7 @@ def describe_recorded(
         chosen = (episodes.tasks == number).nonzero().squeeze(-1)
         lengths = episodes.lengths[chosen]
         some = torch.linspace(0, len(chosen) - 1, min(len(chosen), _SUMMED), dtype=torch.float64).long()
-        returns = [_return(episodes, episode) for episode in chosen[some].tolist()]
+        returns = [episode_return(episodes, episode) for episode in chosen[some].tolist()]
         told.append(
             RecordedTask(
                 name=name,
@@ -106,7 +106,8 @@ def describe_recorded(
     )
 
 
-def _return(episodes: Episodes, episode: int) -> float:
+def episode_return(episodes: Episodes, episode: int) -> float:
+    """The sum of a recorded episode's rewards."""
     end, length = int(episodes.ends[episode]), int(episodes.lengths[episode])
     return float(episodes.rows(torch.arange(end - length, end))[REWARD].double().sum())
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import get_type_hints
 
-from worldloom_rl.config import Dataclass, Json, described, did_you_mean, fits, tupled
+from worldloom_rl.config import Dataclass, Json, described, did_you_mean, fits, taken
 
 
 def typed(kind: type[Dataclass], values: Mapping[str, Json], where: str) -> dict[str, Json]:
@@ -17,12 +17,12 @@ def typed(kind: type[Dataclass], values: Mapping[str, Json], where: str) -> dict
     Raises ValueError for a name that is no field, with the closest ones, and for a value of another type.
     """
     hints = get_type_hints(kind)
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = {field.name: field for field in dataclasses.fields(kind)}
     for name in values:
         if name not in known:
             raise ValueError(f"{where}: {kind.__name__} has no field {name!r:.100}.{did_you_mean(name, known)}")
-    taken = {name: tupled(value) for name, value in values.items()}
-    for name, value in taken.items():
+    read = {name: taken(known[name], value) for name, value in values.items()}
+    for name, value in read.items():
         if not fits(value, hints[name]):
             raise ValueError(f"{where}: {name} takes {described(hints[name])}, got {values[name]!r:.200}.")
-    return taken
+    return read

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from worldloom_rl.atomic import write_json
 from worldloom_rl.config import Json
+from worldloom_rl.pretrained.tensor_files import load_tensor_file
 
 _FILE = "manifest.json"
 _OLDER_SCORE_FILE = "score.json"  # all that stood beside a checkpoint's files in version 0.6
@@ -98,11 +97,9 @@ def read_tensors(file: Path) -> dict[str, Json]:
     """What `torch.save` wrote of tensors, numbers and texts. Raises DamagedCheckpoint for anything else."""
     require_file(file)
     try:
-        read = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises of all kinds; and its advice, to load what runs code, is for nobody
-        raise DamagedCheckpoint(
-            f"{file} is damaged, or holds more than tensors and numbers ({type(error).__name__})."
-        ) from error
+        read = load_tensor_file(file)  # torch would fill as much memory as a file asks for
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{file} is damaged, or holds more than tensors and numbers: {error}.") from error
     if not isinstance(read, dict):
         raise DamagedCheckpoint(f"{file} is damaged: it holds a {type(read).__name__}.")
     return read

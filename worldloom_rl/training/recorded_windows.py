@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl.data import Composite
 
 from worldloom_rl.data.episodes import Episodes
+from worldloom_rl.data.opening import check_actions
 from worldloom_rl.data.windows import Windows
 from worldloom_rl.keys import previous_action_keys
 from worldloom_rl.specs.observations import is_real_vector, leaves_of
@@ -96,7 +97,7 @@ class RecordedWindows(Source):
 def wider_than_read(episodes: Episodes, observation_spec: Composite, action_spec: Composite) -> dict[NestedKey, int]:
     """What a model reads of vectors that are recorded wider, by the rows' keys.
 
-    Raises ValueError for all else in which rows are not what it reads: missing leaves, other shapes or types.
+    Raises ValueError for all else in which rows are not what it reads: missing leaves, other shapes, types or bounds.
     """
     cuts: dict[NestedKey, int] = {}
     pairs = [("observes", episodes.observation_spec, observation_spec), ("takes", episodes.action_spec, action_spec)]
@@ -119,6 +120,7 @@ def wider_than_read(episodes: Episodes, observation_spec: Composite, action_spec
                     f"{role} {tuple(leaf.shape)} of {leaf.dtype}: is it the one that was recorded?"
                 )
             cuts[stored.get(key, key)] = leaf.shape[0]
+    check_actions(episodes, action_spec)
     return cuts
 
 

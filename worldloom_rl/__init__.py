@@ -48,4 +48,4 @@ else:  # torch and torchrl, which take seconds, are imported by the first name t
         },
     )
 
-register_names()  # "worldloom/Dream-v0", without importing gymnasium
+register_names()  # "worldloom/Dream-v0" and the games, without importing gymnasium

@@ -1,4 +1,4 @@
-"""The dream among gymnasium's names, without importing gymnasium: by itself as soon as somebody else does."""
+"""The package's names among gymnasium's, without importing gymnasium: by themselves as soon as somebody else does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-DREAM = "worldloom/Dream-v0"
 _MODULE = "gymnasium"
+_DREAM, _ENVS = "worldloom_rl.commands.dream", "worldloom_rl.envs"
+_NAMES: Mapping[str, Mapping[str, str | int]] = {
+    "worldloom/Dream-v0": {"entry_point": f"{_DREAM}:make_dream", "vector_entry_point": f"{_DREAM}:make_dreams"},
+    # each one's EPISODE_STEPS, without its import
+    "worldloom/Catch-v0": {"entry_point": f"{_ENVS}.catch:Catch", "max_episode_steps": 59},
+    "worldloom/Door-v0": {"entry_point": f"{_ENVS}.door:Door", "max_episode_steps": 50},
+    "worldloom/PointRoom-v0": {"entry_point": f"{_ENVS}.point_room:PointRoom", "max_episode_steps": 20},
+    "worldloom/Recall-v0": {"entry_point": f"{_ENVS}.recall:Recall", "max_episode_steps": 15},
+}
 
 
 def register_names() -> None:
-    """Makes the dream known to gymnasium, now if it is imported, else when it is."""
+    """Makes the names known to gymnasium, now if it is imported, else when it is."""
     if _MODULE in sys.modules:
         _register(sys.modules[_MODULE])
     else:
@@ -25,10 +33,9 @@ def register_names() -> None:
 
 
 def _register(gymnasium: ModuleType) -> None:
-    if DREAM not in gymnasium.registry:
-        entries = {"entry_point": "make_dream", "vector_entry_point": "make_dreams"}
-        places = {name: f"worldloom_rl.commands.dream:{function}" for name, function in entries.items()}
-        gymnasium.register(DREAM, **places)
+    for name, places in _NAMES.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(name, **places)
 
 
 class _WhenImported(MetaPathFinder):

@@ -16,7 +16,6 @@ from worldloom_rl.models.frozen_jepa import FrozenJEPA, FrozenJEPAConfig
 from worldloom_rl.models.jepa import JEPA, JEPAConfig
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.pretrained import hub
-from worldloom_rl.recipes.finetune import begins_with
 from worldloom_rl.recipes.finetune_options import FineTuneOptions
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, RunConfig, TDMPC2RunConfig
 from worldloom_rl.tasks import TaskSet
@@ -91,15 +90,13 @@ def test_a_run_goes_on_as_it_saw_and_acted_unless_told_otherwise(described: dict
         _, config = fine_tuning(asked(path))
         assert (config.action_repeat, config.rescale_observations, config.pixels) == (2, True, False)
         assert (config.preset, config.env_kwargs, config.time_limit) == ("5m", (), None)
-        assert begins_with(config) == (
-            f"begins with {path}, with its --action-repeat 2 --no-pixels --rescale-observations"
-        )
+        assert config.found[0] == (f"begins with {path}, with its --action-repeat 2 --no-pixels --rescale-observations")
     _, config = fine_tuning(asked(run, action_repeat=3))
     assert (config.action_repeat, config.rescale_observations) == (3, True)
-    assert begins_with(config).endswith("with its --no-pixels --rescale-observations, not its --action-repeat 2")
+    assert config.found[0].endswith("with its --no-pixels --rescale-observations, not its --action-repeat 2")
     _, config = fine_tuning(asked(run, inherit=False))
     assert (config.repeat, config.rescale_observations) == (1, None)  # that is found out when the run begins
-    assert begins_with(config).endswith("with its --no-pixels, not its --action-repeat 2 --rescale-observations")
+    assert config.found[0].endswith("with its --no-pixels, not its --action-repeat 2 --rescale-observations")
 
 
 def test_every_family_inherits_what_its_own_runs_have(described: dict[str, Path], tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recurrent_model import Recurrent, RecurrentConfig
 from tensordict import TensorDict
+from torchrl.envs import InitTracker, TransformedEnv
 
+from worldloom_rl import ImaginationEnv
 from worldloom_rl.data import Arrivals
 from worldloom_rl.keys import STREAM
 
@@ -100,6 +103,15 @@ def test_the_last_row_of_a_batch_gets_its_latent_with_the_next_batch():
     late = arrivals(transitions([[1], [20]], [[2], [21]], [[0], [0]], inits=[[0], [1]])).late
     assert late is not None
     assert table(late, STREAM, LATENT) == [(0, 1.5)]
+
+
+def test_latents_of_imagined_transitions_are_refused():
+    model = Recurrent(RecurrentConfig(), *Recurrent.default_specs())
+    imagined = TransformedEnv(ImaginationEnv(model), InitTracker()).rollout(3)
+    imagined["observation"] = imagined["next", "observation"] = torch.zeros(3, 1)
+    assert len(Arrivals(["observation"], model.action_keys)(imagined).rows) == 4
+    with pytest.raises(ValueError, match=r"are imagined.*Give Arrivals no latent_keys"):
+        Arrivals(["observation"], model.action_keys, model.latent_keys)(imagined)
 
 
 def test_float64_becomes_float32_and_other_dtypes_stay():

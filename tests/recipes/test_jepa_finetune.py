@@ -95,7 +95,8 @@ def test_it_goes_on_in_an_environment_with_new_updates_over_all_steps(old: Path,
         small(tmp_path / "model", tmp_path / "run", env=ROOM, image_size=16, collect=40, frame_skip=1, began_as=()), 1
     )
     assert (state.agent_steps, state.model.config.learning_rate) == (40, 0.01)
-    assert RECIPE.describe(state).startswith(f"begins with {tmp_path / 'model'}; learns without rewards from 40 agent")
+    assert RECIPE.describe(state).startswith("learns without rewards from 40 agent")
+    assert state.config.found == (f"begins with {tmp_path / 'model'}",)
     state.close()
 
 

@@ -249,6 +249,27 @@ def test_however_a_run_ends_it_closes_environments_and_removes_scratch_files(
         assert all(bool(value.isfinite().all()) for value in weights)
 
 
+class Removed(tdmpc2.TDMPC2Recipe):
+    """Whose run directory, or a part of it, is moved away at the third update."""
+
+    def __init__(self, part: Path) -> None:
+        self.part = part
+
+    def update(self, state: tdmpc2.State) -> dict[str, Tensor]:
+        if state.updates == 3:
+            self.part.rename(self.part.with_name("elsewhere"))
+        return super().update(state)
+
+
+@pytest.mark.parametrize("part", ["", "logs"])
+def test_a_run_whose_directory_is_removed_ends_with_a_sentence(part: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match=f"^{run}, or its logs, was removed or moved while the run went on"):
+        loop.train(Removed(run / part), small(run))
+    assert (run / part).exists() is False
+    (run / "logs" / "tensorboard").mkdir(parents=True)  # TensorBoard's thread writes once more, two minutes later
+
+
 # ------------------------------------------------------------------ the evaluation before the first step
 
 

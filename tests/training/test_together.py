@@ -134,21 +134,39 @@ def test_two_processes_make_one_run(undisturbed: Path) -> None:
 AnyRun = Run[Any, Any, Any]
 
 
-def before_step(count: int, does: Callable[[], None]) -> None:
-    """This process does something after its run has gone so many steps."""
+def before_step(count: int, does: Callable[[], None], of: str = "agent_steps") -> None:
+    """This process does something after its run has gone so many steps, or updates."""
     after_step = Run.after_step
 
     def patched(run: AnyRun, phase: str) -> None:
-        if run.state.agent_steps >= count:
+        if getattr(run.state, of) >= count:
             does()
         after_step(run, phase)
 
     Run.after_step = patched  # type: ignore[method-assign]  # in a fork
 
 
-def killed(rank: int) -> None:
+def killed(rank: int, count: int = 40, of: str = "agent_steps") -> None:
     if rank:
-        before_step(40, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        before_step(count, lambda: os.kill(os.getpid(), signal.SIGKILL), of)
+
+
+LEARNING = {"optimizer", "model_optimizer", "policy_optimizer", "schedule", "running_returns", "sampling"}
+
+
+def assert_alike(run: Path, undisturbed: Path) -> None:
+    """The newest checkpoints are the same bytes."""
+    ours, theirs = contents(run), contents(undisturbed)
+    assert ours.keys() == theirs.keys()
+    # Seconds that training took stand in one file; in two, how many episodes the collector began, which nobody reads.
+    loose = ["learning.pt", "collection.pt", "rank1/collection.pt"]
+    assert [name for name in ours if ours[name] != theirs[name] and name not in loose] == []
+    for name in loose:
+        here, there = (torch.load(BytesIO(files[name])) for files in (ours, theirs))
+        for entry in here.keys() & LEARNING if name == loose[0] else ("goes_on",):
+            assert str(here[entry]) == str(there[entry])
+        if name != loose[0]:
+            assert torch.equal(here["random"]["torch"], there["random"]["torch"])
 
 
 def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(undisturbed: Path, tmp_path: Path) -> None:
@@ -167,17 +185,7 @@ def test_a_killed_process_ends_the_other_and_both_go_on_bit_for_bit(undisturbed:
         assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
         assert told in both.lines(0)[1 if told.startswith("Goes") else 0]
         assert both.lines(1) == []
-    ours, theirs = contents(run), contents(undisturbed)
-    assert ours.keys() == theirs.keys()
-    # Seconds that training took stand in one file; in two, how many episodes the collector began, which nobody reads.
-    loose = ["learning.pt", "collection.pt", "rank1/collection.pt"]
-    assert [name for name in ours if ours[name] != theirs[name] and name not in loose] == []
-    for name in loose:
-        here, there = (torch.load(BytesIO(files[name])) for files in (ours, theirs))
-        for entry in ("optimizer", "running_returns", "sampling") if name == loose[0] else ("goes_on",):
-            assert str(here[entry]) == str(there[entry])
-        if name != loose[0]:
-            assert torch.equal(here["random"]["torch"], there["random"]["torch"])
+    assert_alike(run, undisturbed)
 
 
 def test_a_run_of_two_is_not_gone_on_with_by_one(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,27 +281,61 @@ def test_what_cannot_be_shared_equally_is_refused_and_leaves_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "dies"),
     [
-        ["tokens", "--env", "worldloom/Catch-v0", "--steps", "16", "--overrides", "context=4", "horizon=2", "width=16",
-         "depth=1", "attention_heads=2", "vocabulary=8", "batch_size=4", "min_seed_steps=12", "updates_per_step=0.25"],
-        ["jepa", "--env", "worldloom/PointRoom-v0", "--steps", "4", "--collect", "60", "--overrides", "batch_size=4"],
+        (["tokens", "--env", "worldloom/Catch-v0", "--steps", "32", "--checkpoint-every", "16", "--overrides",
+          "context=4", "horizon=2", "width=16", "depth=1", "attention_heads=2", "vocabulary=8", "batch_size=4",
+          "min_seed_steps=12", "updates_per_step=0.25"], (28, "agent_steps")),
+        (["jepa", "--env", "worldloom/PointRoom-v0", "--steps", "4", "--checkpoint-every", "2", "--collect", "60",
+          "--overrides", "batch_size=4"], (3, "updates")),
     ],
-    ids=lambda arguments: arguments[0],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )  # fmt: skip
-def test_the_other_families_learn_together(arguments: list[str], tmp_path: Path) -> None:
-    both = Two(tmp_path, ["train", *arguments[:5], *FEW, *arguments[5:], "--run-directory", str(tmp_path / "run")])
+def test_the_other_families_learn_together_and_go_on_bit_for_bit(
+    arguments: list[str], dies: tuple[int, str], tmp_path: Path
+) -> None:
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    command = ["train", *arguments[:7], *FEW, *arguments[7:], "--go-on", "--run-directory"]
+    both = Two(tmp_path, [*command, str(undisturbed)])
     assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
-    made = json.loads((tmp_path / "run" / "result.json").read_text())["evaluations"][-1]
+    made = json.loads((undisturbed / "result.json").read_text())["evaluations"][-1]
     assert len(made["returns"]) == 3 or made["statistics"]
-    found = open_run(tmp_path / "run")  # the rows of both
-    assert found.lengths.sum() > (60 if "jepa" in arguments else 16)
+    found = open_run(undisturbed)  # the rows of both
+    assert found.lengths.sum() > (60 if "jepa" in arguments else 32)
+
+    assert Two(tmp_path, [*command, str(run)], lambda rank: killed(rank, *dies)).ended() == [2, -signal.SIGKILL]
+    both = Two(tmp_path, [*command, str(run)])
+    assert both.ended() == [0, 0], [both.lines(rank) for rank in range(2)]
+    assert "Goes on after " in both.lines(0)[1]
+    assert_alike(run, undisturbed)
 
 
-def test_torchrun_trains_and_says_why_it_ends(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "worldloom_rl.cli"]
-    command += [*TDMPC2, "--run-directory", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ENOUGH, check=False)
+MORTAL = """
+import os, pathlib, signal
+from gymnasium.envs.classic_control import PendulumEnv
+
+class Mortal(PendulumEnv):
+    steps, mark = 0, pathlib.Path(__file__).with_name("died")
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 18 and os.environ["RANK"] == "1" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+"""
+
+
+def test_torchrun_trains_and_starts_again_what_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    arguments = ["--env", "mortal:Mortal", "--no-episodic", "--no-rescale-observations", *TDMPC2[4:]]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "-m"]
+    command += ["worldloom_rl.cli", "train", "tdmpc2", *arguments, "--run-directory", str(tmp_path / "run"), "--go-on"]
+    here = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ENOUGH, check=False, env=here)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "died").exists()
+    assert "another of the 2 processes does not answer: it was killed, hangs, or its machine is gone" in done.stderr
+    assert "Goes on after 24 steps" in done.stdout
     assert done.stdout.count("evaluation after 40 steps") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2

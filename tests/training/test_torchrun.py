@@ -61,6 +61,16 @@ def test_the_recipes_by_which_several_learn_are_told() -> None:
     assert [name for name in RECIPES if find_recipe(name).together] == ["dreamerv3", "jepa", "tdmpc2", "tokens"]
 
 
+def test_a_recipe_made_of_one_that_learns_together_says_it_for_itself() -> None:
+    class Silent(type(find_recipe("tdmpc2"))):  # type: ignore[misc]
+        name = "silent"
+
+    class Told(Silent):
+        together = True
+
+    assert (Silent.together, Told.together) == (False, True)
+
+
 def test_processes_that_cannot_meet_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import tyro
 
 from worldloom_rl.commands.ranges import Options, Unchecked, checked
 from worldloom_rl.config import Json, older_values
-from worldloom_rl.recipes.finetune_options import FINE_TUNED, FineTuneOptions, StartedConfig
+from worldloom_rl.recipes.finetune_options import EXPLORED, FINE_TUNED, FineTuneOptions, StartedConfig, acted
 
 if TYPE_CHECKING:
     from torchrl.data import Composite
@@ -49,7 +49,6 @@ def fine_tuning(options: FineTuneOptions) -> tuple[AnyRecipe, StartedConfig]:
     from worldloom_rl.auto import AutoWorldModel
     from worldloom_rl.commands.recipes import find_recipe
     from worldloom_rl.recipes import tdmpc2_finetune
-    from worldloom_rl.recipes.finetune import EXPLORED, acted
 
     model = AutoWorldModel.describe(options.started_from)
     family = model.family.name

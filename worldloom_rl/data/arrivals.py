@@ -12,6 +12,7 @@ from torchrl.data import Composite
 
 from worldloom_rl.keys import (
     ACTION,
+    CONTINUE,
     DONE,
     IS_INIT,
     RESERVED,
@@ -184,9 +185,17 @@ class Arrivals:
 
     def _latent(self, data: TensorDictBase, key: NestedKey) -> Tensor:
         """What the policy wrote: an environment carries it to "next", and a collector that has a `policy_device` keeps
-        at the root what was there before."""
+        at the root what was there before. An `ImaginationEnv`, which alone foresees whether it goes on, has there the
+        latent of the next observation instead."""
         carried: NestedKey = ("next", *as_tuple(key))
-        return self._read(data, key if data.get(carried, default=None) is None else carried)
+        if data.get(carried, default=None) is None:
+            return self._read(data, key)
+        if data.get(("next", CONTINUE), default=None) is not None:
+            raise ValueError(
+                f"the transitions are imagined: they hold {('next', CONTINUE)}, and at {carried} a foreseen latent "
+                "where collected ones have the posterior of the observation before. Give Arrivals no latent_keys."
+            )
+        return self._read(data, carried)
 
     def _by_stream(self, transitions: TensorDictBase) -> tuple[TensorDictBase, _Streams]:
         """The transitions [N] stream by stream, in time within each, and the streams."""

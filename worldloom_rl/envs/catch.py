@@ -84,6 +84,3 @@ class Catch(gymnasium.Env[np.ndarray, np.int64]):
     def _fill(image: np.ndarray, row: int, column: int, height: int, color: tuple[int, int, int]) -> None:
         rows, columns = slice(row * _CELL, (row + height) * _CELL), slice(column * _CELL, (column + _WIDTH) * _CELL)
         image[rows, columns] = color
-
-
-gymnasium.register("worldloom/Catch-v0", entry_point="worldloom_rl.envs.catch:Catch", max_episode_steps=EPISODE_STEPS)

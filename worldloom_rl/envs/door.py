@@ -79,5 +79,3 @@ def place_of(column: int, row: int) -> np.ndarray:
     """float32 [2] that is observed in a cell."""
     return np.array([2 * column / (WIDTH - 1) - 1, 2 * row / (HEIGHT - 1) - 1], np.float32)
 
-
-gymnasium.register("worldloom/Door-v0", entry_point="worldloom_rl.envs.door:Door", max_episode_steps=EPISODE_STEPS)

@@ -75,8 +75,3 @@ def picture(position: np.ndarray) -> np.ndarray:
     across, down = (np.exp(-((pixels - coordinate) ** 2) / (2 * _BLUR**2)) for coordinate in place)
     image: np.ndarray = np.round(255 * np.outer(down, across)).astype(np.uint8)
     return np.repeat(image[..., None], 3, axis=2)
-
-
-gymnasium.register(
-    "worldloom/PointRoom-v0", entry_point="worldloom_rl.envs.point_room:PointRoom", max_episode_steps=EPISODE_STEPS
-)

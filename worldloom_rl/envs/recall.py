@@ -56,8 +56,3 @@ class Recall(gymnasium.Env[np.ndarray, np.int64]):
         elif DELAY <= self.steps < EPISODE_STEPS:
             image[half // 2 : -half // 2] = _QUESTION
         return image
-
-
-gymnasium.register(
-    "worldloom/Recall-v0", entry_point="worldloom_rl.envs.recall:Recall", max_episode_steps=EPISODE_STEPS
-)

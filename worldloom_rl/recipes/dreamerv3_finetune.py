@@ -17,8 +17,8 @@ from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.pretrained.weights import copy_weights
 from worldloom_rl.recipes import dreamerv3
 from worldloom_rl.recipes.dreamerv3 import DreamerV3Recipe, State
-from worldloom_rl.recipes.finetune import EXPLORED, begins_with, check_fits, starting_model
-from worldloom_rl.recipes.finetune_options import FineTuneConfig
+from worldloom_rl.recipes.finetune import check_fits, starting_model
+from worldloom_rl.recipes.finetune_options import EXPLORED, FineTuneConfig
 from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig as Config
 from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training import loop
@@ -65,16 +65,11 @@ class FineTunedDreamerV3Recipe(DreamerV3Recipe):
 
     name = "dreamerv3-finetune"
     title = "DreamerV3, fine-tuned,"
-    together = False
     config_class: type[dreamerv3.Config] = Config
 
     def make_state(self, config: dreamerv3.Config) -> State:
         assert isinstance(config, Config)
         return make_state(config)
-
-    def describe(self, state: State) -> str:
-        assert isinstance(state.config, Config)
-        return f"{begins_with(state.config)}; {super().describe(state)}"
 
 
 RECIPE = FineTunedDreamerV3Recipe()

@@ -45,7 +45,6 @@ class OfflineDreamerV3Recipe(DreamerV3Recipe):
 
     name = "dreamerv3-offline"
     title = "DreamerV3, offline,"
-    together = False
     clock = UPDATES
 
     def make_state(self, config: Config) -> State:

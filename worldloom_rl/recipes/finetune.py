@@ -1,4 +1,4 @@
-"""A run that begins with a trained model: which weights, whether they fit, what of them stays, what it is told."""
+"""A run that begins with a trained model: which weights, whether they fit, what of them stays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from tensordict import NestedKey
 from torchrl.data import Composite, TensorSpec
 
 from worldloom_rl.auto import AutoWorldModel
-from worldloom_rl.config import Json, WorldModelConfig
+from worldloom_rl.config import WorldModelConfig
 from worldloom_rl.recipes.finetune_options import StartedConfig
 from worldloom_rl.specs.actions import ActionSpace
 from worldloom_rl.specs.observations import leaves_of
-from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
 
-EXPLORED = "explore=True"  # in `began_as`, of a run that learned from disagreement instead of the reward
 START = "start"  # in the run directory: the model that the run began with, so that it goes on without what it came from
 
 ModelT = TypeVar("ModelT", bound=WorldModel)
@@ -103,24 +101,3 @@ def _form(leaf: TensorSpec) -> str:
 
 def _told(forms: Mapping[NestedKey, str]) -> str:
     return ", ".join(f"{key} {form}" for key, form in sorted(forms.items(), key=str))
-
-
-def acted(config: RunConfig) -> dict[str, Json]:
-    """How the agent of a run sees and acts, which is not what its environment is, as options by name."""
-    names = ("pixels", "rescale_observations", "frame_skip")
-    has = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    return {"action_repeat": config.repeat, **has}
-
-
-def begins_with(config: StartedConfig) -> str:
-    """What the first line of a run says of its beginning: the model, and how its run saw and acted."""
-    now = {f"{name}={value}" for name, value in acted(config).items()}
-    kept, left = ([_typed(each) for each in config.began_as if (each in now) == same] for same in (True, False))
-    told = [f"with its {' '.join(kept)}"] * bool(kept) + [f"not its {' '.join(left)}"] * bool(left)
-    return ", ".join([f"begins with {config.started_from}", *told])
-
-
-def _typed(option: str) -> str:
-    """As a person types it."""
-    name, _, value = option.replace("_", "-").partition("=")
-    return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, f"--{name} {value}")

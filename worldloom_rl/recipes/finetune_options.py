@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worldloom_rl.config import added_field, ranged
+from worldloom_rl.config import Json, added_field, ranged
 from worldloom_rl.recipes.options import DreamerV3RunConfig, JEPARunConfig, TDMPC2RunConfig
 from worldloom_rl.training.env_arguments import env_arguments
 from worldloom_rl.training.options import MOST_STEPS, CapturedRunConfig, RunConfig
 
 if TYPE_CHECKING:
     from torchrl.envs import EnvBase
+
+
+EXPLORED = "explore=True"  # in `began_as`, of a run that learned from disagreement instead of the reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,27 @@ class StartedConfig(RunConfig):
     freeze: tuple[str, ...] = ()  # parts of the model that keep their weights, such as encoder
     # how the agent of the run at `started_from` saw and acted, such as "action_repeat=2": what differs here is told
     began_as: tuple[str, ...] = added_field((), before=())
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What the run begins with, too: the model, and how its run saw and acted."""
+        now = {f"{name}={value}" for name, value in acted(self).items()}
+        kept, left = ([_typed(each) for each in self.began_as if (each in now) == same] for same in (True, False))
+        told = [f"with its {' '.join(kept)}"] * bool(kept) + [f"not its {' '.join(left)}"] * bool(left)
+        return (", ".join([f"begins with {self.started_from}", *told]), *super().found)
+
+
+def acted(config: RunConfig) -> dict[str, Json]:
+    """How the agent of a run sees and acts, which is not what its environment is, as options by name."""
+    names = ("pixels", "rescale_observations", "frame_skip")
+    has = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return {"action_repeat": config.repeat, **has}
+
+
+def _typed(option: str) -> str:
+    """As a person types it."""
+    name, _, value = option.replace("_", "-").partition("=")
+    return {"True": f"--{name}", "False": f"--no-{name}"}.get(value, f"--{name} {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from torchrl.data import Composite
 from worldloom_rl.models.jepa import JEPA
 from worldloom_rl.pretrained.weights import copy_weights
 from worldloom_rl.recipes import jepa
-from worldloom_rl.recipes.finetune import begins_with, check_fits, starting_model
+from worldloom_rl.recipes.finetune import check_fits, starting_model
 from worldloom_rl.recipes.finetune_options import FineTunedJEPARunConfig as Config
 from worldloom_rl.recipes.jepa import JEPARecipe, State
 from worldloom_rl.specs.actions import ActionSpace
@@ -77,7 +77,6 @@ class FineTunedJEPARecipe(JEPARecipe):
 
     name = "jepa-finetune"
     title = "JEPA, fine-tuned,"
-    together = False
     config_class: type[jepa.Config] = Config
 
     def make_state(self, config: jepa.Config) -> State:
@@ -86,10 +85,6 @@ class FineTunedJEPARecipe(JEPARecipe):
 
     def begin(self, state: State) -> None:
         """Nothing is counted anew: actions keep their meaning."""
-
-    def describe(self, state: State) -> str:
-        assert isinstance(state.config, Config)
-        return f"{begins_with(state.config)}; {super().describe(state)}"
 
 
 RECIPE = FineTunedJEPARecipe()

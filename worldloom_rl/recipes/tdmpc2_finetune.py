@@ -18,7 +18,7 @@ from worldloom_rl.models.tdmpc2 import TDMPC2
 from worldloom_rl.models.tdmpc2.config import TDMPC2Config, discount_for
 from worldloom_rl.models.tdmpc2.new_task import MEAN, in_environment, widths_of, with_task
 from worldloom_rl.recipes import tdmpc2
-from worldloom_rl.recipes.finetune import Described, begins_with, check_fits, starting_model
+from worldloom_rl.recipes.finetune import Described, check_fits, starting_model
 from worldloom_rl.recipes.finetune_options import FineTunedTDMPC2RunConfig as Config
 from worldloom_rl.recipes.tdmpc2 import State, TDMPC2Recipe
 from worldloom_rl.recipes.tdmpc2_offline import check_terminations
@@ -88,7 +88,6 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
 
     name = "tdmpc2-finetune"
     title = "TD-MPC2, fine-tuned,"
-    together = False
     config_class: type[tdmpc2.Config] = Config
 
     def make_state(self, config: tdmpc2.Config) -> State:
@@ -97,10 +96,6 @@ class FineTunedTDMPC2Recipe(TDMPC2Recipe):
 
     def way_to_terminations(self, config: tdmpc2.Config) -> str:
         return "Go on with one that was trained with --episodic, or train a new one."
-
-    def describe(self, state: State) -> str:
-        assert isinstance(state.config, Config)
-        return f"{begins_with(state.config)}; {super().describe(state)}"
 
 
 RECIPE = FineTunedTDMPC2Recipe()

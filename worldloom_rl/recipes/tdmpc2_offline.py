@@ -129,7 +129,6 @@ class OfflineTDMPC2Recipe(TDMPC2Recipe):
 
     name = "tdmpc2-offline"
     title = "TD-MPC2, offline,"
-    together = False
     clock = UPDATES
     pretrains = False
 

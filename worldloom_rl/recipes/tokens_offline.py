@@ -40,7 +40,6 @@ class OfflineTokensRecipe(TokensRecipe):
 
     name = "tokens-offline"
     title = "Token world model, offline,"
-    together = False
     clock = UPDATES
 
     def make_state(self, config: Config) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -52,7 +53,9 @@ class _Meeting:
     def __init__(self) -> None:
         self._ends = self._has_told = False
         try:
-            self.store, self._number, self._count = next(rendezvous("env://", timeout=_TO_MEET))
+            store, self._number, self._count = next(rendezvous("env://", timeout=_TO_MEET))
+            # torchrun's --max-restarts starts all anew at the same store, where what those before said still stands.
+            self.store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             numbers = {"rank": self._number, "world_size": self._count}
             dist.init_process_group("gloo", store=self.store, timeout=_PATIENCE, **numbers)
         except RuntimeError as error:

@@ -106,7 +106,7 @@ class RunConfig:
 
     @property
     def found(self) -> tuple[str, ...]:
-        """What a run finds out, each part as half a sentence for its first line; see `training.first_look`."""
+        """What a run finds out or begins with, each part as half a sentence for its first line."""
         return ("observations rescaled to [-1, 1]",) if self.rescale_observations else ()
 
     def env_options(self) -> EnvOptions:

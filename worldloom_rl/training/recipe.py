@@ -75,7 +75,7 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
         clock: what its steps are.
         pretrains: the updates that the steps before learning are due are made at once when learning begins.
         length_counts: why a run of it cannot become longer than it was told at first, as half a sentence; "" if it can.
-        together: whether several processes can learn by it together.
+        together: whether several processes can learn by it together; each recipe says it for itself, none inherits it.
         gains: what compiling the model is known to win; a run that was not told compiles by it, see `compiling`.
         shown: metrics that the live line shows, by the name that it gives them.
     """
@@ -89,6 +89,10 @@ class Recipe(ABC, Generic[ConfigT, ModelT, StateT]):
     together: ClassVar[bool] = False
     gains: ClassVar[Gains] = Gains()
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss"}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.together = vars(cls).get("together", False)
 
     def settle(self, config: ConfigT) -> ConfigT:
         """The configuration with what a run finds out itself before it begins, where it was not told."""

@@ -36,9 +36,17 @@ class RunLogs:
         self._scalars = self._logs / "csv" / "scalars"
 
     def log(self, metrics: Mapping[str, float], count: int) -> None:
-        """Scalars at that number of agent steps, or of what `clock` names; of several processes, the first one's."""
+        """Scalars at that number of agent steps, or of what `clock` names; of several processes, the first one's.
+
+        Raises FileNotFoundError if the logs that were written so far are gone, mostly with the whole run.
+        """
         if ranks.rank():
             return
+        if not (self._scalars if self._loggers else self.run).is_dir():  # TensorBoard's thread finds it out much later
+            raise FileNotFoundError(
+                f"{self.run}, or its logs, was removed or moved while the run went on, which ends here: go on where it "
+                "is now (worldloom resume), or train anew."
+            )
         if not any(isinstance(logger, CSVLogger) for logger in self._loggers):
             self._loggers = [*self._tensorboard(), CSVLogger("csv", log_dir=str(self._logs))]
             if self.wandb:
@@ -50,7 +58,7 @@ class RunLogs:
         if ranks.rank():
             return
         loggers, self._loggers = self._loggers, []
-        for logger in loggers:
+        for logger in reversed(loggers):  # TensorBoard's last: it fails where its file is gone
             if isinstance(logger, TensorboardLogger):
                 logger.experiment.close()
             if isinstance(logger, CSVLogger):

@@ -83,3 +83,26 @@ def test_a_model_learns_by_the_fast_filter_and_acts_by_the_loop(monkeypatch: pyt
     with torch.no_grad():
         model.filter_sequence(*rows, is_init, model.noise)
     assert taken
+
+
+def test_under_autocast_the_fast_filter_stays_in_float32_forwards_and_back() -> None:
+    model = build(4).float()
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randn(BATCH, TIME, model.encoder.width, generator=generator)
+    is_init = torch.zeros(BATCH, TIME, 1, dtype=torch.bool)
+    uniform = [torch.rand(BATCH, model.rssm.space.groups, generator=generator) for _ in range(TIME)]
+    core, posterior = model.rssm.core, model.rssm.posterior
+    learned = [core.mix.weight, core.mix_norm.weight, core.gates.weight, posterior[1].weight]
+
+    def found(*, autocast: bool) -> list[Tensor]:
+        carry, noise = model.initial_latent((BATCH,)), ReplayNoise({"stochastic": uniform})
+        given = (carry["deterministic"], carry["stochastic"], torch.zeros(BATCH, TIME, 2), tokens, is_init, noise)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            assert can_filter_fast(model.rssm.space, posterior, is_init)
+            states = filter_fast(core, posterior, model.rssm.space, *given)
+            loss = torch.stack([state.square().sum() for state in states]).sum()
+            return [*states, *torch.autograd.grad(loss, learned)]
+
+    for plain, under in zip(found(autocast=False), found(autocast=True), strict=True):
+        assert under.dtype == torch.float32
+        assert torch.equal(under, plain)

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from worldloom_rl import GeneratorNoise, ReplayNoise
+from worldloom_rl.kernels.mish import fast_mish
 from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 
 MEMBERS, INPUTS, HIDDEN, OUTPUTS = 3, 5, (8, 6), 4
@@ -112,3 +114,14 @@ def test_gradients_of_unchosen_members_are_zero():
     for parameter in ensemble.parameters():
         moved = [bool(grad.any()) for grad in parameter.grad]
         assert moved == [False, True, False]
+
+
+def test_the_first_hidden_layer_is_copied_neither_forwards_nor_back():
+    ensemble, x = build(dropout=0.25), torch.randn(7, INPUTS, requires_grad=True)
+    ensemble.activation = fast_mish
+    keep = ensemble.draw_keep(x, GeneratorNoise(torch.Generator().manual_seed(0)))
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        ensemble(x, keep=keep).square().sum().backward()
+    copied = [event.input_shapes[0] for event in seen.events() if event.name in ("aten::copy_", "aten::clone")]
+    assert copied  # of biases, for the sums with products
+    assert [shape for shape in copied if sorted(shape) == sorted([MEMBERS, 7, HIDDEN[0]])] == []

@@ -36,7 +36,7 @@ def fast_mish(x: Tensor) -> Tensor:
         return _gate(x.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(x)
     value = torch.empty_like(x, memory_format=torch.contiguous_format)
     for part, result in _parts(x, value):
-        result.copy_(_gate(part.clamp(max=_LARGEST_EXPONENT).exp_()).mul_(part))  # torch.vmap knows no `out=`
+        torch.mul(_gate(part.clamp(max=_LARGEST_EXPONENT).exp_()), part, out=result)
     return value
 
 
@@ -74,4 +74,4 @@ class _Mish(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Context, gradient: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
-        return gradient * derivative
+        return derivative * gradient  # laid out as the first is, and as x was

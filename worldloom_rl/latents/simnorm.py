@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchrl.data import Bounded, TensorSpec
 
+from worldloom_rl.kernels.grouped_softmax import grouped_softmax, pays_for_groups
 from worldloom_rl.latents.space import LatentSpace
 from worldloom_rl.noise import Noise
 
@@ -38,4 +39,5 @@ class SimNormLatent(LatentSpace):
 
     def mode(self, parameters: Tensor) -> Tensor:
         self._check(parameters)
-        return torch.unflatten(parameters, -1, (-1, self.group)).softmax(-1).flatten(-2)
+        groups = torch.unflatten(parameters, -1, (-1, self.group))
+        return (grouped_softmax(groups) if pays_for_groups(groups) else groups.softmax(-1)).flatten(-2)

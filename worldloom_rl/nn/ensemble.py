@@ -86,16 +86,20 @@ class EnsembleMLP(nn.Module):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, EnsembleLinear)
             weight, bias = pick(layer.weight), pick(layer.bias)
-            if index == 0:  # all members read the same input: one product
-                count, width = weight.shape[:2]
+            if index == 0:  # all members read the same input: one product, after which they are the second axis
                 hidden = affine(hidden, weight.flatten(0, 1), bias.flatten())
-                hidden = torch.unflatten(hidden, -1, (count, width)).transpose(0, 1)
+                hidden = torch.unflatten(hidden, -1, weight.shape[:2])
                 if keep is not None:
-                    hidden = hidden * (keep.reshape(hidden.shape) / (1.0 - self.dropout))
+                    scaled = keep.reshape(len(weight), *hidden.shape[::2]) / (1.0 - self.dropout)
+                    hidden = hidden * scaled.transpose(0, 1)
             else:
                 hidden = stacked_affine(hidden, weight, bias)
             if layer.norm_weight is not None and layer.norm_bias is not None:
-                norm_weight, norm_bias = pick(layer.norm_weight).unsqueeze(1), pick(layer.norm_bias).unsqueeze(1)
+                norm_weight, norm_bias = pick(layer.norm_weight), pick(layer.norm_bias)
+                if index:
+                    norm_weight, norm_bias = norm_weight.unsqueeze(1), norm_bias.unsqueeze(1)
                 normed = F.layer_norm(hidden, hidden.shape[-1:])
                 hidden = self.activation(torch.addcmul(norm_bias, normed, norm_weight))
+            if index == 0:  # the next product reads the members where they are
+                hidden = hidden.transpose(0, 1)
         return hidden.reshape(hidden.shape[0], *lead, hidden.shape[-1])

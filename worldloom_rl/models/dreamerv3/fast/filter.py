@@ -2,7 +2,7 @@
 
 Equals: `RSSM.observe_sequence`, in states and gradients, within rounding.
 Taken: for windows [B, T] where there is a gradient to take, if the model is as in all official sizes; not compiled, and
-not under autocast.
+under autocast on a CPU alone, in float32: what it saves is not in the products, which are all that autocast shortens.
 Saved: a step is too small for autograd. At 16 rows most of its time went to bookkeeping, and each weight's gradient was
 a thin product a step, added to a sum of the weight's size. Here the backward pass only goes from row to row, and every
 weight gets its gradient from one product over all rows after that.
@@ -38,7 +38,7 @@ def can_filter_fast(space: CategoricalLatent | GaussianLatent, posterior: MLP, i
         and space.temperature is None
         and len(posterior) == 2
         and posterior[0].weight.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled(is_init.device.type)
+        and (is_init.device.type == "cpu" or not torch.is_autocast_enabled(is_init.device.type))
         and not torch.compiler.is_compiling()
         and not transformed()
     )
@@ -66,21 +66,22 @@ def filter_fast(
     assert isinstance(hidden, NormedLinear)
     assert isinstance(output, nn.Linear)
     assert isinstance(hidden.norm, RMSNormSilu)
-    keep = (~is_init).to(deterministic.dtype)
-    tokens = tokens.to(deterministic.dtype)
-    embedded = core.embed_action(action * keep)
-    embedded, tokens, keep = (x.transpose(0, 1) for x in (embedded, tokens, keep))
-    by_state, by_token = torch.split(hidden.weight, [deterministic.shape[-1], tokens.shape[-1]], 1)
-    weights = Weights(
-        *_of_layer(core.from_deterministic),
-        *_of_layer(core.from_stochastic),
-        *(core.mix.weight, core.mix.bias, core.mix_norm.weight, core.gates.weight, core.gates.bias),
-        *(by_state, hidden.norm.weight, output.weight, output.bias),
-    )
-    observed = F.linear(tokens, by_token, hidden.bias)
-    carry = (deterministic, space.features(stochastic))
-    given = (space, noise, core.mix_norm.eps, *carry, embedded, observed, keep)
-    states, flats, parameters = (x.transpose(0, 1) for x in _Filter.apply(*given, *weights))  # type: ignore[no-untyped-call]
+    with torch.autocast(is_init.device.type, enabled=False):
+        keep = (~is_init).to(deterministic.dtype)
+        tokens = tokens.to(deterministic.dtype)
+        embedded = core.embed_action(action * keep)
+        embedded, tokens, keep = (x.transpose(0, 1) for x in (embedded, tokens, keep))
+        by_state, by_token = torch.split(hidden.weight, [deterministic.shape[-1], tokens.shape[-1]], 1)
+        weights = Weights(
+            *_of_layer(core.from_deterministic),
+            *_of_layer(core.from_stochastic),
+            *(core.mix.weight, core.mix.bias, core.mix_norm.weight, core.gates.weight, core.gates.bias),
+            *(by_state, hidden.norm.weight, output.weight, output.bias),
+        )
+        observed = F.linear(tokens, by_token, hidden.bias)
+        carry = (deterministic, space.features(stochastic))
+        given = (space, noise, core.mix_norm.eps, *carry, embedded, observed, keep)
+        states, flats, parameters = (x.transpose(0, 1) for x in _Filter.apply(*given, *weights))  # type: ignore[no-untyped-call]
     return RecurrentState(states, torch.unflatten(flats, -1, space.shape), parameters)
 
 
@@ -130,7 +131,12 @@ class _Filter(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: _Context, by_states: Tensor, by_flats: Tensor, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(gradients[0].device.type, enabled=False):  # also where backward() is called under it
+            return _Filter._backward(ctx, *gradients)
+
+    @staticmethod
+    def _backward(ctx: _Context, by_states: Tensor, by_flats: Tensor, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
         keep, states, outputs, *parameters = ctx.saved_tensors
         weights, space, rows = Weights(*parameters).backwards(), ctx.space, ctx.rows
         softmax = grouped_softmax(torch.unflatten(outputs, -1, space.shape))

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl.keys import IS_INIT, PREVIOUS_ACTION, as_tuple
@@ -109,7 +109,8 @@ class ActingStep(nn.Module):
         return self.sample or self.planner is not None
 
     def _carried_ports(self) -> list[Port]:
-        model, leaves = self.model, {}
+        model = self.model
+        leaves: dict[str, TensorSpec] = {}
         if model.recurrent:
             leaves = {f"latent.{name}": leaf for name, leaf in model.latent_spec.items()}
             leaves[PREVIOUS_ACTION] = Unbounded((model.action_space.width,), dtype=model.dtype)
@@ -187,6 +188,7 @@ def _classes(flat: Tensor, start: int, categories: tuple[int, ...]) -> Tensor:
 def _without_batch(two: Port, three: Port) -> Port:
     """A draw from its shapes for two rows and for three."""
     places = [place for place, sizes in enumerate(zip(two.shape, three.shape, strict=True)) if sizes == (2, 3)]
+    assert places or two.shape == three.shape, (two, three)
     shape, batch = list(two.shape), places[0] if places else None
     if batch is not None:
         del shape[batch]

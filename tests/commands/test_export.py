@@ -18,6 +18,8 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl import AutoWorldModel, ModeNoise, ReplayNoise, WorldModel, cli
 from worldloom_rl.commands.export import DESCRIPTION_FILE, ONNX_FILE, PROGRAM_FILE
 from worldloom_rl.envs import make_env
+from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
+from worldloom_rl.specs.environment import specs_of
 from worldloom_rl.training.evaluate import with_primers
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -26,7 +28,11 @@ pytest.importorskip("onnxscript")
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "saved_by_0_6"
 FAMILIES = ("dreamerv3", "tdmpc2", "tokens")
-STEPS, PLANS, TOLERANCE = 100, 60, 1e-5
+STEPS, PLANS, TOLERANCE = 100, 32, 1e-5
+SMALL = {
+    "encoder_dim": 12, "mlp_dim": 12, "latent_dim": 8, "simnorm_dim": 4, "num_bins": 9, "horizon": 2, "iterations": 2,
+    "num_samples": 16, "num_elites": 4, "num_policy_trajectories": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +171,21 @@ def drawn(programs: Exported, rows: int, numbers: np.random.Generator) -> dict[s
 
 @pytest.mark.parametrize("explores", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_plans_are_the_eager_planners_given_the_same_noise(explores: bool, tmp_path: Path) -> None:
-    cli.main(["export", str(RUNS / "run-tdmpc2"), str(tmp_path / "out"), "--plan", *["--sample"] * explores])
+    # Values about zero, told apart by many more digits than rounding moves: the elites are the same whoever computes.
+    model = TDMPC2(TDMPC2Config.from_size("tiny", **SMALL), *specs_of(make_env("Pendulum-v1"))).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator) * parameter.requires_grad)
+    model.save_pretrained(tmp_path / "model")
+    cli.main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--plan", *["--sample"] * explores])
     assert {file.name for file in (tmp_path / "out").iterdir()} == {PROGRAM_FILE, DESCRIPTION_FILE}
     programs, numbers = Exported(tmp_path / "out"), np.random.default_rng(0)
     assert programs.told["randomness"] == "input"
     ports = {port["name"]: port for port in programs.inputs}
-    assert (ports["planner.mean"]["from"], ports["planner.mean"]["shape"]) == ("next.planner.mean", ["batch", 3, 1])
-    model = AutoWorldModel.from_pretrained(RUNS / "run-tdmpc2").eval()
+    assert (ports["planner.mean"]["from"], ports["planner.mean"]["shape"]) == ("next.planner.mean", ["batch", 2, 1])
     policy = model.make_policy()
-    env = with_primers(make_env("Pendulum-v1", num_envs=3, time_limit=15, seed=0), policy)
+    env = with_primers(make_env("Pendulum-v1", num_envs=3, time_limit=8, seed=0), policy)
     row, resets = env.reset(), 0
     exploration = ExplorationType.RANDOM if explores else ExplorationType.DETERMINISTIC
     with torch.no_grad(), set_exploration_type(exploration):

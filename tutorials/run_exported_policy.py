@@ -12,8 +12,7 @@ folder = Path(sys.argv[1])
 told = json.loads((folder / "policy.json").read_text())
 session = onnxruntime.InferenceSession(folder / "policy.onnx")
 numbers = np.random.default_rng(0)
-draw = {"normal": numbers.standard_normal, "uniform": numbers.random, "exponential": numbers.standard_exponential,
-        "permutation": lambda shape: numbers.permutation(*shape)}  # fmt: skip
+draw = {"normal": numbers.standard_normal, "uniform": numbers.random, "exponential": numbers.standard_exponential}
 options = told["environment"]
 env = gymnasium.make(options["name"], max_episode_steps=options["time_limit"], **options["env_kwargs"])
 
@@ -23,7 +22,7 @@ for episode in range(3):
     while not done:
         given = {}
         for port in told["inputs"]:
-            name, kind, shape = port["name"], port["kind"], [1 if n == "batch" else n for n in port["shape"]]
+            name, kind, shape = port["name"], port["kind"], (1, *port["shape"][1:])
             if kind == "observation":  # one of them here; of several, each by its name
                 given[name] = np.asarray(observation, port["dtype"]).reshape(shape)
             elif kind == "is_init":

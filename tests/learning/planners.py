@@ -175,9 +175,9 @@ def draw(results: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def recorded() -> dict[str, list[dict[str, Any]]]:
-    """By task, the results of its seeds."""
+    """By task, the results of its seeds, where there are any."""
     files = {task: sorted(RESULTS.glob(f"planners-{task}-seed*.json")) for task in TITLES}
-    return {task: [json.loads(file.read_text()) for file in found] for task, found in files.items()}
+    return {task: [json.loads(file.read_text()) for file in found] for task, found in files.items() if found}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from family_work import make_model
+from tensordict.nn import TensorDictModuleBase
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from worldloom_rl import WorldModel
+from worldloom_rl.models import dreamerv3, jepa, tdmpc2
 from worldloom_rl.models.dreamerv3 import DreamerV3, DreamerV3Config
 from worldloom_rl.models.tdmpc2 import TDMPC2, TDMPC2Config
 from worldloom_rl.noise import ModeNoise, ReplayNoise
+from worldloom_rl.planners import ICEMPlanner, Planner
 from worldloom_rl.world_model.acting import ActingStep
 
 BATCH = 3
@@ -29,7 +35,7 @@ def given_to(step: ActingStep, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     values = []
     for port in step.inputs:
-        shape = (BATCH, *port.shape)
+        shape = port.sized(BATCH)
         if port.kind == "is_init":
             values.append(torch.tensor([[True], [False], [False]]))
         elif port.dtype.is_floating_point:
@@ -43,7 +49,35 @@ def given_to(step: ActingStep, seed: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("sample", [False, True], ids=["mode", "sample"])
 def test_a_step_is_the_policys(family: str, sample: bool) -> None:
     model = several_actions() if family == "several actions" else make_model(family)
-    step = ActingStep(model, sample=sample)
+    agree(model, ActingStep(model, sample=sample), model.make_actor())
+
+
+FEW: dict[str, Any] = {"horizon": 2, "iterations": 2, "num_samples": 12, "num_elites": 3}
+PLANNERS: dict[str, tuple[str, Callable[[WorldModel], Planner]]] = {
+    "TD-MPC2": ("tdmpc2", lambda model: tdmpc2.make_planner(model, **FEW, num_policy_trajectories=2)),
+    "elites carried": ("tdmpc2", lambda model: ICEMPlanner(model, **FEW, keep_elites=2, carry_elites=2)),
+    "a latent carried too": (
+        "dreamerv3",
+        lambda model: dreamerv3.make_planner(model, **FEW, num_policy_trajectories=2),
+    ),
+    "to a goal": ("jepa", lambda model: jepa.make_planner(model, **FEW)),
+}
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("sample", [False, True], ids=["plan", "explore"])
+def test_a_step_by_a_plan_is_the_planners(name: str, sample: bool) -> None:
+    family, make = PLANNERS[name]
+    model = make_model(family)
+    planner = make(model)
+    step = ActingStep(model, sample=sample, planner=planner)
+    carried = {port.name for port in step.inputs if port.kind == "carried" and port.name.startswith("planner.")}
+    assert carried == {".".join(key) for key in planner.carried_spec.keys(True, True)}
+    agree(model, step, planner)
+
+
+def agree(model: WorldModel, step: ActingStep, policy: TensorDictModuleBase) -> None:
+    """What the step makes of tensors is what the policy makes of a tensordict that holds them."""
     given = dict(zip((port.name for port in step.inputs), given_to(step, 0), strict=True))
     with torch.no_grad():
         out = dict(zip((port.name for port in step.outputs), step(*given.values()), strict=True))
@@ -58,18 +92,23 @@ def test_a_step_is_the_policys(family: str, sample: bool) -> None:
             previous = model.action_space.unflatten(given["previous_action"])
             for key, stored in zip(model.action_keys, model.previous_action_keys, strict=True):
                 rows.set(stored, previous[key])
+        planned = {name: tuple(name.split(".")) for name in given if name.startswith("planner.")}
+        for name, key in planned.items():
+            rows.set(key, given[name])
+        if "is_init" in given:
             rows["is_init"] = given["is_init"]
+        if model.recurrent:
             given["previous_action"].copy_(model.action_space.flatten(previous))
             out = dict(zip((port.name for port in step.outputs), step(*given.values()), strict=True))
         draws: dict[str, list[torch.Tensor]] = {}
         for name, value in given.items():
             if name.startswith("noise."):
                 draws.setdefault(name.split(".")[1], []).append(value)
-        assert bool(draws) == sample
-        model.noise = ReplayNoise(draws) if sample else ModeNoise()
-        with set_exploration_type(ExplorationType.RANDOM if sample else ExplorationType.DETERMINISTIC):
-            rows = model.make_actor()(model.observe(rows))
-        if sample:
+        assert bool(draws) == step.takes_draws
+        model.noise = ReplayNoise(draws) if draws else ModeNoise()
+        with set_exploration_type(ExplorationType.RANDOM if step.sample else ExplorationType.DETERMINISTIC):
+            rows = policy(model.observe(rows))
+        if draws:
             assert model.noise.unused() == {}
     for part in model.action_space.segments:
         told = out[part.key if isinstance(part.key, str) else ".".join(part.key)]
@@ -85,6 +124,8 @@ def test_a_step_is_the_policys(family: str, sample: bool) -> None:
             assert torch.equal(out[f"next.latent.{name}"], rows[model.key_map.leaf(name)])
         flat = model.action_space.flatten({key: rows[key] for key in model.action_keys})
         assert torch.equal(out["next.previous_action"], flat)
+    for name, key in planned.items():
+        assert torch.equal(out[f"next.{name}"], rows[key])
 
 
 def test_an_embedding_that_is_kept_short_is_exported_and_its_weights_stay() -> None:

@@ -81,16 +81,10 @@ def imagine(
 def _animate_memories(trained: TrainedRun, file: Path, memories: int, context: int, horizon: int, seed: int) -> None:
     """The world beside the nearest memories of a dream in which the agent plays, as an animation."""
     from worldloom_rl.data.memories import LABEL
-    from worldloom_rl.play import Session
+    from worldloom_rl.report.nearest_memories import dream_beside_the_world
 
-    session = Session(trained.recipe, trained.config, trained.model, seed=seed, memories=memories)
-    try:
-        for _ in range(context - 1):
-            session.step()
-        session.dream_from()
-        for _ in range(horizon):
-            session.step()
-    finally:
-        session.close()
+    session = dream_beside_the_world(
+        trained.recipe, trained.config, trained.model, context=context, horizon=horizon, memories=memories, seed=seed
+    )
     session.save_gif(file)
     say(f"Wrote {file}: the world | what the model dreams after {context} steps while the agent plays ({LABEL}).")

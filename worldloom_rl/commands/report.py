@@ -13,9 +13,13 @@ from worldloom_rl.config import Limits
 from worldloom_rl.training.options import MOST_STEPS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from worldloom_rl.commands.trained import TrainedRun
     from worldloom_rl.report.examination import ValueHead
     from worldloom_rl.report.report_episodes import Episodes
+
+_SEEN, _DREAMT = 5, 15  # observations before the dream that is shown, and its steps
 
 
 @in_range
@@ -23,6 +27,7 @@ def report(
     run: Annotated[Path, tyro.conf.Positional],
     episodes: EpisodeCount = 8,
     steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
+    memories: Annotated[int, Limits(0, 100_000)] = 400,
     seed: Seed = 0,
     task: str | None = None,
     trust: bool = False,
@@ -33,6 +38,8 @@ def report(
         run: the run directory; the page is written to report/index.html in it.
         episodes: environments that the run's policy plays; twice as many are played with random actions.
         steps: agent steps in each of them; fewer if an episode can't last that long.
+        memories: agent steps of further episodes out of which a model that decodes no image shows what it dreams: what
+            was seen at the nearest latent; 0 leaves it out.
         seed: of the environments, the policy and the samples.
         task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
@@ -62,10 +69,33 @@ def report(
         f"from {len(evidence.imagined.alive)} of these observations, along the actions that were taken"
     )
     facts["unit"] = "100 % of the variance is the mean squared error of always foreseeing the average"
-    file = write_report(run / "report", f"{recipe.title} on {trained.played}: model report", facts, evidence, findings)
+    drawn = _nearest_memories(trained, facts, memories, seed) if memories else []
+    title = f"{recipe.title} on {trained.played}: model report"
+    file = write_report(run / "report", title, facts, evidence, findings, drawn)
     for finding in findings:
         say(f"{finding.part}: {finding.verdict}. {finding.text}")
     say(f"{verdict_text(findings)} The page with pictures: {file}")
+
+
+def _nearest_memories(
+    trained: TrainedRun, facts: dict[str, str], memories: int, seed: int
+) -> list[tuple[str, str, Figure]]:
+    """The figure of a dream as nearest memories, where the model decodes no image; if there can be none, a fact."""
+    from worldloom_rl.envs.drawn_world import decoded_image
+    from worldloom_rl.report.nearest_memories import draw_nearest_memories, dream_beside_the_world
+
+    if decoded_image(trained.model) is not None:
+        return []
+    played = trained.recipe, trained.config, trained.model
+    try:
+        session = dream_beside_the_world(*played, context=_SEEN, horizon=_DREAMT, memories=memories, seed=seed)
+    except ValueError as error:
+        facts["dream as nearest memories"] = f"none: {error}"
+        return []
+    facts["dream as nearest memories"] = (
+        f"out of {len(session.memories)} of new episodes, with those of the dream's world"
+    )
+    return [draw_nearest_memories(session)]
 
 
 def _facts(

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.distribution import SequenceDistribution
 from worldloom_rl.planners.options import PlanKeywords, PlanOptions
-from worldloom_rl.planners.plan import Iteration, Plan, policy_trajectories, trajectory_value
+from worldloom_rl.planners.plan import Iteration, Plan, policy_trajectories, take_sequences, trajectory_value
 from worldloom_rl.planners.policy import Planner
 from worldloom_rl.planners.predictive_sampling import score
 from worldloom_rl.world_model import Latent, WorldModel
@@ -84,7 +84,7 @@ def climb(
     actions = _allowed(actions.detach(), mask)
     value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0)
     elite_value, elite_index = value.topk(1, -1)
-    best = actions.take_along_dim(elite_index[None, :, :, None], 2).squeeze(2)
+    best = take_sequences(actions, elite_index).squeeze(2)
     std = torch.full_like(best, options.min_std)
     std = std if mask is None else std * mask
     last = Iteration(actions, value, elite_index, score(elite_value), best, std)

@@ -12,7 +12,7 @@ from torch import Tensor
 from worldloom_rl.latents.categorical import gumbel_argmax
 from worldloom_rl.noise import Noise
 from worldloom_rl.planners.options import PlanKeywords, PlanOptions
-from worldloom_rl.planners.plan import plan
+from worldloom_rl.planners.plan import plan, take_sequences
 from worldloom_rl.planners.policy import Planner
 from worldloom_rl.specs.actions import ActionSpace
 from worldloom_rl.world_model import WorldModel
@@ -39,7 +39,7 @@ def score(elite_value: Tensor, *, temperature: float) -> Tensor:
 def choose(space: ActionSpace, mean: Tensor, elites: Tensor, weight: Tensor, noise: Noise) -> Tensor:
     """[H, B, A] one elite sequence, with probability equal to its weight, also when not exploring."""
     elite = gumbel_argmax(weight, noise.exponential("elite", weight.shape, weight))
-    return elites.take_along_dim(elite[None, :, None, None], 2).squeeze(2)
+    return take_sequences(elites, elite.unsqueeze(-1)).squeeze(2)
 
 
 class MPPIPlanner(Planner):

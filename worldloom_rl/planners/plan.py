@@ -83,7 +83,7 @@ def plan(
             actions = actions * mask.unsqueeze(-2)
         value = trajectory_value(model, latent, actions, options, noise).nan_to_num(0.0)
         elite_value, elite_index = value.topk(options.num_elites, -1)
-        elites = actions.take_along_dim(elite_index[None, :, :, None], 2)
+        elites = take_sequences(actions, elite_index)
         weight = score(elite_value)
         mean, std = refit(distribution, elites, weight, mean, std)
         if mask is not None:
@@ -95,6 +95,12 @@ def plan(
         chosen = distribution.explore(chosen, mean, std, noise)
     kept = elites[:, :, : options.carry_elites].permute(1, 2, 0, 3) if options.carry_elites else None
     return Plan(chosen[0], mean.transpose(0, 1), iterations, chosen.transpose(0, 1), kept)
+
+
+def take_sequences(sequences: Tensor, index: Tensor) -> Tensor:
+    """[H, B, K, A] of sequences [H, B, N, A] those of the numbers [B, K]."""
+    # take_along_dim would fix the batch's size in a program that is exported.
+    return sequences.gather(2, index[None, :, :, None].expand(len(sequences), -1, -1, sequences.shape[-1]))
 
 
 def _moved_on(distribution: SequenceDistribution, previous: Tensor, mean: Tensor, noise: Noise) -> Tensor:

@@ -91,8 +91,9 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         """[A] the mean of a fresh start."""
         return self.distribution.init_mean
 
-    def make_tensordict_primer(self) -> TensorDictPrimer:
-        """The transform that gives an environment a place for the warm start, and for what is left of a plan."""
+    @property
+    def carried_spec(self) -> Composite:
+        """What is carried from step to step by each environment: the warm start, and what is left of a plan."""
         width = self.model.action_space.width
         leaves = Composite({PLANNER_MEAN: Unbounded((self.horizon, width))})
         if self.options.carry_elites:
@@ -100,7 +101,11 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         if self.execute > 1:
             leaves[PLANNER_SEQUENCE] = Unbounded((self.execute, width))
             leaves[PLANNER_LEFT] = Unbounded((1,), dtype=torch.int64)
-        return TensorDictPrimer(leaves, default_value=0, expand_specs=True)
+        return leaves
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that gives an environment a place for what is carried."""
+        return TensorDictPrimer(self.carried_spec, default_value=0, expand_specs=True)
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -109,23 +114,31 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
         self._move_to(next(iter(latent.values())).device)
         flat = {name: value.reshape(batch.numel(), *value.shape[len(batch) :]) for name, value in latent.items()}
         is_init, carried = self._read_carried(tensordict)
-        fresh = is_init.reshape(-1, 1, 1)
-        carried[PLANNER_MEAN] = torch.where(
-            fresh, self.init_mean.expand_as(carried[PLANNER_MEAN]), carried[PLANNER_MEAN]
-        )
-        if PLANNER_ELITES in carried:
-            carried[PLANNER_ELITES] = carried[PLANNER_ELITES].masked_fill(fresh.unsqueeze(-1), torch.nan)
         explore = exploration_type() is ExplorationType.RANDOM
-        if self.execute == 1:
-            action, carried = self._plan_anew(flat, carried, explore)
-        else:
-            carried[PLANNER_LEFT] = carried[PLANNER_LEFT].masked_fill(is_init.reshape(-1, 1), 0)
-            action, carried = self._go_on(flat, carried, explore)
+        action, carried = self.act(flat, carried, is_init, self.noise or model.noise, explore=explore)
         model.write_action(tensordict, action.reshape(*batch, action.shape[-1]))
         for key, value in carried.items():
             shaped = value.reshape(*batch, *value.shape[1:])
             tensordict.set(key, shaped).set(("next", *key), shaped)
         return tensordict
+
+    def act(
+        self, latent: Latent, carried: Carried, is_init: Tensor, noise: Noise, *, explore: bool
+    ) -> tuple[Tensor, Carried]:
+        """[B, A] the next action of each environment, and what each carries to its next one.
+
+        Args:
+            latent: leaves [B, …].
+            carried: [B, …] by key of `carried_spec`; it does not count where `is_init`, of B numbers, is set.
+        """
+        fresh, mean = is_init.reshape(-1, 1, 1), carried[PLANNER_MEAN]
+        carried = {**carried, PLANNER_MEAN: torch.where(fresh, self.init_mean.expand_as(mean), mean)}
+        if PLANNER_ELITES in carried:
+            carried[PLANNER_ELITES] = carried[PLANNER_ELITES].masked_fill(fresh.unsqueeze(-1), torch.nan)
+        if self.execute == 1:
+            return self._plan_anew(latent, carried, noise, explore)
+        carried[PLANNER_LEFT] = carried[PLANNER_LEFT].masked_fill(is_init.reshape(-1, 1), 0)
+        return self._go_on(latent, carried, noise, explore)
 
     def plan(
         self,
@@ -143,10 +156,9 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
             self.model, latent, previous_mean, self.distribution, noise, explore=explore, **elites
         )
 
-    def _plan_anew(self, latent: Latent, carried: Carried, explore: bool) -> tuple[Tensor, Carried]:
+    def _plan_anew(self, latent: Latent, carried: Carried, noise: Noise, explore: bool) -> tuple[Tensor, Carried]:
         """[B, A] the first action of a new plan for each, and what is carried."""
         elites = carried.get(PLANNER_ELITES)
-        noise = self.noise or self.model.noise
         plan = self.plan(latent, carried[PLANNER_MEAN], noise, explore=explore, previous_elites=elites)
         kept = {PLANNER_MEAN: plan.mean}
         if plan.elites is not None:
@@ -156,13 +168,13 @@ class Planner(TensorDictModuleBase):  # type: ignore[misc]
             kept[PLANNER_LEFT] = torch.full_like(carried[PLANNER_LEFT], self.execute)
         return plan.action, kept
 
-    def _go_on(self, latent: Latent, carried: Carried, explore: bool) -> tuple[Tensor, Carried]:
+    def _go_on(self, latent: Latent, carried: Carried, noise: Noise, explore: bool) -> tuple[Tensor, Carried]:
         """[B, A] the next action of each plan and what is carried; a plan that is used up is made anew."""
         due = (carried[PLANNER_LEFT] == 0).nonzero()[:, 0]
         if len(due):
             start = {name: value.index_select(0, due) for name, value in latent.items()}
             before = {key: value.index_select(0, due) for key, value in carried.items()}
-            _, made = self._plan_anew(start, before, explore)
+            _, made = self._plan_anew(start, before, noise, explore)
             carried = {key: value.index_copy(0, due, made[key]) for key, value in carried.items()}
         left = carried[PLANNER_LEFT]
         action = carried[PLANNER_SEQUENCE].take_along_dim((self.execute - left).unsqueeze(-1), 1).squeeze(1)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from worldloom_rl.atomic import write_text
 from worldloom_rl.report.agreement import by_step, imagined_returns
@@ -18,21 +21,33 @@ _SHOWN = (1, 2, 3, 5, 10, 15, 20, 30, 50)  # steps in the table
 
 
 def write_report(
-    directory: Path, title: str, facts: Mapping[str, str], evidence: Evidence, findings: Sequence[Finding]
+    directory: Path,
+    title: str,
+    facts: Mapping[str, str],
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    figures: Iterable[tuple[str, str, Figure]] = (),
 ) -> Path:
     """index.html in a directory, in place of an older report; other files there stay. Returns the file.
 
     Args:
         facts: what was judged and how, by name.
+        figures: that stand before those of the evidence, each with its name and a caption.
     """
     file = directory / "index.html"
-    page = report_page(title, facts, evidence, findings)
+    page = report_page(title, facts, evidence, findings, figures)
     directory.mkdir(parents=True, exist_ok=True)
     write_text(file, page)
     return file
 
 
-def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findings: Sequence[Finding]) -> str:
+def report_page(
+    title: str,
+    facts: Mapping[str, str],
+    evidence: Evidence,
+    findings: Sequence[Finding],
+    figures: Iterable[tuple[str, str, Figure]] = (),
+) -> str:
     """The page's HTML."""
     text = html.escape
     rows = "\n".join(
@@ -40,7 +55,7 @@ def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findin
         f"</td><td>{text(finding.text)}</td></tr>"
         for finding in findings
     )
-    figures = "\n".join(picture(*drawn) for drawn in draw_figures(evidence))
+    pictures = "\n".join(picture(*drawn) for drawn in chain(figures, draw_figures(evidence)))
     known = "\n".join(f"<tr><td>{text(name)}</td><td>{text(fact)}</td></tr>" for name, fact in facts.items())
     return page(
         title,
@@ -48,7 +63,7 @@ def report_page(title: str, facts: Mapping[str, str], evidence: Evidence, findin
 <table><tr><th>part</th><th>verdict</th><th>what was found</th></tr>
 {rows}</table>
 <p>Each head is asked about latents of observations that the model saw, so that wrong dynamics are not blamed on it.</p>
-{figures}
+{pictures}
 <h2>By steps imagined</h2>
 <table class="numbers">{_horizon_table(evidence)}</table>
 <h2>How it was measured</h2>

@@ -78,4 +78,3 @@ def is_free(column: int, row: int) -> bool:
 def place_of(column: int, row: int) -> np.ndarray:
     """float32 [2] that is observed in a cell."""
     return np.array([2 * column / (WIDTH - 1) - 1, 2 * row / (HEIGHT - 1) - 1], np.float32)
-

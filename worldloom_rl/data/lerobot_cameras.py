@@ -88,7 +88,7 @@ class Stills:
         self._name, self._size = name, image_size
         self._files = sorted((path / "data").glob("*/*.parquet"))
         self._counts = [read_table(file, ["frame_index"]).num_rows for file in self._files]
-        self._held: tuple[int, list[bytes]] | None = None  # the file that was read last
+        self._held: tuple[int, list[object]] | None = None  # the file that was read last
         channels, height, width = self.frames(0, 0, np.zeros(1, dtype=np.int64))[0].shape
         self.shape = (channels, height, width)
 

@@ -108,7 +108,8 @@ class Stills:
         file = self._files[number]
         if self._held is None or self._held[0] != number:
             column = read_table(file, [self._name])[self._name].to_pylist()
-            self._held = (number, [image.get("bytes") if isinstance(image, dict) else image for image in column])
+            images: list[object] = [image.get("bytes") if isinstance(image, dict) else image for image in column]
+            self._held = (number, images)
         content = self._held[1][row]
         try:
             if not isinstance(content, bytes):  # a text would be opened as a path or an address

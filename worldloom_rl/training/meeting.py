@@ -12,6 +12,7 @@ from datetime import timedelta
 from types import FrameType
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from worldloom_rl import ranks
@@ -55,7 +56,7 @@ class _Meeting:
         try:
             store, self._number, self._count = next(rendezvous("env://", timeout=_TO_MEET))
             # torchrun's --max-restarts starts all anew at the same store, where what those before said still stands.
-            self.store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            self.store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             numbers = {"rank": self._number, "world_size": self._count}
             dist.init_process_group("gloo", store=self.store, timeout=_PATIENCE, **numbers)
         except RuntimeError as error:

@@ -119,6 +119,7 @@ def test_resident_memory_grows_with_what_is_kept() -> None:
     assert after[1] >= after[0] > kept.nbytes
 
 
+@pytest.mark.slow
 def test_a_training_step_is_a_plan_and_an_update() -> None:
     pytest.importorskip("dm_control")
     step = catalogue.find("train-tdmpc2-5m").make("eager")

@@ -47,7 +47,7 @@ FAMILIES = {  # and where each is tried
 }
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "pendulum": {"env": "Pendulum-v1", "time_limit": 15},
-    "cartpole": {"env": "CartPole-v1", "num_envs": 2},
+    "cartpole": {"env": "CartPole-v1", "num_envs": 2, "time_limit": 60},
     "catch": {"env": "worldloom/Catch-v0", "time_limit": 15},
 }
 

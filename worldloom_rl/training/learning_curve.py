@@ -56,8 +56,9 @@ def draw_learning_curve(
     """
     from matplotlib.figure import Figure  # imported late: it takes a second
 
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(6.4, 4.0))
+    # Margins by hand: a layout that finds them draws everything twice, at each evaluation.
+    axes = figure.add_axes((0.14, 0.24, 0.83, 0.67))
     axes.plot(steps, [sum(values) / len(values) for values in returns], marker="o", label="mean")
     axes.fill_between(
         steps, [min(values) for values in returns], [max(values) for values in returns], alpha=0.2, label="min to max"
@@ -66,7 +67,7 @@ def draw_learning_curve(
         draw_published(axes, published, steps[-1])
     axes.set(xlabel=axis, ylabel="episode return")
     axes.set_title(title, parse_math=False)  # a path may hold what would be mathematics
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="lower center", ncols=2)
     write_picture(file, figure, dpi=120)
 
 

@@ -142,7 +142,8 @@ def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> 
         return spaces.Box(0.0, 1.0, (width,), np.float32)
     raise ValueError(
         f"{leaf} is {shown(space)}, not numbers of a fixed shape. Leave it out or encode it as a Box "
-        "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation)."
+        "(gymnasium.wrappers.FilterObservation, gymnasium.wrappers.TransformObservation), or observe what is rendered "
+        "(--pixels)."
     )
 
 

@@ -16,7 +16,6 @@ from worldloom_rl.commands.finetune import fine_tuning
 from worldloom_rl.models.dreamerv3 import DreamerV3
 from worldloom_rl.recipes import dreamerv3, dreamerv3_finetune
 from worldloom_rl.recipes.dreamerv3 import compute_losses, make_ensemble, make_losses, make_optimizer, update
-from worldloom_rl.recipes.finetune import begins_with
 from worldloom_rl.recipes.finetune_options import FineTunedDreamerV3RunConfig, FineTuneOptions
 from worldloom_rl.recipes.options import DreamerV3RunConfig
 from worldloom_rl.training import loop
@@ -113,7 +112,7 @@ def test_the_task_is_learned_afterwards_by_the_actor_that_knows_its_way_and_a_ne
     recipe, config = fine_tuning(options)
     assert isinstance(config, FineTunedDreamerV3RunConfig)
     assert not config.explore
-    assert begins_with(config).endswith("not its --explore")
+    assert config.found[0].endswith("not its --explore")
     old = DreamerV3.from_pretrained(loop.RunDirectory(explored).checkpoints.latest() / "model")
     state = recipe.make_state(config)
     assert state.losses.ensemble is None

@@ -223,6 +223,11 @@ def test_a_report_judges_the_task_that_is_named_or_the_worst_and_says_which(
     assert "Did you mean 'Pendulum-v1'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_arguments_of_one_environment_are_refused_for_several(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"env_kwargs=\['g=14'\] are arguments of one environment \(--env\)"):
+        small(tmp_path, env_kwargs=("g=14",))
+
+
 def test_one_task_is_learned_from_recordings_without_a_task_number(tmp_path: Path) -> None:
     state = tdmpc2_offline.make_state(small(tmp_path, tasks=(), env=TASKS[0], data=(TASKS[0],)))
     assert state.model.tasks is None

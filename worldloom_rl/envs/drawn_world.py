@@ -10,7 +10,6 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from worldloom_rl.config import Json
-from worldloom_rl.envs import atari
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import simulators
 from worldloom_rl.envs.rendering import render_frame
@@ -20,7 +19,6 @@ from worldloom_rl.keys import GOAL, as_tuple
 from worldloom_rl.specs.observations import is_byte_image
 from worldloom_rl.world_model import Observation, WorldModel
 
-_DRAW_UNASKED = {"dmc", "crafter", *atari.PRESETS}
 _LARGEST = 256  # rows and columns of a picture; of a larger one every second or third is left out
 
 
@@ -83,11 +81,6 @@ class DrawnWorld:
             observation[key] = (self.model.read(row, key) if value is None else value).to(self.device)
         picture = draw(self.env) if self.image is None else picture_of(observation[self.image])
         return Arrival(observation, reward, bool(row["terminated"]), bool(row["done"]), smaller(picture))
-
-
-def drawing_arguments(name: str) -> dict[str, Json]:
-    """The `env_kwargs` with which `make_env` makes an environment of that name that can be drawn."""
-    return {} if name.partition(":")[0] in _DRAW_UNASKED else {"render_mode": "rgb_array"}
 
 
 def draw(env: EnvBase) -> np.ndarray:

@@ -7,7 +7,11 @@ import sys
 
 import numpy as np
 
+from worldloom_rl.config import Json
+from worldloom_rl.envs import atari
 from worldloom_rl.envs.simulator_output import Simulator, raised_below
+
+_DRAW_UNASKED = {"dmc", "crafter", *atari.PRESETS}
 
 
 def render_without_display() -> None:
@@ -18,6 +22,11 @@ def render_without_display() -> None:
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def drawing_arguments(name: str) -> dict[str, Json]:
+    """The `env_kwargs` with which `make_env` makes an environment of that name that can be drawn."""
+    return {} if name.partition(":")[0] in _DRAW_UNASKED else {"render_mode": "rgb_array"}
 
 
 def render_frame(name: str, env: Simulator) -> np.ndarray:

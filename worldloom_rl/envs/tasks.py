@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase, GymWrapper, SerialEnv
 from worldloom_rl.config import Json
 from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import _RealEnv, make_env, simulators
+from worldloom_rl.envs.rendering import drawing_arguments
 from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.envs.workers import Workers
 from worldloom_rl.tasks import TaskSet, environment_name, published_task
@@ -125,6 +126,7 @@ def make_task_env(
     rescale_observations: bool = False,
     seed: int | None = None,
     parallel: bool = False,
+    drawn: bool = False,
 ) -> EnvBase:
     """A TorchRL environment of tasks side by side, as `make_env`'s but for what `InTask` observes and takes.
 
@@ -137,6 +139,7 @@ def make_task_env(
         action_repeat, time_limit, rescale_observations: as for `describe_tasks`.
         seed: of the first environment; the others get distinct ones derived from it.
         parallel: as for `make_env`.
+        drawn: made so that they can be drawn.
 
     Example:
         >>> tasks = describe_tasks(["Pendulum-v1", "MountainCarContinuous-v0"]).tasks
@@ -152,7 +155,8 @@ def make_task_env(
     options = (action_repeat, time_limit, rescale_observations)
 
     def single(task: int) -> EnvBase:
-        steps = InTask(_task_steps(tasks.names[task], *options), tasks, task)
+        asked = drawing_arguments(environment_name(tasks.names[task])) if drawn else None
+        steps = InTask(_task_steps(tasks.names[task], *options, asked), tasks, task)
         return GymWrapper(steps, categorical_action_encoding=True)  # the task's number as a number
 
     places = [{"task": number} for number in numbers for _ in range(num_envs)]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import gymnasium
 
-from worldloom_rl.envs.drawn_world import DrawnWorld, decoded_image, drawing_arguments
+from worldloom_rl.envs.drawn_world import DrawnWorld, decoded_image
 from worldloom_rl.envs.rendering import render_without_display
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
@@ -19,12 +17,9 @@ def open_world(config: RunConfig, model: WorldModel, seed: int) -> DrawnWorld:
     image = decoded_image(model)
     if image is None:
         render_without_display()
-        given = {text.partition("=")[0] for text in config.env_kwargs}
-        asked = [f"{name}={value}" for name, value in drawing_arguments(config.env).items() if name not in given]
-        config = config if config.pixels else dataclasses.replace(config, env_kwargs=(*config.env_kwargs, *asked))
     env = None
     try:
-        env = config.make_env(1, seed)
+        env = config.make_env(1, seed) if image is not None else config.make_drawn_env(seed)
         world = DrawnWorld(env, model, image)
         world.begin()
     except (ValueError, ImportError, gymnasium.error.Error) as error:

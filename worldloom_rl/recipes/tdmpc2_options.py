@@ -49,6 +49,11 @@ class TDMPC2RunConfig(ActorsRunConfig):
                 f"TD-MPC2 learns one environment (--env) or several (--tasks), got {self.env!r} and "
                 f"{list(self.tasks)}: name one of them, also where data is recorded."
             )
+        if self.tasks and self.env_kwargs:
+            raise ValueError(
+                f"env_kwargs={list(self.env_kwargs)} are arguments of one environment (--env), but there are several "
+                "tasks: register each with its own, gymnasium.register(id, entry_point, kwargs={…})."
+            )
         if self.tasks and self.pixels:
             raise ValueError("TD-MPC2 learns several tasks from vectors only; leave pixels off.")
         if self.episode_length is not None and (self.tasks or not self.data):
@@ -153,6 +158,12 @@ class TDMPC2RunConfig(ActorsRunConfig):
             else super().make_env(num_envs, seed)
         )
 
+    def make_drawn_env(self, seed: int) -> EnvBase:
+        """One environment of the first task that is played, or of the one task, which can be drawn."""
+        if not self.tasks:
+            return super().make_drawn_env(seed)
+        return self._make_task_env(self.played_tasks[:1], 1, seed, drawn=True)
+
     def make_collection_env(self, seed: int) -> EnvBase:
         """Those that are collected in, `num_envs` of each task."""
         if not self.tasks:
@@ -167,7 +178,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
         """So many of each task that evaluations play."""
         return self._make_task_env(self.played_tasks, episodes, seed) if self.tasks else self.make_env(episodes, seed)
 
-    def _make_task_env(self, played: tuple[str, ...], num_envs: int, seed: int) -> EnvBase:
+    def _make_task_env(self, played: tuple[str, ...], num_envs: int, seed: int, *, drawn: bool = False) -> EnvBase:
         from worldloom_rl.envs.tasks import make_task_env
 
         repeat, limit, rescale = self._task_options
@@ -180,6 +191,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
             time_limit=limit,
             rescale_observations=rescale,
             parallel=self.in_processes,
+            drawn=drawn,
         )
 
     def model_config(self, length: int = 0) -> TDMPC2Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from worldloom_rl.config import Json, Limits, added_field, check_fields, found_field, ranged
@@ -131,6 +131,14 @@ class RunConfig:
         from worldloom_rl.envs import make_env
 
         return make_env(self.env, num_envs=num_envs, seed=seed, **self.env_options())
+
+    def make_drawn_env(self, seed: int) -> EnvBase:
+        """One of them that can be drawn, where it can be at all."""
+        from worldloom_rl.envs.rendering import drawing_arguments
+
+        given = {text.partition("=")[0] for text in self.env_kwargs}
+        asked = [f"{name}={value}" for name, value in drawing_arguments(self.env).items() if name not in given]
+        return (self if self.pixels else replace(self, env_kwargs=(*self.env_kwargs, *asked))).make_env(1, seed)
 
     def specs(self) -> tuple[Composite, Composite]:
         """Observation and action specs of the environment, for a run that does not collect in it."""

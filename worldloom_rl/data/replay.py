@@ -122,10 +122,11 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
         arrived = data if isinstance(data, Arrived) else Arrived(data)
         if arrived.late is not None:
             self._write_late(arrived.late)
-        rows, device = arrived.rows.exclude(INDEX), self._storage.device
-        if any(leaf.device != device for leaf in rows.values(True, True)):
+        rows, device = arrived.rows.copy(), self._storage.device  # the ring writes their slots into them
+        leaves = _leaves(rows)
+        self._check_rows(leaves)
+        if any(leaf.device != device for leaf in leaves.values()):
             rows = rows.to(device)
-        self._check_rows(rows)
         index: Tensor = super().extend(encoded(rows, self._codec), update_priority=update_priority).cpu()
         self._leaves = self._leaves or _leaves(self._storage._storage)
         self._saved.note_written(index)
@@ -272,8 +273,7 @@ class Replay(ReplayBuffer):  # type: ignore[misc]  # torchrl is untyped
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    def _check_rows(self, rows: TensorDictBase) -> None:
-        given = _leaves(rows)
+    def _check_rows(self, given: Mapping[tuple[str, ...], Tensor]) -> None:
         if self._leaves and given.keys() != self._leaves.keys():
             missing, extra = self._leaves.keys() - given.keys(), given.keys() - self._leaves.keys()
             raise KeyError(

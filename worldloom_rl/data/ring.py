@@ -192,9 +192,9 @@ class LinkedRingWriter(RoundRobinWriter):  # type: ignore[misc]  # torchrl is un
 
 def _marks(data: TensorDictBase) -> list[tuple[int, bool, bool]]:
     """(stream, is_init, done) of rows [N]."""
-    missing = [key for key in (STREAM, IS_INIT, TERMINATED, TRUNCATED) if data.get(key, default=None) is None]
-    if missing:
+    needed = {key: data.get(key, default=None) for key in (STREAM, IS_INIT, TERMINATED, TRUNCATED)}
+    if missing := [key for key, value in needed.items() if value is None]:
         raise KeyError(f"replay rows need {missing}; these have {sorted(map(str, data.keys()))}. Arrivals writes them.")
-    done = data[TERMINATED].bool() | data[TRUNCATED].bool()
-    columns: Iterable[Tensor] = (data[STREAM], data[IS_INIT], done)
+    stream, is_init, terminated, truncated = needed.values()
+    columns: Iterable[Tensor] = (stream, is_init, terminated.bool() | truncated.bool())
     return list(zip(*(column.reshape(len(data), -1)[:, 0].tolist() for column in columns), strict=True))

@@ -19,6 +19,4 @@ def transformed() -> bool:
 
 def eager_on_cpu(x: Tensor) -> bool:
     """Whether x is on a CPU, neither compiled nor transformed."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return not torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not transformed()

@@ -72,7 +72,11 @@ class LatentEnsemble(nn.Module):
     @torch.no_grad()
     def reward(self, features: Tensor, action: Tensor) -> Tensor:
         """[..., 1] of a step from features [..., F] by a flat action [..., A]: the disagreement in its unit."""
-        return self.disagreement(features, action) / self.unit.clamp(min=torch.finfo(self.unit.dtype).tiny)
+        return self.in_unit(self.disagreement(features, action))
+
+    def in_unit(self, disagreement: Tensor) -> Tensor:
+        """The same told in the running mean."""
+        return disagreement / self.unit.clamp(min=torch.finfo(self.unit.dtype).tiny)
 
 
 def spread(predicted: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ class DisagreementLoss(LossModule):  # type: ignore[misc]
             mean = ranks.mean(variance.sum() / count)
             if self.training:
                 ensemble.unit.copy_(torch.where(ensemble.unit > 0, ensemble.unit.lerp(mean, _UNIT_RATE), mean))
-            reward = variance / ensemble.unit.clamp(min=torch.finfo(mean.dtype).tiny)
+            reward = ensemble.in_unit(variance)
         found = {
             "loss_disagreement": (error * inside).sum() / count,
             "disagreement": mean,

@@ -28,6 +28,8 @@ from worldloom_rl.training.recorded import record_all
 from worldloom_rl.training.run_directory import RunDirectory
 from worldloom_rl.training.source import ReplaySource, closed_on_error
 
+_OF_REWARDS = ("critic", "slow_critic", "return_range")  # parts of a behaviour that know what was rewarded
+
 
 def make_state(config: Config) -> State:
     """A state with the old weights, with the environments open. Randomness is seeded here."""
@@ -52,11 +54,11 @@ def fit(config: Config, env: EnvBase, old: DreamerV3) -> DreamerV3:
         raise ValueError(f"--like takes a task of a TD-MPC2 of several; {config.started_from} is a DreamerV3 of one.")
     check_fits(config, (old.observation_spec, old.action_spec), specs_of(env))
     new = DreamerV3(dataclasses.replace(old.config, **overridden(old.config, config.overrides)), *specs_of(env))
-    fresh = copy.deepcopy(new.behavior)
+    anew = _OF_REWARDS if EXPLORED in config.began_as else ()
+    fresh = {part: copy.deepcopy(new.behavior.get_submodule(part).state_dict()) for part in anew}
     copy_weights(old, new)
-    if EXPLORED in config.began_as:
-        for part in ("critic", "slow_critic", "return_range"):
-            new.behavior.get_submodule(part).load_state_dict(fresh.get_submodule(part).state_dict())
+    for part, weights in fresh.items():
+        new.behavior.get_submodule(part).load_state_dict(weights)
     return new
 
 

@@ -227,7 +227,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
     config_class = Config
     pretrains = True
     together = True
-    # 5m from vectors, tests/benchmarks/README.md: `plan`, `tdmpc2-update`; with AVX-512 more was seen, 0.28 and 0.10
+    # 5m from vectors, tests/benchmarks/README.md: `plan`, `tdmpc2-update`; the build's minute was not measured
     gains = Gains(acting=0.10, update=0.06, build=60.0, largest=10_000_000)
     shown: ClassVar[Mapping[str, str]] = {"loss": "loss", "policy": "loss_policy"}
 

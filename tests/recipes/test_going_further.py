@@ -54,7 +54,7 @@ def assert_told_once(run: RunDirectory) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_finished_run_that_goes_further_is_one_that_was_told_so_at_first(family: str, tmp_path: Path) -> None:
     place = FAMILIES[family][0]
-    shorter, longer = (80, 90) if family == "tdmpc2" else (40, 50)
+    shorter, longer = (50, 56) if family == "tdmpc2" else (40, 46)
     expected: dict[int, Tensor] = {}
     recipe, config = make(family, place, tmp_path / "whole", steps=longer, eval_every=shorter // 2)
     whole = loop.train(recorded(recipe, expected, lambda update: False), config)
@@ -79,7 +79,7 @@ def test_a_finished_run_that_goes_further_is_one_that_was_told_so_at_first(famil
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """110 steps of TD-MPC2, checkpoints every 20."""
+    """64 steps of TD-MPC2, checkpoints every 20."""
     recipe, config = make("tdmpc2", "pendulum", tmp_path_factory.mktemp("finished") / "run")
     return loop.train(recipe, config)
 
@@ -97,7 +97,7 @@ def test_a_finished_run_says_so_and_repeats_nothing(run: RunDirectory, capsys: p
     before, told = result_of(run), evaluations_in(run)
     resume(run)
     assert "has come to its end before" in (out := " ".join(capsys.readouterr().out.split()))
-    assert f"Take it further: worldloom resume {run.path} --steps 220" in out
+    assert f"Take it further: worldloom resume {run.path} --steps 128" in out
     assert result_of(run) == before
     assert evaluations_in(run) == told
     assert_told_once(run)
@@ -127,9 +127,9 @@ def test_the_best_checkpoint_is_scored_by_an_evaluation_of_its_own_weights_and_c
 
 def test_back_to_an_earlier_checkpoint_what_followed_is_gone_and_comes_again(run: RunDirectory) -> None:
     before, told, last = result_of(run), evaluations_in(run), weights(run)
-    with pytest.raises(ValueError, match=r"no checkpoint of 7 agent steps; there are those of \[.*, 110\]"):
+    with pytest.raises(ValueError, match=r"no checkpoint of 7 agent steps; there are those of \[.*, 64\]"):
         loop.resume(make("tdmpc2", "pendulum", run.path)[0], run, start=7)
-    resume(run, "--from", 100)
+    resume(run, "--from", 60)
     assert result_of(run)["evaluations"] == before["evaluations"]
     assert evaluations_in(run) == told
     assert all(torch.equal(tensor, last[name]) for name, tensor in weights(run).items())
@@ -140,7 +140,7 @@ def test_back_to_an_earlier_checkpoint_what_followed_is_gone_and_comes_again(run
 
 def test_it_cannot_go_less_far_than_it_is(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted((file, file.stat().st_mtime_ns) for file in run.path.rglob("*"))
-    for steps, told in ((110, ""), (60, "has gone 110 steps already"), (0, "--steps must be a whole number in [1, ")):
+    for steps, told in ((64, ""), (40, "has gone 64 steps already"), (0, "--steps must be a whole number in [1, ")):
         if told:
             with pytest.raises(SystemExit):
                 resume(run, "--steps", steps)

@@ -80,6 +80,14 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._seen(observation), info
 
     def step(self, action: Any) -> Step[object]:
+        observation, reward, terminated, truncated, info = self.advance(action)
+        if self.image is None:
+            return self._seen(observation), reward, terminated, truncated, info
+        image = self.image.next(render_frame(self.name, self.env))
+        return {"pixels": image}, reward, terminated, truncated, info
+
+    def advance(self, action: Any) -> Step[object]:
+        """A step with the simulator's own observation, neither read nor rendered."""
         total = 0.0
         check_action(self.name, action)
         block = [action] if self.action_block == 1 else np.split(np.asarray(action), self.action_block)
@@ -98,11 +106,7 @@ class AgentSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
             if terminated or truncated:
                 self.last_success = self.succeeded
                 break
-        if self.image is not None:
-            seen: object = {"pixels": self.image.next(render_frame(self.name, self.env))}
-        else:
-            seen = self._seen(observation)
-        return seen, total, terminated, truncated, info
+        return observation, total, terminated, truncated, info
 
     def _allowed(self, action: Any) -> Any:
         if self.mask is None:

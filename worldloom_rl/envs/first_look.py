@@ -42,6 +42,7 @@ def look_around(env: EnvBase, seed: int) -> FirstLook:
     steps = next(simulators(env))
     assert isinstance(steps, AgentSteps)
     steps.action_space.seed(seed)
+    step = steps.step if steps.image is None else steps.advance  # rendering takes long and has no bounds to compare
     generator, until = np.random.default_rng(seed), time.monotonic() + _MOST_SECONDS
     seen, _ = steps.reset(seed=seed)
     low = high = _vector(seen)
@@ -51,7 +52,7 @@ def look_around(env: EnvBase, seed: int) -> FirstLook:
             break
         if not held:
             action, held = steps.action_space.sample(), 2 ** int(generator.integers(_HELD + 1))
-        seen, _, terminated, truncated, _ = steps.step(action)
+        seen, _, terminated, truncated, _ = step(action)
         low, high = np.minimum(low, _vector(seen)), np.maximum(high, _vector(seen))
         terminates, held, count = terminates or terminated, held - 1, count + 1
         if terminated or truncated:

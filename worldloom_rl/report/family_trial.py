@@ -22,6 +22,7 @@ from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.training.options import RunConfig
 
 _UPDATES, _UPDATE_SECONDS = 3, 2.0  # timed at most, after one that is not
+_FEWEST_STEPS = 12  # of acting that are timed
 
 
 class Recipe(Protocol):
@@ -105,7 +106,8 @@ def _try(recipe: Recipe, config: RunConfig) -> Trial:
         leaves = (state.model.observation_spec, state.model.action_spec, state.model.latent_spec)
         row_bytes = state.source.replay.bytes_per_row + state.source.arrivals.row_bytes(*leaves)
         env = config.make_env(1, config.seed)
-        transitions, acting_seconds = _act(recipe.make_policy(state.model), env, state.source.replay.window + 20)
+        steps = max(_FEWEST_STEPS, state.source.replay.window + 2)
+        transitions, acting_seconds = _act(recipe.make_policy(state.model), env, steps)
         state.source.replay.extend(state.source.arrivals(transitions))
         metrics = recipe.update(state)
         begin, updates, update_seconds = time.perf_counter(), 0, 0.0

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldloom_rl.atomic import write_bytes
-from worldloom_rl.training.clock import Clock
+from worldloom_rl.training.clock import AGENT_STEPS
 from worldloom_rl.training.evaluate import Evaluation
-from worldloom_rl.training.published_curves import PublishedCurve
+from worldloom_rl.training.published_curves import PublishedCurve, published_curve
+from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, StateT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,25 +19,23 @@ if TYPE_CHECKING:
 
 
 def draw_evaluations(
-    file: Path,
-    title: str,
-    evaluations: Sequence[Evaluation],
-    clock: Clock,
-    *,
-    action_repeat: int,
-    published: PublishedCurve | None = None,
+    file: Path, recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT, evaluations: Sequence[Evaluation]
 ) -> None:
     """Write a PNG of a run's evaluations: returns of episodes or, where none was played, the statistics.
 
-    Args:
-        published: drawn beside the returns, by environment steps.
+    Beside the returns stands the published curve of the family on this environment, if there is one.
     """
-    steps = [clock.on_axis(clock.count(evaluation), action_repeat) for evaluation in evaluations]
-    if evaluations[-1].returns:
-        returns = [each.returns for each in evaluations]
-        draw_learning_curve(file, title, steps, returns, axis=clock.axis, published=published)
-    else:
+    clock = recipe.clock
+    title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
+    steps = [clock.on_axis(clock.count(evaluation), config.repeat) for evaluation in evaluations]
+    if not evaluations[-1].returns:
         draw_statistics(file, title, steps, [each.statistics for each in evaluations], axis=clock.axis)
+        return
+    published = None
+    if clock is AGENT_STEPS:
+        published = published_curve(recipe.name, config.env, pixels=config.pixels, time_limit=config.time_limit)
+    returns = [each.returns for each in evaluations]
+    draw_learning_curve(file, title, steps, returns, axis=clock.axis, published=published)
 
 
 def draw_learning_curve(

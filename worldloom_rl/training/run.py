@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from worldloom_rl import ranks
 from worldloom_rl.atomic import write_json
 from worldloom_rl.training.checkpoint import counts_of, save_checkpoint, score_of
-from worldloom_rl.training.clock import AGENT_STEPS, Counts
+from worldloom_rl.training.clock import Counts
 from worldloom_rl.training.compiling import Compiling, compiling
 from worldloom_rl.training.evaluate import Evaluation, united
 from worldloom_rl.training.finite import check_read
@@ -23,11 +23,11 @@ from worldloom_rl.training.learning_curve import draw_evaluations
 from worldloom_rl.training.next_command import typed
 from worldloom_rl.training.profile import Profile, profile_text
 from worldloom_rl.training.progress import LiveLine
-from worldloom_rl.training.published_curves import PublishedCurve, published_curve
 from worldloom_rl.training.recipe import ConfigT, ModelT, Recipe, RunState, StateT
 from worldloom_rl.training.run_directory import CURVE_FILE, PROFILE_FILE, RunDirectory
 
 FIRST_EVALUATION_SECONDS = 120.0  # beyond them the evaluation before the first step is given up
+PICTURE_SECONDS = 10.0  # between two drawings of the learning curve, but for a run's end
 
 
 class _TooLong(Exception):
@@ -42,6 +42,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self._open = ExitStack()
         self._warned = ""
         self._begun = False  # the evaluation before the first step was made, given up or left out
+        self._drawn = time.monotonic()
         self._compiling = Compiling()
 
     def __enter__(self) -> Run[ConfigT, ModelT, StateT]:
@@ -183,7 +184,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             )
 
     def _evaluate(self, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
-        recipe, state, config, done = self.recipe, self.state, self.config, self.count
+        recipe, state, done = self.recipe, self.state, self.count
         self._show("evaluating")
         found = self._evaluate_together(episodes, seed + done, check)
         evaluation = dataclasses.replace(found, agent_steps=state.agent_steps, updates=state.updates)
@@ -192,13 +193,15 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         statistics = {f"evaluation/{name}": value for name, value in evaluation.statistics.items()}
         self.directory.logs.log({**returns, **statistics}, done)
         self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
-        title = f"{recipe.title} {config.preset} on {config.task}, seed {config.seed}"
-        file = self.directory.path / CURVE_FILE
-        if ranks.rank() == 0:
-            draw_evaluations(
-                file, title, state.evaluations, recipe.clock, action_repeat=config.repeat, published=self._published()
-            )
+        if time.monotonic() - self._drawn >= PICTURE_SECONDS:
+            self._draw()
         return evaluation
+
+    def _draw(self) -> None:
+        """The learning curve so far, if there is one, by the first process."""
+        if self.state.evaluations and ranks.rank() == 0:
+            draw_evaluations(self.directory.path / CURVE_FILE, self.recipe, self.config, self.state.evaluations)
+        self._drawn = time.monotonic()
 
     def _evaluate_together(self, episodes: int, seed: int, check: Callable[[], None]) -> Evaluation:
         """Each process plays its part of the episodes; what stops one of them stops all."""
@@ -213,12 +216,6 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             if isinstance(part, Exception):
                 raise part
         return united([part for part in parts if isinstance(part, Evaluation)])
-
-    def _published(self) -> PublishedCurve | None:
-        config = self.config
-        if self.recipe.clock is not AGENT_STEPS:
-            return None
-        return published_curve(self.recipe.name, config.env, pixels=config.pixels, time_limit=config.time_limit)
 
     def _target_reached(self) -> bool:
         """Whether an evaluation of a model that had learned had the return that ends the run."""
@@ -238,6 +235,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self._warn()
         spent = state.profile.seconds()
         final = final or self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check_alone)
+        self._draw()
         self.save()
         if ranks.rank():
             return
@@ -265,6 +263,7 @@ class Run(Generic[ConfigT, ModelT, StateT]):
     def save_interrupted(self) -> None:
         """A checkpoint of a run that was asked to stop, and how to go on."""
         self.save()
+        self._draw()
         done = f"{self.count} {self.recipe.clock.unit}"
         self.line.say(f"Stopped and saved after {done}. Go on: {self.directory.resume_command}")
 

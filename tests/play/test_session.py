@@ -158,9 +158,9 @@ FAMILIES = {
 }
 
 
-def untrained(family: str) -> Session:
+def untrained(family: str, **options: object) -> Session:
     module, env, numbers = FAMILIES[family]
-    config = module.Config(env=env)
+    config = module.Config(env=env, **options)
     found, preset = find_preset(f"{family}:tiny")
     torch.manual_seed(0)
     model = found.model_class(dataclasses.replace(preset, **numbers), *config.specs())
@@ -181,6 +181,14 @@ def test_a_family_is_played_and_dreams(family: str) -> None:
     assert (moment.dream.value is None) == (family == "jepa")
     for side in (moment.world, moment.dream):
         assert np.asarray(imageio.imread(side.picture)).shape[2] == 3
+    played.close()
+
+
+def test_what_a_run_that_explored_values_is_not_shown_as_a_value_of_rewards() -> None:
+    played = untrained("dreamerv3", explore=True)
+    moment = played.step()
+    assert moment.world is not None
+    assert (moment.world.value, moment.dream.value) == (None, None)
     played.close()
 
 

@@ -114,6 +114,8 @@ class Session:
         goals = self.world.gives_goals
         self.without_agent = "" if goals else f"{config.task} gives no goals, which {recipe.title} plans to."
         self.agent = None if self.without_agent else Agent(model, recipe.make_policy(model))
+        # The critic of a run that explored values what is not yet known, which beside rewards would mislead.
+        self._values = None if getattr(config, "explore", False) else getattr(model, "terminal_value", None)
         self._learns_rewards = as_tuple(model.key_map.reward) in {as_tuple(key) for key in model.loss_keys}
         self._memory_steps = memories
         self.memories: Memories[bytes] = Memories(model)
@@ -258,8 +260,7 @@ class Session:
         return recalled.seen[0], float(recalled.distance)
 
     def _value(self, latent: Latent) -> float | None:
-        value = getattr(self.model, "terminal_value", None)
-        return None if value is None else float(value(latent, self.noise))
+        return None if self._values is None else float(self._values(latent, self.noise))
 
     @torch.no_grad()
     def _gather(self) -> None:

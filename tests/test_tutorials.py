@@ -97,8 +97,9 @@ def test_the_added_model_is_whole_in_under_100_lines() -> None:
     assert len(MODEL.splitlines()) < 100
 
 
+@pytest.mark.long
 def test_the_added_model_learns_to_foresee(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run(TUTORIALS[4], 640, monkeypatch)
+    run(TUTORIALS[4], 480, monkeypatch)
     printed = capsys.readouterr().out
     errors = [float(text) for text in re.findall(r"foreseen ([\d.]+)", printed)]
     assert errors[-1] < errors[0] / 2

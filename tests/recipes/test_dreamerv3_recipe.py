@@ -23,7 +23,8 @@ SMALL = (
     "batch_length=8", "horizon=3", "updates_per_step=0.2",
 )  # fmt: skip
 
-BRIEF = {"eval_every": 100, "eval_episodes": 1, "final_eval_episodes": 1}  # where evaluations are not what is asked
+# Where evaluations are not what is asked.
+BRIEF = {"eval_every": 100, "eval_episodes": 1, "final_eval_episodes": 1, "first_evaluation": False}
 
 
 def small(directory: Path, **changes: object) -> Config:

@@ -32,7 +32,7 @@ def small_model() -> DreamerV3:
 def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few updates that explored."""
     directory = tmp_path_factory.mktemp("explored") / "run"
-    return dreamerv3.train(small(directory, **BRIEF, explore=True, steps=50, first_evaluation=False)).path
+    return dreamerv3.train(small(directory, **BRIEF, explore=True, steps=50)).path
 
 
 def test_actor_and_critic_learn_from_disagreement_and_the_reward_head_from_the_reward() -> None:

@@ -51,7 +51,9 @@ def assert_told_once(run: RunDirectory) -> None:
         assert math.isclose(board, result, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.long] * (name != "tdmpc2")) for name in sorted(FAMILIES)]
+)
 def test_a_finished_run_that_goes_further_is_one_that_was_told_so_at_first(family: str, tmp_path: Path) -> None:
     place = FAMILIES[family][0]
     shorter, longer = (50, 56) if family == "tdmpc2" else (40, 46)

@@ -45,6 +45,7 @@ FAMILIES = {  # and where each is tried
     "tdmpc2": ("cartpole", "catch", "pendulum"),
     "tokens": ("catch",),
 }
+LONG = {("dreamerv3", "cartpole"), ("tdmpc2", "catch"), ("tdmpc2", "pendulum")}  # in .ci/run alone
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "pendulum": {"env": "Pendulum-v1", "time_limit": 15},
     "cartpole": {"env": "CartPole-v1", "num_envs": 2, "time_limit": 14},
@@ -106,7 +107,10 @@ def make_whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
     return whole
 
 
-@pytest.mark.parametrize(("family", "environment"), [(f, e) for f, places in FAMILIES.items() for e in places])
+@pytest.mark.parametrize(
+    ("family", "environment"),
+    [pytest.param(f, e, marks=[pytest.mark.long] * ((f, e) in LONG)) for f, places in FAMILIES.items() for e in places],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(
     family: str, environment: str, tmp_path: Path, make_whole: Callable[[str, str], Whole]
 ) -> None:
@@ -306,7 +310,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_goes_on_bit_for_bit(
     assert results[0]["evaluations"] == results[1]["evaluations"]
 
 
-@pytest.mark.parametrize("family", ["dreamerv3", "tdmpc2"])
+@pytest.mark.parametrize("family", [pytest.param("dreamerv3", marks=pytest.mark.long), "tdmpc2"])
 def test_a_disk_that_fails_at_any_step_of_a_checkpoint_leaves_the_one_before(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

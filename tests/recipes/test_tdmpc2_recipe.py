@@ -18,7 +18,9 @@ from worldloom_rl.training.checkpoint import load_state
 from worldloom_rl.training.run_directory import RunDirectory
 
 SMALL = ("num_samples=16", "num_elites=4", "num_policy_trajectories=2", "iterations=2", "batch_size=16")
-BRIEF = {"eval_episodes": 1, "final_eval_episodes": 1}  # where evaluations are not what is asked
+
+# Where evaluations are not what is asked.
+BRIEF = {"eval_episodes": 1, "final_eval_episodes": 1, "first_evaluation": False}
 
 
 def small(run_directory: Path, **changes: object) -> Config:

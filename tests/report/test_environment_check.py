@@ -160,7 +160,11 @@ def able(report: EnvironmentReport) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("Start", "Ending") else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in ("Start", "Ending") else pytest.mark.slow)
+        for name in TRAINED
+    ],
 )
 def test_what_it_calls_trainable_trains_for_200_steps(name: str, tmp_path: Path) -> None:
     report = check(name)
@@ -327,6 +331,7 @@ def test_replay_bytes_are_those_that_a_replay_allocates(name: str) -> None:
         assert family.trial.row_bytes == pytest.approx((leaves + beside) / capacity, rel=0.05)
 
 
+@pytest.mark.long
 def test_rendered_images_are_stacked_as_each_family_does_and_the_vector_is_ignored() -> None:
     report = check_environment("Pendulum-v1", list(RECIPES.values()), pixels=True)
     said = words(report)

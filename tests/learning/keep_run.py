@@ -186,9 +186,16 @@ def name_of(result: Mapping[str, Json]) -> str:
         "+".join(config["overrides"]),
         f"from-{Path(began).name}" if began else "",
         f"of-{'+'.join(sources)}" if sources else "",
+        by_several(result),
         f"seed{config['seed']}",
     ]
     return "-".join(short(part) for part in parts if part) + ".json"
+
+
+def by_several(result: Mapping[str, Json]) -> str:
+    """How many collected or learned, where it was not one."""
+    counts = {"actors": result["config"].get("actors", 0), "processes": result.get("processes", 1)}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count > 1)
 
 
 def short(text: str) -> str:

@@ -48,6 +48,18 @@ def test_the_name_of_a_result_tells_it_from_others(recipe: str, changes: dict[st
     assert name_of({"recipe": recipe, "config": {**ON_PENDULUM, **changes}}) == name
 
 
+@pytest.mark.parametrize(
+    ("counts", "name"),
+    [
+        ({"processes": 1, "config": {"actors": 2}}, "tdmpc2-Pendulum-v1-tiny-2-actors-seed0.json"),
+        ({"processes": 2}, "tdmpc2-Pendulum-v1-tiny-2-processes-seed0.json"),
+    ],
+)
+def test_the_name_tells_how_many_collected_or_learned(counts: dict[str, Any], name: str) -> None:
+    config = {**ON_PENDULUM, **counts.get("config", {})}
+    assert name_of({"recipe": "tdmpc2", **counts, "config": config}) == name
+
+
 def test_a_long_part_of_a_name_still_tells_its_end() -> None:
     texts = ["+".join([*(f"override_{number}=1" for number in range(9)), last]) for last in ("a=1", "a=2")]
     first, second = map(short, texts)

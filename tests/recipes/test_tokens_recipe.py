@@ -71,7 +71,7 @@ def test_train_writes_a_result_and_a_model_that_loads(tmp_path: Path, capsys: py
     assert state.updates == 25
     assert "latent" not in state.sample()  # frames are read anew
     state.close()
-    cli.main(["report", str(run), "--episodes", "2", "--steps", "20"])
+    cli.main(["report", str(run), "--episodes", "2", "--steps", "20", "--ensemble-updates", "3"])
     assert (run / "report" / "index.html").is_file()
     assert "reward" in capsys.readouterr().out
 

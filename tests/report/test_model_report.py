@@ -452,7 +452,7 @@ def test_report_writes_a_page_for_a_short_run_and_replaces_it(
     (run / "report" / "index.html").write_text("an older report")
     (run / "report" / "notes.txt").write_text("a person's")
     capsys.readouterr()
-    few = ["--steps", "20", "--memories", "12"]
+    few = ["--steps", "20", "--memories", "12", "--ensemble-updates", "5"]
     cli.main(["report", str(run), "--episodes", "1" if family == "dreamerv3" else "2", *few])
     printed = " ".join(capsys.readouterr().out.split())
     assert f"The page with pictures: {run / 'report' / 'index.html'}" in printed
@@ -461,8 +461,9 @@ def test_report_writes_a_page_for_a_short_run_and_replaces_it(
     parts = ["dynamics", "reward head", "continue head", "value head"]
     assert all(f"<td>{part}</td>" in page for part in parts)
     assert ("<td>decoder</td>" in page) == (family == "dreamerv3")
-    assert page.count("data:image/png;base64,") == (6 if family == "dreamerv3" else 5)  # no continue head
+    assert page.count("data:image/png;base64,") == (7 if family == "dreamerv3" else 6)  # no continue head
     assert "nearest memory, not a prediction" in page
+    assert "Ten predictors of the next latent" in page
     assert ("no continue head" in page) == (family == "tdmpc2")
     with pytest.raises(SystemExit):
         cli.main(["report", str(run), "--episodes", "0"])

@@ -28,6 +28,7 @@ def report(
     episodes: EpisodeCount = 8,
     steps: Annotated[int, Limits(2, MOST_STEPS)] = 200,
     memories: Annotated[int, Limits(0, 100_000)] = 400,
+    ensemble_updates: Annotated[int, Limits(0, 100_000)] = 500,
     seed: Seed = 0,
     task: str | None = None,
     trust: bool = False,
@@ -40,6 +41,8 @@ def report(
         steps: agent steps in each of them; fewer if an episode can't last that long.
         memories: agent steps of further episodes out of which a model that decodes no image shows what it dreams: what
             was seen at the nearest latent; 0 leaves it out.
+        ensemble_updates: of predictors of the next latent, from the run's own rows: where they disagree the model has
+            seen little; 0 leaves it out.
         seed: of the environments, the policy and the samples.
         task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
@@ -70,6 +73,7 @@ def report(
     )
     facts["unit"] = "100 % of the variance is the mean squared error of always foreseeing the average"
     drawn = _nearest_memories(trained, facts, memories, seed) if memories else []
+    drawn += _disagreement(trained, facts, played, ensemble_updates, seed) if ensemble_updates else []
     title = f"{recipe.title} on {trained.played}: model report"
     file = write_report(run / "report", title, facts, evidence, findings, drawn)
     for finding in findings:
@@ -96,6 +100,28 @@ def _nearest_memories(
         f"out of {len(session.memories)} of new episodes, with those of the dream's world"
     )
     return [draw_nearest_memories(session)]
+
+
+def _disagreement(
+    trained: TrainedRun, facts: dict[str, str], played: Episodes, updates: int, seed: int
+) -> list[tuple[str, str, Figure]]:
+    """The figure of an ensemble's disagreement beside the model's error; if there can be none, a fact."""
+    from worldloom_rl.report.disagreement import doubts, draw_doubts, fit_ensemble
+    from worldloom_rl.report.examination import seed_draws
+    from worldloom_rl.training.checkpoint import load_state
+
+    model = trained.model
+    try:
+        state = load_state(trained.recipe, trained.config, trained.directory.checkpoints.latest())
+        try:
+            seed_draws(model, seed)
+            ensemble = fit_ensemble(model, state.sample, updates=updates)
+        finally:
+            state.close()
+    except (ValueError, OSError) as error:
+        facts["disagreement"] = f"none: {error}"
+        return []
+    return [draw_doubts(doubts(model, ensemble, played), updates)]
 
 
 def _facts(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldloom_rl.noise import Noise
 from worldloom_rl.report.open_loop import decoded_observation_keys, decodes
-from worldloom_rl.report.report_episodes import Episodes
+from worldloom_rl.report.report_episodes import Episodes, at_places, observed_latents
 from worldloom_rl.world_model import Latent, Prediction, WorldModel
 
 _CHUNK = 256  # rows decoded at once
@@ -96,16 +96,14 @@ def gather_evidence(
     """
     names, rows, noise = model.key_map, episodes.rows, model.noise
     is_init, action = rows[names.is_init], model.read_previous_action(rows)
-    latent = model.observe_sequence(
-        model.initial_latent(is_init.shape[:1]), action, model.read_observation(rows), is_init, noise
-    )
+    latent = observed_latents(model, rows)
     arrived = episodes.valid & ~is_init.squeeze(-1)
     if episodes.planner >= 0:
         arrived &= episodes.policy != episodes.planner
     terminated = rows[names.terminated].squeeze(-1)
 
     place = arrived.reshape(-1).nonzero().squeeze(-1)
-    after, before = _take(latent, place), _take(latent, place - 1)
+    after, before = at_places(latent, place), at_places(latent, place - 1)
     foreseen = model.predict_latent(before, action.flatten(0, 1)[place], noise)
     steps = _value_steps(gamma, int(is_init.shape[1]))
     values = _in_chunks(lambda part: value(part, noise), _flat(latent)).reshape(terminated.shape)
@@ -195,7 +193,7 @@ def _imagine(
     keys = decoded_observation_keys(model)
 
     def observed(index: Tensor) -> Tensor:
-        return _vector(rows[index], keys) if keys else model.latent_features(_take(latent, index))
+        return _vector(rows[index], keys) if keys else model.latent_features(at_places(latent, index))
 
     def foreseen(row: Latent) -> Tensor:
         return (
@@ -274,10 +272,6 @@ def _alive(is_init: Tensor, steps: int) -> Tensor:
 
 def _flat(latent: Latent) -> Latent:
     return {name: leaf.flatten(0, 1) for name, leaf in latent.items()}
-
-
-def _take(latent: Latent, place: Tensor) -> Latent:
-    return {name: leaf[place] for name, leaf in _flat(latent).items()}
 
 
 def _in_chunks(function: Callable[[Latent], Tensor], latent: Latent) -> Tensor:

@@ -15,7 +15,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from worldloom_rl.data import Arrivals
 from worldloom_rl.keys import PREVIOUS_ACTION, STREAM
 from worldloom_rl.training.evaluate import with_primers
-from worldloom_rl.world_model import WorldModel
+from worldloom_rl.world_model import Latent, WorldModel
 
 _AT_RANDOM, _POLICY, _VALID = ("replay", "at_random"), ("replay", "policy"), ("replay", "valid")
 
@@ -59,6 +59,18 @@ class Episodes:
         """The same on another device."""
         tensors = (self.rows.to(device), self.valid.to(device), self.policy.to(device))
         return Episodes(*tensors, self.policies, self.planner)
+
+
+def observed_latents(model: WorldModel, rows: TensorDictBase) -> Latent:
+    """The latents of rows [E, L], each after its observation."""
+    is_init, observation = rows[model.key_map.is_init], model.read_observation(rows)
+    start = model.initial_latent(is_init.shape[:1])
+    return model.observe_sequence(start, model.read_previous_action(rows), observation, is_init, model.noise)
+
+
+def at_places(latent: Latent, place: Tensor) -> Latent:
+    """Of latents [E, L, …] those at places of the flat order."""
+    return {name: leaf.flatten(0, 1)[place] for name, leaf in latent.items()}
 
 
 class RandomSteps(TensorDictModuleBase):  # type: ignore[misc]

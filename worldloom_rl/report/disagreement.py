@@ -1,0 +1,74 @@
+"""Whether an ensemble's disagreement tells where a model's next latent is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from matplotlib.figure import Figure
+from tensordict import TensorDictBase
+
+from worldloom_rl.objectives.disagreement import DisagreementLoss, LatentEnsemble
+from worldloom_rl.report.agreement import rank_correlation
+from worldloom_rl.report.model_report import Pairs
+from worldloom_rl.report.report_episodes import Episodes, at_places, observed_latents
+from worldloom_rl.world_model import WorldModel
+
+_LEARNING_RATE = 3e-3
+_PARTS = 10  # of the steps, by their disagreement, whose errors are averaged
+
+
+def fit_ensemble(
+    model: WorldModel, sample: Callable[[], TensorDictBase], *, updates: int, units: int = 64
+) -> LatentEnsemble:
+    """Predictors of the model's next latent, learned from rows [B, T] such as the model learned from."""
+    device = model.action_space.center.device
+    ensemble = LatentEnsemble(model, units=units).to(device)
+    loss, optimizer = DisagreementLoss(model, ensemble), torch.optim.Adam(ensemble.parameters(), _LEARNING_RATE)
+    for _ in range(updates):
+        rows = sample().to(device)
+        with torch.no_grad():
+            posterior = model.write_latent(rows.empty(), observed_latents(model, rows))
+        loss(posterior, rows)["loss_disagreement"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return ensemble
+
+
+@torch.no_grad()
+def doubts(model: WorldModel, ensemble: LatentEnsemble, episodes: Episodes) -> Pairs:
+    """[M] disagreement about each step of the episodes, and the squared error of the latent that the model foresaw.
+
+    An error of 1 is that of foreseeing the average of what came.
+    """
+    rows = episodes.rows
+    latent, action = observed_latents(model, rows), model.read_previous_action(rows)
+    place = (episodes.valid & ~rows[model.key_map.is_init].squeeze(-1)).flatten().nonzero().squeeze(-1)
+    before, taken = at_places(latent, place - 1), action.flatten(0, 1)[place]
+    came = model.latent_features(at_places(latent, place)).float()
+    foreseen = model.latent_features(model.predict_latent(before, taken, model.noise).latent).float()
+    disagreement = ensemble.disagreement(model.latent_features(before), taken).squeeze(-1)
+    unit = (came - came.mean(0)).square().mean().clamp(min=torch.finfo(came.dtype).tiny)
+    return Pairs(disagreement, (foreseen - came).square().mean(-1) / unit)
+
+
+def draw_doubts(pairs: Pairs, updates: int) -> tuple[str, str, Figure]:
+    """Disagreement beside the error as a figure, with its name and a caption that says how to read it."""
+    disagreement, error = pairs.predicted.cpu(), pairs.truth.cpu()
+    order = disagreement.argsort()
+    parts = [part for part in order.tensor_split(_PARTS) if len(part)]
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(disagreement, error, s=4, alpha=0.3, label="a step")
+    means = [[float(values[part].mean()) for part in parts] for values in (disagreement, error)]
+    axes.plot(*means, marker="o", color="C1", label=f"mean of a {_PARTS}th of them")
+    axes.set(xlabel="disagreement", ylabel="error of the latent", xscale="log", yscale="log")
+    axes.legend(fontsize=8)
+    caption = (
+        f"Ten predictors of the next latent, which learned from the run's own rows in {updates} updates, disagree "
+        "about a step where they saw few like it. Their variance stands beside the error of the latent that the model "
+        f"foresaw: rank correlation {rank_correlation(pairs):.2f} over {len(error):,} steps, some of them random. Near "
+        "1, it tells where not to trust the model: as a planner's penalty, or to explore. An error of 1 is that of "
+        "foreseeing the average."
+    )
+    return "disagreement beside the error", caption, figure

@@ -332,7 +332,7 @@ def test_torchrun_trains_and_starts_again_what_was_killed(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "-m"]
     command += ["worldloom_rl.cli", "train", "tdmpc2", *arguments, "--run-directory", str(tmp_path / "run"), "--go-on"]
     here = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * ENOUGH, check=False, env=here)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * ENOUGH, check=False, env=here)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists()
     assert "another of the 2 processes does not answer: it was killed, hangs, or its machine is gone" in done.stderr

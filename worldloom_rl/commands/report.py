@@ -41,8 +41,8 @@ def report(
         steps: agent steps in each of them; fewer if an episode can't last that long.
         memories: agent steps of further episodes out of which a model that decodes no image shows what it dreams: what
             was seen at the nearest latent; 0 leaves it out.
-        ensemble_updates: of predictors of the next latent, from the run's own rows: where they disagree the model has
-            seen little; 0 leaves it out.
+        ensemble_updates: of predictors of the next latent, from rows that the model learned from: where they disagree
+            it has seen little; 0 leaves it out.
         seed: of the environments, the policy and the samples.
         task: which to play of a run that knows several; by default the one in which its last evaluation was worst.
         trust: the run is somebody else's, and may import the module that its config.json names, now and later.
@@ -106,21 +106,17 @@ def _disagreement(
     trained: TrainedRun, facts: dict[str, str], played: Episodes, updates: int, seed: int
 ) -> list[tuple[str, str, Figure]]:
     """The figure of an ensemble's disagreement beside the model's error; if there can be none, a fact."""
-    from worldloom_rl.report.disagreement import doubts, draw_doubts, fit_ensemble
+    from worldloom_rl.report.disagreement import doubts, draw_doubts, fit_ensemble, rows_learned_from
     from worldloom_rl.report.examination import seed_draws
-    from worldloom_rl.training.checkpoint import load_state
 
     model = trained.model
     try:
-        state = load_state(trained.recipe, trained.config, trained.directory.checkpoints.latest())
-        try:
-            seed_draws(model, seed)
-            ensemble = fit_ensemble(model, state.sample, updates=updates)
-        finally:
-            state.close()
-    except (ValueError, OSError) as error:
+        sample = rows_learned_from(trained.config, trained.directory.path, model, seed)
+    except (ValueError, OSError, ImportError) as error:
         facts["disagreement"] = f"none: {error}"
         return []
+    seed_draws(model, seed)
+    ensemble = fit_ensemble(model, sample, updates=updates)
     return [draw_doubts(doubts(model, ensemble, played), updates)]
 
 

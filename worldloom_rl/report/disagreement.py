@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 
+from worldloom_rl.data import open_episodes
+from worldloom_rl.data.windows import Windows
 from worldloom_rl.objectives.disagreement import DisagreementLoss, LatentEnsemble
+from worldloom_rl.recipes.options import TDMPC2RunConfig
 from worldloom_rl.report.agreement import rank_correlation
 from worldloom_rl.report.model_report import Pairs
 from worldloom_rl.report.report_episodes import Episodes, at_places, observed_latents
+from worldloom_rl.training.options import RunConfig
+from worldloom_rl.training.recorded_windows import RecordedWindows
 from worldloom_rl.world_model import WorldModel
 
 _LEARNING_RATE = 3e-3
+_BATCH, _WINDOW = 16, 16  # windows of an update, and their rows where episodes have as many
 _PARTS = 10  # of the steps, by their disagreement, whose errors are averaged
+
+
+def rows_learned_from(config: RunConfig, run: Path, model: WorldModel, seed: int) -> Callable[[], TensorDict]:
+    """Draws windows [B, T] of what was recorded for a run, or else of its newest checkpoint's rows, where they lie.
+
+    Raises ValueError, OSError or ImportError where they cannot be read.
+    """
+    sources = getattr(config, "data", ()) or (str(run),)
+    tasks = config.task_names if isinstance(config, TDMPC2RunConfig) else (config.env,)
+    episodes = open_episodes(sources, tasks, config.rendered_size)
+    window = min(_WINDOW, int(episodes.lengths.max()))
+    windows = Windows(episodes, window, _BATCH, torch.Generator().manual_seed(seed))
+    return RecordedWindows(windows, model.observation_spec, model.action_spec).sample
 
 
 def fit_ensemble(
@@ -65,10 +85,10 @@ def draw_doubts(pairs: Pairs, updates: int) -> tuple[str, str, Figure]:
     axes.set(xlabel="disagreement", ylabel="error of the latent", xscale="log", yscale="log")
     axes.legend(fontsize=8)
     caption = (
-        f"Ten predictors of the next latent, which learned from the run's own rows in {updates} updates, disagree "
-        "about a step where they saw few like it. Their variance stands beside the error of the latent that the model "
-        f"foresaw: rank correlation {rank_correlation(pairs):.2f} over {len(error):,} steps, some of them random. Near "
-        "1, it tells where not to trust the model: as a planner's penalty, or to explore. An error of 1 is that of "
-        "foreseeing the average."
+        f"Ten predictors of the next latent learned in {updates} updates from rows that the model learned from. They "
+        "disagree about a step where they saw few like it. Their variance stands beside the error of the latent that "
+        f"the model foresaw: rank correlation {rank_correlation(pairs):.2f} over {len(error):,} steps, some of them "
+        "random. Near 1, it tells where not to trust the model: as a planner's penalty, or to explore. An error of 1 "
+        "is that of foreseeing the average."
     )
     return "disagreement beside the error", caption, figure

@@ -106,12 +106,16 @@ def _disagreement(
     trained: TrainedRun, facts: dict[str, str], played: Episodes, updates: int, seed: int
 ) -> list[tuple[str, str, Figure]]:
     """The figure of an ensemble's disagreement beside the model's error; if there can be none, a fact."""
-    from worldloom_rl.report.disagreement import doubts, draw_doubts, fit_ensemble, rows_learned_from
+    from worldloom_rl.objectives.disagreement import fit_ensemble
+    from worldloom_rl.recipes.options import TDMPC2RunConfig
+    from worldloom_rl.report.disagreement import doubts, draw_doubts, recorded_rows
     from worldloom_rl.report.examination import seed_draws
 
-    model = trained.model
+    model, config = trained.model, trained.config
+    sources = getattr(config, "data", ()) or (str(trained.directory.path),)
+    tasks = config.task_names if isinstance(config, TDMPC2RunConfig) else (config.env,)
     try:
-        sample = rows_learned_from(trained.config, trained.directory.path, model, seed)
+        sample = recorded_rows(sources, tasks, config, model, seed)
     except (ValueError, OSError, ImportError) as error:
         facts["disagreement"] = f"none: {error}"
         return []

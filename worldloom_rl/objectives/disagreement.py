@@ -16,6 +16,7 @@ from worldloom_rl.functional.precision import at_least_float32
 from worldloom_rl.nn.ensemble import EnsembleLinear, EnsembleMLP
 from worldloom_rl.nn.initialise import truncated_normal_
 from worldloom_rl.world_model import Latent, WorldModel
+from worldloom_rl.world_model.verbs import observed_latents
 
 _UNIT_RATE = 0.01  # share of a batch's mean disagreement that enters the running one
 
@@ -126,6 +127,28 @@ class DisagreementLoss(LossModule):  # type: ignore[misc]
             "reward": torch.cat([torch.zeros_like(reward[:, :1]), reward], 1),
         }
         return TensorDict(found, batch_size=[])
+
+
+def fit_ensemble(
+    model: WorldModel,
+    sample: Callable[[], TensorDictBase],
+    *,
+    updates: int,
+    units: int = 64,
+    learning_rate: float = 3e-3,
+) -> LatentEnsemble:
+    """Predictors of the model's next latent, learned from rows [B, T] such as the model learned from."""
+    device = model.action_space.center.device
+    ensemble = LatentEnsemble(model, units=units).to(device)
+    loss, optimizer = DisagreementLoss(model, ensemble), torch.optim.Adam(ensemble.parameters(), learning_rate)
+    for _ in range(updates):
+        rows = sample().to(device)
+        with torch.no_grad():
+            posterior = model.write_latent(rows.empty(), observed_latents(model, rows, model.noise))
+        loss(posterior, rows)["loss_disagreement"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return ensemble
 
 
 def weighed_disagreement(

@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from matplotlib.figure import Figure
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 
 from worldloom_rl.data import open_episodes
 from worldloom_rl.data.windows import Windows
-from worldloom_rl.objectives.disagreement import DisagreementLoss, LatentEnsemble
-from worldloom_rl.recipes.options import TDMPC2RunConfig
+from worldloom_rl.objectives.disagreement import LatentEnsemble
 from worldloom_rl.report.agreement import rank_correlation
 from worldloom_rl.report.model_report import Pairs
-from worldloom_rl.report.report_episodes import Episodes, at_places, observed_latents
+from worldloom_rl.report.report_episodes import Episodes, at_places
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.recorded_windows import RecordedWindows
 from worldloom_rl.world_model import WorldModel
+from worldloom_rl.world_model.verbs import observed_latents
 
-_LEARNING_RATE = 3e-3
 _BATCH, _WINDOW = 16, 16  # windows of an update, and their rows where episodes have as many
 _PARTS = 10  # of the steps, by their disagreement, whose errors are averaged
 
 
-def rows_learned_from(config: RunConfig, run: Path, model: WorldModel, seed: int) -> Callable[[], TensorDict]:
-    """Draws windows [B, T] of what was recorded for a run, or else of its newest checkpoint's rows, where they lie.
-
-    Raises ValueError, OSError or ImportError where they cannot be read.
-    """
-    sources = getattr(config, "data", ()) or (str(run),)
-    tasks = config.task_names if isinstance(config, TDMPC2RunConfig) else (config.env,)
+def recorded_rows(
+    sources: Sequence[str], tasks: Sequence[str], config: RunConfig, model: WorldModel, seed: int
+) -> Callable[[], TensorDict]:
+    """Draws windows [B, T] of what was recorded, where it lies. Raises what `open_episodes` and `Windows` do."""
     episodes = open_episodes(sources, tasks, config.rendered_size)
     window = min(_WINDOW, int(episodes.lengths.max()))
     windows = Windows(episodes, window, _BATCH, torch.Generator().manual_seed(seed))
     return RecordedWindows(windows, model.observation_spec, model.action_spec).sample
-
-
-def fit_ensemble(
-    model: WorldModel, sample: Callable[[], TensorDictBase], *, updates: int, units: int = 64
-) -> LatentEnsemble:
-    """Predictors of the model's next latent, learned from rows [B, T] such as the model learned from."""
-    device = model.action_space.center.device
-    ensemble = LatentEnsemble(model, units=units).to(device)
-    loss, optimizer = DisagreementLoss(model, ensemble), torch.optim.Adam(ensemble.parameters(), _LEARNING_RATE)
-    for _ in range(updates):
-        rows = sample().to(device)
-        with torch.no_grad():
-            posterior = model.write_latent(rows.empty(), observed_latents(model, rows))
-        loss(posterior, rows)["loss_disagreement"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return ensemble
 
 
 @torch.no_grad()
@@ -62,7 +40,7 @@ def doubts(model: WorldModel, ensemble: LatentEnsemble, episodes: Episodes) -> P
     An error of 1 is that of foreseeing the average of what came.
     """
     rows = episodes.rows
-    latent, action = observed_latents(model, rows), model.read_previous_action(rows)
+    latent, action = observed_latents(model, rows, model.noise), model.read_previous_action(rows)
     place = (episodes.valid & ~rows[model.key_map.is_init].squeeze(-1)).flatten().nonzero().squeeze(-1)
     before, taken = at_places(latent, place - 1), action.flatten(0, 1)[place]
     came = model.latent_features(at_places(latent, place)).float()

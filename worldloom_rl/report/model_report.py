@@ -13,8 +13,9 @@ from torch import Tensor
 
 from worldloom_rl.noise import Noise
 from worldloom_rl.report.open_loop import decoded_observation_keys, decodes
-from worldloom_rl.report.report_episodes import Episodes, at_places, observed_latents
+from worldloom_rl.report.report_episodes import Episodes, at_places
 from worldloom_rl.world_model import Latent, Prediction, WorldModel
+from worldloom_rl.world_model.verbs import observed_latents
 
 _CHUNK = 256  # rows decoded at once
 _FADED = 0.1  # realised values leave out what γⁿ makes smaller than this
@@ -96,7 +97,7 @@ def gather_evidence(
     """
     names, rows, noise = model.key_map, episodes.rows, model.noise
     is_init, action = rows[names.is_init], model.read_previous_action(rows)
-    latent = observed_latents(model, rows)
+    latent = observed_latents(model, rows, noise)
     arrived = episodes.valid & ~is_init.squeeze(-1)
     if episodes.planner >= 0:
         arrived &= episodes.policy != episodes.planner

@@ -61,13 +61,6 @@ class Episodes:
         return Episodes(*tensors, self.policies, self.planner)
 
 
-def observed_latents(model: WorldModel, rows: TensorDictBase) -> Latent:
-    """The latents of rows [E, L], each after its observation."""
-    is_init, observation = rows[model.key_map.is_init], model.read_observation(rows)
-    start = model.initial_latent(is_init.shape[:1])
-    return model.observe_sequence(start, model.read_previous_action(rows), observation, is_init, model.noise)
-
-
 def at_places(latent: Latent, place: Tensor) -> Latent:
     """Of latents [E, L, …] those at places of the flat order."""
     return {name: leaf.flatten(0, 1)[place] for name, leaf in latent.items()}

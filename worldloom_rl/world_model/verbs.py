@@ -12,7 +12,8 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
 
 from worldloom_rl.keys import as_tuple
-from worldloom_rl.world_model.core import TensorCore
+from worldloom_rl.noise import Noise
+from worldloom_rl.world_model.core import Latent, TensorCore
 
 
 class Verb(TensorDictModuleBase):  # type: ignore[misc]
@@ -148,3 +149,10 @@ def _zero_primer(leaves: Mapping[tuple[str, ...], TensorSpec]) -> TensorDictPrim
     for key, leaf in leaves.items():
         spec[key] = leaf
     return TensorDictPrimer(spec, default_value=0, expand_specs=True)
+
+
+def observed_latents(model: TensorCore, rows: TensorDictBase, noise: Noise) -> Latent:
+    """The latents [B, T, …] of arrival rows [B, T], each after its observation; streams begin without a past."""
+    is_init, observation = rows[model.key_map.is_init], model.read_observation(rows)
+    start = model.initial_latent(is_init.shape[:1])
+    return model.observe_sequence(start, model.read_previous_action(rows), observation, is_init, noise)

@@ -8,9 +8,9 @@ from test_model_report import Spring, episodes, moved
 from torch import Tensor
 
 from worldloom_rl.noise import Noise
-from worldloom_rl.objectives.disagreement import LatentEnsemble
+from worldloom_rl.objectives.disagreement import LatentEnsemble, fit_ensemble
 from worldloom_rl.report.agreement import rank_correlation
-from worldloom_rl.report.disagreement import doubts, draw_doubts, fit_ensemble
+from worldloom_rl.report.disagreement import doubts, draw_doubts
 from worldloom_rl.report.report_episodes import Episodes
 from worldloom_rl.world_model import Latent, Prediction
 

@@ -149,6 +149,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
             self._evaluate(self.config.eval_episodes, self.config.seed + 100_000, self.interruption.check_alone)
         else:
             self._evaluate_fresh()
+        if time.monotonic() - self._drawn >= PICTURE_SECONDS:
+            self._draw()
         if ranks.rank() == 0:
             self.directory.checkpoints.score(self.state.agent_steps, self.state.updates, score_of(self.state))
         seconds = time.monotonic() - begin
@@ -193,8 +195,6 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         statistics = {f"evaluation/{name}": value for name, value in evaluation.statistics.items()}
         self.directory.logs.log({**returns, **statistics}, done)
         self.line.say(f"evaluation after {done} {recipe.clock.unit}: {evaluation}")
-        if time.monotonic() - self._drawn >= PICTURE_SECONDS:
-            self._draw()
         return evaluation
 
     def _draw(self) -> None:
@@ -235,8 +235,8 @@ class Run(Generic[ConfigT, ModelT, StateT]):
         self._warn()
         spent = state.profile.seconds()
         final = final or self._evaluate(config.final_eval_episodes, config.seed + 10**9, self.interruption.check_alone)
-        self._draw()
         self.save()
+        self._draw()
         if ranks.rank():
             return
         self.directory.write_result(_result(self.recipe, state, final))

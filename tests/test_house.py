@@ -58,6 +58,12 @@ def test_tests_do_not_go_through_families_by_isinstance(numbers: house.House) ->
 # ------------------------------------------------------------------ the counting
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    """Which pytest imports by their names alone."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_lines_of_logic_leave_docstring_blank_lines_and_comments_out() -> None:
     source = '@g\ndef f(\n  x,\n):\n  """Two\n  lines."""\n\n  # why\n  y = [\n    x,\n  ]\n  return y\n'
     (function,) = ast.parse(source).body

@@ -19,7 +19,8 @@ from worldloom_rl.recipes.finetune_options import FineTuneOptions
 from worldloom_rl.training import loop
 from worldloom_rl.training.evaluate import Evaluation
 
-STEPS = int(os.environ.get("TUTORIAL_STEPS", "1600"))  # agent steps of each run; a test makes fewer
+STEPS = int(os.environ.get("TUTORIAL_STEPS", "1000"))  # agent steps of each run; a test makes fewer
+FURTHER = 3 * STEPS // 4  # of those in the third task
 LENGTH = min(200, STEPS // 5)  # of an episode
 MOON, EARTH, JUPITER = "MoonPendulum-v0", "Pendulum-v1", "JupiterPendulum-v0"
 for name, g in ((MOON, 6.0), (JUPITER, 14.0)):
@@ -73,8 +74,8 @@ for task, returns in evaluations(both)[-1].returns_by_task.items():
 # `worldloom finetune RUN --env JupiterPendulum-v0 --like Pendulum-v1`, with `--data` if there are recordings of it too.
 
 # %%
-steps = {**options("tuned", steps=STEPS // 2), "first_evaluation": True}
+steps = {**options("tuned", steps=FURTHER), "first_evaluation": True}
 tuned = loop.train(*fine_tuning(FineTuneOptions(started_from=str(both.path), env=JUPITER, like=EARTH, **steps)))
-print(f"fine-tuned: return {[round(made.mean_return) for made in evaluations(tuned)]} after 0 and {STEPS // 2} steps")
-fresh = tdmpc2.train(tdmpc2.Config(env=JUPITER, seed_steps=LENGTH, **options("fresh", steps=STEPS // 2)))
-print(f"from nothing: return {evaluations(fresh)[-1].mean_return:.0f} after {STEPS // 2} steps")
+print(f"fine-tuned: return {[round(made.mean_return) for made in evaluations(tuned)]} after 0 and {FURTHER} steps")
+fresh = tdmpc2.train(tdmpc2.Config(env=JUPITER, seed_steps=LENGTH, **options("fresh", steps=FURTHER)))
+print(f"from nothing: return {evaluations(fresh)[-1].mean_return:.0f} after {FURTHER} steps")

@@ -54,8 +54,8 @@ class SideBySide(VecEnv):
         return [False] * self.num_envs
 
 
-def main(run: str, steps: int) -> float:
-    """Mean return of ten true episodes after so many dreamt steps."""
+def main(run: str, steps: int) -> list[list[float]]:
+    """Returns of ten true episodes, before PPO learns and after so many dreamt steps."""
     torch.set_num_threads(1)
     dreams = gymnasium.make_vec(
         "worldloom/Dream-v0", num_envs=64, model=run, horizon=200, observations="decoded", starts="reset",
@@ -64,11 +64,12 @@ def main(run: str, steps: int) -> float:
     agent = PPO("MlpPolicy", SideBySide(dreams), n_steps=64, batch_size=512, gamma=0.98, seed=1, device="cpu")
     true = Monitor(gymnasium.make("CartPole-v1"))
     true.reset(seed=1)
-    print(f"before: return {evaluate_policy(agent, true, n_eval_episodes=10)[0]:.1f} in the true environment")
-    agent.learn(steps)
-    mean, _ = evaluate_policy(agent, true, n_eval_episodes=10)
-    print(f"after {steps} dreamt steps: return {mean:.1f} in the true environment")
-    return float(mean)
+    returns = []
+    for count in (0, steps):
+        agent.learn(count)
+        returns.append(evaluate_policy(agent, true, n_eval_episodes=10, return_episode_rewards=True)[0])
+        print(f"after {count} dreamt steps: return {np.mean(returns[-1]):.1f} in the true environment")
+    return returns
 
 
 if __name__ == "__main__":

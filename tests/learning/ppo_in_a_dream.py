@@ -1,7 +1,8 @@
-"""Stable-Baselines3's PPO, untouched, learns in the dream of a TD-MPC2 and is tried in the true environment.
+"""Stable-Baselines3's PPO, untouched, learns in the dream of a trained model and is tried in the true environment.
 
-`python ppo_in_a_dream.py RUN…` takes trained runs of continuous actions; PPO sees the features of the latent, dreamt or
-of what the true environment shows. The results are written beside the others.
+`python ppo_in_a_dream.py RUN…` takes runs of TD-MPC2 with continuous actions, where PPO sees the features of the
+latent, dreamt or of what the true environment shows, and runs of DreamerV3 on CartPole-v1, where it sees observations,
+as the tutorial has it. The results are written beside the others.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from worldloom_rl.commands.trained import newest
 from worldloom_rl.training.run_directory import provenance
 from worldloom_rl.world_model import WorldModel
 
-SideBySide = runpy.run_path(str(Path(__file__).parents[2] / "tutorials" / "learn_in_a_dream.py"))["SideBySide"]
+TUTORIAL = runpy.run_path(str(Path(__file__).parents[2] / "tutorials" / "learn_in_a_dream.py"))
 EPISODES = 20
 STEPS = (25_000, 50_000, 100_000)  # dreamt, after which true episodes are played
 DREAM = {"horizon": 50, "observations": "features", "starts": "replay", "autoreset_mode": "SameStep"}
@@ -53,7 +54,7 @@ def learned(run: Path, steps: tuple[int, ...] = STEPS) -> dict[str, Any]:
     trained = newest(run)
     config, model = trained.config, trained.model
     dreams = gymnasium.make_vec("worldloom/Dream-v0", num_envs=DREAMS, model=str(run), **DREAM)
-    agent = PPO("MlpPolicy", SideBySide(dreams), **SETTINGS, seed=config.seed, device="cpu")
+    agent = PPO("MlpPolicy", TUTORIAL["SideBySide"](dreams), **SETTINGS, seed=config.seed, device="cpu")
     policy = TensorDictSequential(model.encode, Learned(model, agent))
     played = [{"dreamt_steps": 0, "returns": returns(config, policy, model)}]
     begin = time.process_time()
@@ -77,9 +78,25 @@ def learned(run: Path, steps: tuple[int, ...] = STEPS) -> dict[str, Any]:
     }
 
 
+def learned_by_observations(run: Path, steps: int = 60_000) -> dict[str, Any]:
+    """What the tutorial's PPO comes to in CartPole-v1."""
+    config = newest(run).config
+    begin = time.process_time()
+    before, after = TUTORIAL["main"](str(run), steps)
+    return {
+        "env": config.env,
+        "seed": config.seed,
+        "config": dataclasses.asdict(config),
+        "stable_baselines3": version("stable-baselines3"),
+        "played": [{"dreamt_steps": 0, "returns": before}, {"dreamt_steps": steps, "returns": after}],
+        "random_returns": random_returns(config, len(before)),
+        "processor_seconds": round(time.process_time() - begin, 1),
+    }
+
+
 def main(runs: list[str]) -> None:
     for run in map(Path, runs):
-        result = learned(run)
+        result = learned_by_observations(run) if newest(run).config.env == "CartPole-v1" else learned(run)
         file = RESULTS / f"ppo-in-a-dream-{result['env'].lower().partition('-')[0]}-seed{result['seed']}.json"
         write_json(file, {**result, **provenance()})
         for point in result["played"]:

@@ -60,6 +60,7 @@ def test_another_librarys_agent_learns_in_a_dream(capsys: pytest.CaptureFixture[
     assert "dreamt steps: return" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_recordings_of_two_tasks_become_an_agent_that_goes_on_in_a_third(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,7 +23,6 @@ from worldloom_rl.commands.trained import of_tasks, open_run
 from worldloom_rl.config import Json
 from worldloom_rl.data import open_episodes
 from worldloom_rl.data.run_episodes import is_run
-from worldloom_rl.recipes.options import TDMPC2RunConfig
 from worldloom_rl.report.recorded_data import episode_return
 from worldloom_rl.report.run_results import RunGroup, RunResult, read_result
 from worldloom_rl.tasks import plain_name, trained_on
@@ -47,13 +46,13 @@ def kept(run: Path) -> dict[str, Any]:
     result["training_returns"] = read_tensors(directory.checkpoints.latest() / "learning.pt")["episode_returns"]
     by_task = {task: {"returns": returns} for task, returns in final_returns(config, result).items()}
     for task, of_task in by_task.items():
-        random = random_returns(of_tasks(config, [task]) if several(config) else config, len(of_task["returns"]))
+        random = random_returns(of_tasks(config, [task]) if config.tasks else config, len(of_task["returns"]))
         of_task["random_returns"] = random
     result["random_returns"] = [value for of_task in by_task.values() for value in of_task["random_returns"]]
     result["random_mean_return"] = fmean(result["random_returns"])
     result["threshold"] = threshold(config)
-    if data := getattr(config, "data", ()):
-        sources = [at_hand(source, run) for source in data]
+    if config.data:
+        sources = [at_hand(source, run) for source in config.data]
         result["by_task"] = {
             task: {**of_task, **recorded(task, sources, config), "runs": agents(task, sources)}
             for task, of_task in by_task.items()
@@ -62,11 +61,6 @@ def kept(run: Path) -> dict[str, Any]:
         read = read_result(run)
         result["compared"] = compared(read, RunGroup("", (read,)).official, result)
     return result
-
-
-def several(config: RunConfig) -> bool:
-    """Whether a run learned several tasks."""
-    return isinstance(config, TDMPC2RunConfig) and bool(config.tasks)
 
 
 def final_returns(config: RunConfig, result: Mapping[str, Json]) -> dict[str, list[float]]:
@@ -99,9 +93,8 @@ def at_hand(source: str, run: Path) -> str:
 
 def recorded(task: str, sources: Sequence[str], config: RunConfig) -> dict[str, Any]:
     """What the recorded episodes of a task returned: whoever acted in them is what an agent of them is measured by."""
-    tasks = config.task_names if isinstance(config, TDMPC2RunConfig) else (config.env,)
-    episodes = open_episodes(sources, tasks, config.rendered_size)
-    numbers = (episodes.tasks == tasks.index(task)).nonzero().flatten().tolist()
+    episodes = open_episodes(sources, config.task_names, config.rendered_size)
+    numbers = (episodes.tasks == config.task_names.index(task)).nonzero().flatten().tolist()
     return {"behaviour_returns": [episode_return(episodes, number) for number in numbers]}
 
 

@@ -65,7 +65,7 @@ def evaluate(
     elif all(evaluation.returns for evaluation in evaluations):
         say(f"{trained.config.env} after {trained.experience}, {_summary(evaluations)}")
     else:
-        reason = "has no environment" if getattr(config, "tasks", ()) else "gives no goals to plan to"
+        reason = "has no environment" if config.tasks else "gives no goals to plan to"
         say(f"No episode was played: {trained.config.task} {reason}.")
 
 

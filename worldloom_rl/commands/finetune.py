@@ -62,7 +62,7 @@ def fine_tuning(options: FineTuneOptions) -> tuple[AnyRecipe, StartedConfig]:
         values["image_size"] = _image_size(model.observation_spec)
     if (old := _run_of(Path(options.started_from))) is not None:
         began_as = [f"{name}={value}" for name, value in acted(old).items()]
-        began_as += [EXPLORED] * getattr(old, "explore", False)
+        began_as += [EXPLORED] * old.explore
         values |= {"preset": old.preset, "began_as": tuple(began_as)}
         values |= acted(old) if options.inherit else {}
     return find_recipe(f"{family}-finetune"), kind(**{**values, **_given(options, kind, family)})

@@ -34,4 +34,4 @@ def find_recipe(name: str) -> AnyRecipe:
 def recipe_for(family: str, config: RunConfig) -> AnyRecipe:
     """The recipe by which a family learns what the configuration asks for: one of its own may take recorded data."""
     offline = f"{family}-offline"
-    return find_recipe(offline if getattr(config, "data", ()) and offline in RECIPES else family)
+    return find_recipe(offline if config.data and offline in RECIPES else family)

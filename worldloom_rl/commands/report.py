@@ -65,7 +65,7 @@ def report(
     played = play_for_report(model, value_head, policy, make_env, episodes=episodes, steps=steps, seed=seed)
     evidence = examine(model, value_head, played, seed=seed)
     findings = judge(evidence)
-    if getattr(trained.config, "explore", False):
+    if trained.config.explore:
         findings = without_value(findings, "the run explored, and it values what is not yet known, not the reward")
     facts = _facts(trained, value_head, played, episodes=episodes, steps=steps, seed=seed)
     facts["imagination"] = (
@@ -107,15 +107,13 @@ def _disagreement(
 ) -> list[tuple[str, str, Figure]]:
     """The figure of an ensemble's disagreement beside the model's error; if there can be none, a fact."""
     from worldloom_rl.objectives.disagreement import fit_ensemble
-    from worldloom_rl.recipes.options import TDMPC2RunConfig
     from worldloom_rl.report.disagreement import doubts, draw_doubts, recorded_rows
     from worldloom_rl.report.examination import seed_draws
 
     model, config = trained.model, trained.config
-    sources = getattr(config, "data", ()) or (str(trained.directory.path),)
-    tasks = config.task_names if isinstance(config, TDMPC2RunConfig) else (config.env,)
+    sources = config.data or (str(trained.directory.path),)
     try:
-        sample = recorded_rows(sources, tasks, config, model, seed)
+        sample = recorded_rows(sources, config.task_names, config, model, seed)
     except (ValueError, OSError, ImportError) as error:
         facts["disagreement"] = f"none: {error}"
         return []

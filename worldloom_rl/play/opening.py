@@ -12,7 +12,7 @@ from worldloom_rl.world_model import WorldModel
 
 def open_world(config: RunConfig, model: WorldModel, seed: int) -> DrawnWorld:
     """The world of a run. Raises ValueError if there is none, or nothing to show of it."""
-    if not (config.env or bool(getattr(config, "tasks", None))):
+    if not config.env and not config.tasks:
         raise ValueError(f"The run learned {config.task} from recorded episodes: there is no environment to play in.")
     image = decoded_image(model)
     if image is None:

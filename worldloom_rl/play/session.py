@@ -115,7 +115,7 @@ class Session:
         self.without_agent = "" if goals else f"{config.task} gives no goals, which {recipe.title} plans to."
         self.agent = None if self.without_agent else Agent(model, recipe.make_policy(model))
         # The critic of a run that explored values what is not yet known, which beside rewards would mislead.
-        self._values = None if getattr(config, "explore", False) else getattr(model, "terminal_value", None)
+        self._values = None if config.explore else getattr(model, "terminal_value", None)
         self._learns_rewards = as_tuple(model.key_map.reward) in {as_tuple(key) for key in model.loss_keys}
         self._memory_steps = memories
         self.memories: Memories[bytes] = Memories(model)

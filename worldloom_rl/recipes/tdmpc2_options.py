@@ -83,8 +83,8 @@ class TDMPC2RunConfig(ActorsRunConfig):
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, lists written out; that of the environment where there is one task."""
-        return named_tasks(self.tasks) if self.tasks else (self.env,)
+        """As of every run."""
+        return named_tasks(self.tasks) if self.tasks else super().task_names
 
     @property
     def repeat(self) -> int:

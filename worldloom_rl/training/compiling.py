@@ -159,7 +159,7 @@ def _may_pay(gains: Gains, parameters: int) -> bool:
 
 def _is_known(config: RunConfig) -> bool:
     """Whether gains were measured on runs of this kind: one process that acts and learns from vectors on a CPU."""
-    alone = ranks.count() == 1 and not config.in_processes and not getattr(config, "actors", 0)
+    alone = ranks.count() == 1 and not config.in_processes and not config.actors
     return alone and config.device == "cpu" and not config.pixels
 
 

@@ -94,10 +94,37 @@ class RunConfig:
         """Images in one observation."""
         return 1
 
+    # What some recipes can be told; a field of that name stands before the property.
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Those of one agent, where it learns several."""
+        return ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Recorded episodes that are learned from."""
+        return ()
+
+    @property
+    def actors(self) -> int:
+        """Other processes that collect."""
+        return 0
+
+    @property
+    def explore(self) -> bool:
+        """Whether the actor seeks what is not yet known, not the reward."""
+        return False
+
     @property
     def task(self) -> str:
         """What is learned from, for people and in the name of the run directory."""
         return self.env
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, lists written out; that of the environment where there is one task."""
+        return (self.env,)
 
     @property
     def earlier(self) -> tuple[str, ...]:
@@ -197,7 +224,7 @@ class ActorsRunConfig(CapturedRunConfig):
             )
         if not self.actors:
             return
-        if getattr(self, "data", ()):
+        if self.data:
             raise ValueError(f"actors {self.actors} would collect, but recorded data is learned from: leave them out.")
         require_installed("ray", extra="ray", why="Actors run on Ray")
 

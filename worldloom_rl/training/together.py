@@ -27,11 +27,11 @@ def check_together(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> 
 def _not_shared(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> Iterator[str]:
     if not recipe.together:
         yield f"they do not learn together by the recipe {recipe.name!r}"
-    if getattr(config, "tasks", ()):
+    if config.tasks:
         yield "several tasks (--tasks) are learned by one"
-    if getattr(config, "data", ()):
+    if config.data:
         yield "recorded data (--data) is read by one"
-    if getattr(config, "actors", 0):
+    if config.actors:
         yield "actors (--actors) collect for one"
     if config.in_processes:
         yield "environments in processes (--parallel processes) were never tried among several"
@@ -39,7 +39,7 @@ def _not_shared(recipe: Recipe[ConfigT, ModelT, StateT], config: ConfigT) -> Ite
         yield f"they meet on CPUs only (by gloo; NCCL was never tried), not on {config.device!r}"
     if isinstance(config, CapturedRunConfig) and config.cuda_graphs:
         yield "CUDA graphs (--cuda-graphs) hold no talk between processes"
-    if getattr(config, "explore", False):
+    if config.explore:
         yield "exploring (--explore) was never tried among several"
     if config.compile:
         yield "--compile was never tried among several"

@@ -18,7 +18,7 @@ from worldloom_rl.nn.initialise import truncated_normal_
 from worldloom_rl.world_model import Latent, WorldModel
 from worldloom_rl.world_model.verbs import observed_latents
 
-_UNIT_RATE = 0.01  # share of a batch's mean disagreement that enters the running one
+_UNIT_RATE = 0.1  # share of a batch's mean disagreement that enters the running one
 
 
 class LatentEnsemble(nn.Module):
@@ -72,12 +72,16 @@ class LatentEnsemble(nn.Module):
 
     @torch.no_grad()
     def reward(self, features: Tensor, action: Tensor) -> Tensor:
-        """[..., 1] of a step from features [..., F] by a flat action [..., A]: the disagreement in its unit."""
-        return self.in_unit(self.disagreement(features, action))
+        """[..., 1] of a step from features [..., F] by a flat action [..., A]: what its disagreement is worth."""
+        return self.worth(self.disagreement(features, action))
 
-    def in_unit(self, disagreement: Tensor) -> Tensor:
-        """The same told in the running mean."""
-        return disagreement / self.unit.clamp(min=torch.finfo(self.unit.dtype).tiny)
+    def worth(self, disagreement: Tensor) -> Tensor:
+        """The same told in the running mean, less one: what is known as well as most is worth nothing.
+
+        Rewards that are all above zero would make each action look better than a critic expects that does not know them
+        yet, and the actor would be sure of whatever it happened to do.
+        """
+        return disagreement / self.unit.clamp(min=torch.finfo(self.unit.dtype).tiny) - 1
 
 
 def spread(predicted: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ class DisagreementLoss(LossModule):  # type: ignore[misc]
             mean = ranks.mean(variance.sum() / count)
             if self.training:
                 ensemble.unit.copy_(torch.where(ensemble.unit > 0, ensemble.unit.lerp(mean, _UNIT_RATE), mean))
-            reward = ensemble.in_unit(variance)
+            reward = ensemble.worth(variance) * inside
         found = {
             "loss_disagreement": (error * inside).sum() / count,
             "disagreement": mean,

@@ -43,6 +43,10 @@ from worldloom_rl.training.source import Saved, closed_on_error
 
 # ------------------------------------------------------------------ one gradient update
 
+# Times the coefficient of a run that explores: what is new changes as the ensemble learns, and an actor that is sure of
+# one place too early stays there (on Door it never left the first room).
+EXPLORING_ENTROPY = 10.0
+
 
 @dataclass
 class Losses:
@@ -69,7 +73,8 @@ def make_losses(model: DreamerV3, ensemble: LatentEnsemble | None = None) -> Los
     """The losses with the numbers of the model's configuration.
 
     Args:
-        ensemble: whose disagreement actor and critic learn from, in place of the task's reward.
+        ensemble: whose disagreement actor and critic learn from, in place of the task's reward; then the actor's
+            entropy counts `EXPLORING_ENTROPY` times as much.
     """
     config = model.config
     shared = {"lambda_": config.lambda_, "slow_coef": config.slow_coef}
@@ -79,7 +84,7 @@ def make_losses(model: DreamerV3, ensemble: LatentEnsemble | None = None) -> Los
             model,
             model.behavior,
             horizon=config.horizon,
-            entropy_coef=config.entropy_coef,
+            entropy_coef=config.entropy_coef * (1.0 if ensemble is None else EXPLORING_ENTROPY),
             actor_coef=config.actor_coef,
             critic_coef=config.critic_coef,
             reward=None if ensemble is None else ensemble.reward,
@@ -270,10 +275,11 @@ class DreamerV3Recipe(Recipe[Config, DreamerV3, State]):
         numbers = state.model.config
         ratio = numbers.updates_per_step * numbers.batch_size * numbers.batch_length
         kept = ", ".join(f"{name} as {codec}" for name, codec in state.config.latent_codec(numbers).items())
+        explores = "; explores: actor and critic learn from disagreement, not from the reward; entropy counts tenfold"
         return (
             f"{numbers.updates_per_step:g} updates a step: the official train_ratio {ratio:g}{state.config.official}"
             f"{kept and f'; replay keeps {kept}'}"
-            f"{'; explores: actor and critic learn from disagreement, not from the reward' * state.config.explore}"
+            f"{explores * state.config.explore}"
         )
 
 

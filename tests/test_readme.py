@@ -127,7 +127,7 @@ def numbers(value: object) -> Iterator[float]:
 def measured(page: Path) -> str:
     """What a page tells of results, but for tables that a test holds to what their script makes of the files."""
     text = section(page, "Measured") if page == README else page.read_text()
-    return re.sub("<!-- recorded.py -->.*<!-- end of recorded.py -->", "", text, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+\.py) -->.*<!-- end of \1 -->", "", text, flags=re.DOTALL)
 
 
 def measured_rows() -> list[str]:

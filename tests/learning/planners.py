@@ -170,7 +170,7 @@ def draw(results: dict[str, list[dict[str, Any]]]) -> Figure:
         axes.set(xlabel="sequences valued a plan", ylabel="return", title=f"{TITLES[task]} ({len(seeds)} seeds)")
         axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(results))
     return figure
 
 

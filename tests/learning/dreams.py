@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from recorded import markdown
-from table import PAGE, RESULTS, number, title
+from table import PAGE, RESULTS, between, number, title
 
 BEGIN, END = "<!-- dreams.py -->", "<!-- end of dreams.py -->"
 PPO = (
-    "dream of, task",
-    "seed",
-    "dreamt steps",
-    "mean return",
-    "before",
-    "the model's own policy",
-    "random policy",
+    "dream of, task", "seed", "dreamt steps", "mean return", "before", "the model's own policy", "random policy",
     "file",
-)
+)  # fmt: skip
 EXPLORED = (
     "seed", "cells seen, exploring", "first success", "cells seen, reward alone", "first success, reward alone",
     "successes, then for the reward", "first success", "file",
@@ -87,11 +79,11 @@ def at(run: Result) -> str:
 def page(text: str) -> str:
     """The page with the tables between their two marks."""
     tables = f"{ppo_table(results_of('ppo-in-a-dream'))}\n\n{explored_table(results_of('explore-door'))}"
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", text, flags=re.DOTALL)
+    return between(text, BEGIN, END, tables)
 
 
-def main(file: Path = PAGE) -> None:
-    file.write_text(page(file.read_text()))
+def main() -> None:
+    PAGE.write_text(page(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from test_learning import RESULTS, random_returns
 
 from worldloom_rl.atomic import write_json
-from worldloom_rl.commands.trained import newest
+from worldloom_rl.commands.trained import newest, open_run
+from worldloom_rl.training.loop import read_config
+from worldloom_rl.training.options import RunConfig
 from worldloom_rl.training.run_directory import provenance
 from worldloom_rl.world_model import WorldModel
 
@@ -78,9 +80,14 @@ def learned(run: Path, steps: tuple[int, ...] = STEPS) -> dict[str, Any]:
     }
 
 
+def config_of(run: Path) -> RunConfig:
+    """What the run was told; its model is not loaded."""
+    return read_config(*open_run(run))
+
+
 def learned_by_observations(run: Path, steps: int = 60_000) -> dict[str, Any]:
     """What the tutorial's PPO comes to in CartPole-v1."""
-    config = newest(run).config
+    config = config_of(run)
     begin = time.process_time()
     before, after = TUTORIAL["main"](str(run), steps)
     return {
@@ -96,7 +103,7 @@ def learned_by_observations(run: Path, steps: int = 60_000) -> dict[str, Any]:
 
 def main(runs: list[str]) -> None:
     for run in map(Path, runs):
-        result = learned_by_observations(run) if newest(run).config.env == "CartPole-v1" else learned(run)
+        result = learned_by_observations(run) if config_of(run).env == "CartPole-v1" else learned(run)
         file = RESULTS / f"ppo-in-a-dream-{result['env'].lower().partition('-')[0]}-seed{result['seed']}.json"
         write_json(file, {**result, **provenance()})
         for point in result["played"]:

@@ -7,7 +7,6 @@ finished run under that folder, as `keep_run.py` does.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from keep_run import keep
-from table import PAGE, RESULTS, number, task_of, title
+from table import PAGE, RESULTS, between, number, task_of, title
 
 BEGIN, END = "<!-- recorded.py -->", "<!-- end of recorded.py -->"
 ALONE = (
@@ -124,7 +123,7 @@ def first_at(result: Result | None, least: float | None) -> str:
 
 def page(text: str, results: dict[str, Result]) -> str:
     """The page with the tables between their two marks."""
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{tables(results)}\n\n{END}", text, flags=re.DOTALL)
+    return between(text, BEGIN, END, tables(results))
 
 
 def main(folders: list[str]) -> None:

@@ -129,8 +129,12 @@ def figure(tasks: dict[str, list[RunGroup]]) -> Figure:
 def page(text: str, files: Sequence[Path]) -> str:
     """The page with the table, and the picture if there is one, between its two marks."""
     picture = f"![Runs in published bands](../../tutorials/images/{PICTURE.name})\n\n" * bool(groups_of(files))
-    made = f"{BEGIN}\n\n{picture}{table(files)}\n\n{END}"
-    return re.sub(f"{BEGIN}.*{END}", lambda _: made, text, flags=re.DOTALL)
+    return between(text, BEGIN, END, f"{picture}{table(files)}")
+
+
+def between(text: str, begin: str, end: str, made: str) -> str:
+    """The text with what was made between two marks that stand in it."""
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n\n{made}\n\n{end}", text, flags=re.DOTALL)
 
 
 def main() -> None:

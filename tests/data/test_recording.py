@@ -192,6 +192,25 @@ def test_recordings_have_every_action_space_that_environments_have(
     assert rows_of(recording.kept())["is_init"].flatten().tolist() == [True, False, False, False]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_recorded_texts_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    observed = spaces.Dict({"x": spaces.Box(-1, 1, (2,)), "mission": spaces.Text(8)})
+    buffer = EpisodeBuffer(
+        observations={"x": np.zeros((3, 2), np.float32), "mission": ["go", "go", "on"]},
+        actions=np.zeros((2, 1), np.float32),
+        rewards=np.ones(2),
+        terminations=np.zeros(2, bool),
+        truncations=np.array([False, True]),
+    )
+    minari.create_dataset_from_buffers(
+        "test/said-v0", [buffer], observation_space=observed, action_space=spaces.Box(-1, 1, (1,))
+    )
+    recording = open_episodes("minari:test/said-v0")
+    assert set(recording.observation_spec.keys()) == {"x"}
+    assert rows_of(recording)["x"].shape == (3, 2)
+
+
 def bounded(reach: float, width: int = 2) -> Composite:
     return Composite(action=Bounded(-reach, reach, (width,), dtype=torch.float32))
 

@@ -152,16 +152,42 @@ def test_an_unbounded_action_is_refused_with_key_bounds_and_remedy(
 
 
 def test_an_observation_that_is_not_numbers_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = spaces.Dict({"mission": spaces.Text(8), "grid": spaces.Discrete(3)})
+    inner = spaces.Dict({"mission": spaces.Sequence(spaces.Discrete(2)), "grid": spaces.Discrete(3)})
     name = register(monkeypatch, observation=spaces.Dict({"task": inner}))
-    with pytest.raises(ValueError, match=r"the observation 'task.mission' is Text.*encode it"):
+    with pytest.raises(ValueError, match=r"the observation 'task.mission' is Sequence.*encode it"):
         make_env(name)
+    for texts in (spaces.Text(8), spaces.Dict({"mission": spaces.Text(8)})):
+        name = register(monkeypatch, observation=texts)
+        with pytest.raises(ValueError, match=r"the observation 'observation' is .*Text.*encode it"):
+            make_env(name)
     name = register(monkeypatch, observation=spaces.Tuple([spaces.Discrete(2)]))
     with pytest.raises(ValueError, match=r"the observation 'observation' is Tuple"):
         make_env(name)
     name = register(monkeypatch, observation=spaces.Dict({"reward": spaces.Discrete(3)}))
     with pytest.raises(ValueError, match=r"'reward' has a name of the key contract"):
         make_env(name)
+
+
+class Mission(spaces.Space[str]):
+    """Texts as other packages have them: no Text of gymnasium's."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=str)
+
+    def sample(self, mask: object = None, probability: object = None) -> str:
+        return "go to the door"
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_texts_beside_other_observations_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch, num_envs: int) -> None:
+    inner = spaces.Dict({"said": spaces.Text(8), "of": spaces.Dict({"place": Mission()})})
+    space = spaces.Dict({"grid": spaces.Discrete(3), "mission": Mission(), "inner": inner})
+    name = register(monkeypatch, observation=space)
+    with pytest.warns(UserWarning, match=r"texts.*\['inner.of.place', 'inner.said', 'mission'\] are left out"):
+        env = make_env(name, num_envs=num_envs)
+    check_env_specs(env)
+    assert set(env.observation_spec.keys()) == {"grid", "is_init"}
+    assert env.rollout(3)["grid"].shape[-1] == 3
 
 
 def test_dictionary_observations_keep_their_keys_and_become_float32(monkeypatch: pytest.MonkeyPatch) -> None:

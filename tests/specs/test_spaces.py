@@ -11,7 +11,14 @@ from gymnasium import spaces
 
 from worldloom_rl.keys import RESERVED
 from worldloom_rl.specs.observed import convert_episode, observation_reader
-from worldloom_rl.specs.spaces import action_block_space, action_space_of, observation_space_of, simulator_action
+from worldloom_rl.specs.spaces import (
+    action_block_space,
+    action_space_of,
+    is_text,
+    observation_space_of,
+    simulator_action,
+    texts,
+)
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -42,9 +49,19 @@ def test_spaces_that_are_no_numbers_are_refused_by_name(space: Any) -> None:
         observation_space_of("Mine", space)
     with pytest.raises(ValueError, match=r"^Mine: 'action' is .*a Discrete, a flat MultiDiscrete, a real Box"):
         action_space_of("Mine", space)
-    if isinstance(space, gymnasium.Space):
+    if isinstance(space, gymnasium.Space) and not is_text(space):
         with pytest.raises(ValueError, match=r"^Mine: the observation 'a\.b' is .*not numbers"):
             observation_space_of("Mine", spaces.Dict({"a": spaces.Dict({"b": space}), "c": BOX}))
+
+
+def test_texts_beside_other_observations_are_left_out() -> None:
+    space = spaces.Dict({"a": spaces.Dict({"b": spaces.Text(4)}), "c": BOX, "d": spaces.Text(4)})
+    assert texts(space) == ["a.b", "d"]
+    assert set(observation_space_of("Mine", space)) == {"c"}
+    read = observation_reader("Mine", space)
+    assert set(read({"a": {"b": "go"}, "c": np.zeros(BOX.shape), "d": "on"})) == {"c"}
+    with pytest.raises(ValueError, match=r"lacks \['d'\].* the space has \['a', 'c', 'd'\]"):
+        read({"a": {"b": "go"}, "c": np.zeros(BOX.shape)})
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (16, 16, 0), (0, 16, 16, 3)])

@@ -50,10 +50,9 @@ class MinariRecording(Recording):
         with _named(source):
             environment = self._dataset.env_spec
             steps = [int(data["total_steps"]) for data in self._dataset.storage.get_episode_metadata(self._indices())]
-        space = _without_texts(source, self._dataset.observation_space)
-        self._observation_space = space
+        self._observation_space = self._dataset.observation_space
         self._action_space = self._dataset.action_space
-        observation_spec = _composite(observation_space_of(source, space), _OBSERVATION)
+        observation_spec = _composite(observation_space_of(source, self._observation_space), _OBSERVATION)
         for key, leaf in observation_spec.items(True, True):
             if image_size is not None and _is_image(leaf):
                 shape = (leaf.shape[0], image_size, image_size)
@@ -140,14 +139,6 @@ def _lengths(values: object) -> Iterator[int]:
         yield from _lengths(value)
     if isinstance(values, Sized) and not isinstance(values, dict):
         yield len(values)
-
-
-def _without_texts(name: str, space: Space) -> Space:
-    if not isinstance(space, spaces.Dict):
-        return space
-    return spaces.Dict(
-        {part: _without_texts(name, leaf) for part, leaf in space.items() if not isinstance(leaf, spaces.Text)}
-    )
 
 
 def _composite(space: Space, alone: str) -> Composite:

@@ -8,6 +8,7 @@ costs microseconds where a TorchRL transform costs a tenth of a millisecond.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from worldloom_rl.envs.by_object import Maker, given_simulator, name_of
 from worldloom_rl.envs.rendering import render_without_display
 from worldloom_rl.envs.simulator_output import Simulator
 from worldloom_rl.envs.workers import Workers
+from worldloom_rl.specs.spaces import texts
 from worldloom_rl.torchrl_insides import members, wrapped
 
 T = TypeVar("T")
@@ -49,10 +51,10 @@ def make_env(
     keys if gymnasium gives a dictionary (TorchRL renames a "state" without "observation" to that), or, with `pixels`,
     under "pixels": uint8 [3·frame_stack, image_size, image_size], the oldest frame first. Observed images of bytes stay
     uint8; those [H, W, C], whose channels are fewer than their rows and columns, become [C, H, W], and a stack of them
-    [S·C, H, W]. Other numbers become float32, discrete observations one-hot. Actions keep their own bounds; discrete
-    ones are one-hot. What the simulator gives is held to its spaces at every step, see `observation_reader`. Where it
-    gives an "action_mask", in `info` or among its observations, the next allowed action is played in place of a
-    forbidden one (see `envs.action_mask`).
+    [S·C, H, W]. Other numbers become float32, discrete observations one-hot; texts beside others are left out, with a
+    warning. Actions keep their own bounds; discrete ones are one-hot. What the simulator gives is held to its spaces at
+    every step, see `observation_reader`. Where it gives an "action_mask", in `info` or among its observations, the next
+    allowed action is played in place of a forbidden one (see `envs.action_mask`).
 
     Args:
         name: "Pendulum-v1" (gymnasium), "module:Id" (imports the module, which registers the id, or has a class or a
@@ -103,6 +105,8 @@ def make_env(
         dict(env_kwargs or {}),
     )  # fmt: skip
     steps = _agent_steps(name, *settings)
+    if not pixels and (left_out := texts(steps.env.observation_space)):
+        warnings.warn(f"{steps.name}: models read no texts, so the observations {left_out} are left out.", stacklevel=1)
     if num_envs == 1:
         env: EnvBase = GymWrapper(steps)
     else:

@@ -17,7 +17,7 @@ from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.specs.spaces import Space, shown
+from worldloom_rl.specs.spaces import Space, shown, texts
 from worldloom_rl.torchrl_insides import wrapped
 
 
@@ -60,6 +60,9 @@ def observation_leaves(env: EnvBase, observed: Mapping[tuple[str, ...], Space]) 
     if rendered:
         for path, space in _branches(simulator.observation_space):
             yield Leaf(".".join(path) or "observation", _space_text(space), "ignored: --pixels observes images")
+    else:
+        for name in texts(simulator.observation_space):
+            yield Leaf(name, "text", "left out: models read no texts")
 
 
 def _seen_text(space: Space | None, spec: TensorSpec) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldloom_rl.specs.images import image_layout
-from worldloom_rl.specs.spaces import Space, observation_text, one_hot_width, shown
+from worldloom_rl.specs.spaces import Space, observation_text, one_hot_width, read_parts, shown
 
 Observed: TypeAlias = "np.ndarray | dict[str, Observed]"  # fresh arrays, in dictionaries where there are parts
 Reader = Callable[[object], Observed]
@@ -23,7 +23,7 @@ def observation_reader(name: str, space: Space) -> Reader:
     a ValueError with the environment, the key, what is promised and what was given: another shape or type, a part
     missing or added, no bytes where those are promised, no member of the choices. Taken are other types of numbers,
     lists, one number in any shape, and [height, width] for [height, width, 1] or [1, height, width]. Bounds of real
-    numbers are not held: models read them as unbounded.
+    numbers are not held: models read them as unbounded. Texts beside other parts are left out.
     """
     return _reader(name, space, ())
 
@@ -51,8 +51,8 @@ def _joined(rows: Sequence[Observed]) -> Observed:
 def _reader(name: str, space: Space, key: tuple[str, ...]) -> Reader:
     where = observation_text(name, key) if key else f"{name}: the observation"
     if isinstance(space, spaces.Dict):
-        parts = {part: _reader(name, leaf, (*key, part)) for part, leaf in space.items()}
-        return _dictionary_reader(where, space, parts)
+        readers = {part: _reader(name, leaf, (*key, part)) for part, leaf in read_parts(space).items()}
+        return _dictionary_reader(where, space, readers)
     if isinstance(space, spaces.Box):
         return _box_reader(where, space)
     assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary), space
@@ -63,11 +63,11 @@ def _dictionary_reader(where: str, space: spaces.Dict, readers: Mapping[str, Rea
     def read(observation: object) -> Observed:
         if not isinstance(observation, Mapping):
             raise ValueError(f"{where} is a {type(observation).__name__}, its space a dictionary: {shown(space)}.")
-        if observation.keys() != readers.keys():
-            missing = sorted(readers.keys() - observation.keys())
-            added = sorted(map(str, observation.keys() - readers.keys()))
+        if observation.keys() != space.keys():
+            missing = sorted(space.keys() - observation.keys())
+            added = sorted(map(str, observation.keys() - space.keys()))
             said = f"lacks {missing}, which its space names" if missing else f"has {added}, unknown to its space"
-            raise ValueError(f"{where} {said}; the space has {sorted(readers)}: {_MEND}")
+            raise ValueError(f"{where} {said}; the space has {sorted(space)}: {_MEND}")
         return {part: read(observation[part]) for part, read in readers.items()}
 
     return read

@@ -105,7 +105,7 @@ def simulator_action(space: Space, action: object) -> object:
 
 
 def observation_space_of(name: str, space: Space | None) -> Space:
-    """The space of what `observation_reader` makes of an observation.
+    """The space of what `observation_reader` makes of an observation; texts that stand beside others are left out.
 
     Raises ValueError for a space that no model reads, before memory is taken for it.
     """
@@ -115,6 +115,26 @@ def observation_space_of(name: str, space: Space | None) -> Space:
             if len(key) > 1 and key[-1] == "state" and "observation" not in part.spaces:
                 raise ValueError(_rename(name, "observation", key, _RENAMED))
     return _observation_space(name, space, ())
+
+
+def texts(space: Space | None) -> list[str]:
+    """The parts of a dictionary that are texts, by their names joined by dots: no model reads them."""
+    if not isinstance(space, spaces.Dict):
+        return []
+    leaves = ((key, within[key[-1]]) for key, within in _parts(space))
+    return [".".join(key) for key, leaf in leaves if not isinstance(leaf, spaces.Dict) and is_text(leaf)]
+
+
+def read_parts(space: spaces.Dict) -> dict[str, Space]:
+    """The parts that models read, by their names: no texts."""
+    return {part: below for part, below in space.items() if not is_text(below)}
+
+
+def is_text(space: Space) -> bool:
+    """Whether its members are texts alone, as gymnasium's Text has them and spaces of other packages by their type."""
+    if isinstance(space, spaces.Dict):
+        return bool(len(space)) and all(is_text(part) for part in space.values())
+    return space.dtype is not None and space.dtype.kind == "U"
 
 
 def _parts(space: spaces.Dict, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], spaces.Dict]]:
@@ -127,8 +147,8 @@ def _parts(space: spaces.Dict, above: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space:
     leaf = observation_text(name, key)
-    if isinstance(space, spaces.Dict) and len(space):
-        return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in space.items()})
+    if isinstance(space, spaces.Dict) and (parts := read_parts(space)):
+        return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in parts.items()})
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary) and 0 in space.shape:
         raise ValueError(f"{leaf} has no numbers: {shown(space)}. Leave it out (gymnasium.wrappers.FilterObservation).")
     if isinstance(space, spaces.Box):

@@ -17,7 +17,7 @@ from tyro.extras import SubcommandApp
 
 from worldloom_rl.commands.check import check
 from worldloom_rl.commands.compare import compare
-from worldloom_rl.commands.console import complain
+from worldloom_rl.commands.console import complain, warnings_told_once
 from worldloom_rl.commands.evaluate import evaluate
 from worldloom_rl.commands.export import export
 from worldloom_rl.commands.faults import explain
@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
         torchrun.require_one(given)
-        _run(_WORLDLOOM, given or ["--help"], "worldloom")
+        with warnings_told_once():
+            _run(_WORLDLOOM, given or ["--help"], "worldloom")
         sys.stdout.flush()
     except KeyboardInterrupt as stopped:
         raise SystemExit(130) from stopped

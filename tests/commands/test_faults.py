@@ -6,6 +6,7 @@ import errno
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 
 from worldloom_rl import cli
 from worldloom_rl.commands import faults
+from worldloom_rl.commands.console import warnings_told_once
 from worldloom_rl.pretrained import registry
 
 # Each fails in its own way, where an environment is made, looked at, reset or stepped.
@@ -175,3 +177,12 @@ def test_an_error_that_was_raised_on_purpose_is_told_as_it_is() -> None:
     assert of(lambda: find_recipe("dreamer")).expected
     assert re.search("no recipe 'dreamer'", of(lambda: find_recipe("dreamer")).text)
     assert of(lambda: sys.modules["nowhere"]).ours
+
+
+def test_a_warning_is_a_sentence_that_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with warnings_told_once():
+            for text in ("texts are left out", "texts are left out", "weights are fresh"):
+                warnings.warn(text, stacklevel=1)
+    assert capsys.readouterr().err == "worldloom: texts are left out\nworldloom: weights are fresh\n"

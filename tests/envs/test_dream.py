@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_drawn_ends_come_as_often_as_foreseen() -> None:
     ended = ends_by_draw(torch.full((20_000, 1), 0.9), noise)
     assert ended.float().mean().item() == pytest.approx(0.1, abs=0.01)
     assert not ends_by_draw(torch.ones(100, 1), noise).any()
+
+
+def test_a_discount_that_a_model_learned_with_its_ends_ends_no_dream() -> None:
+    model = make_model("dreamerv3")
+    discount = model.config.discount
+    assert model.learned_discount == discount < 1
+    with torch.no_grad():
+        model.continue_head[-1].weight.zero_()
+        model.continue_head[-1].bias.fill_(math.log(discount / (1 - discount)))  # no end is foreseen
+    dreams = begin_at(model, latents(model, 4096), ending="sample", autoreset_mode=AutoresetMode.DISABLED)
+    dreams.reset(seed=0)
+    flat = model.action_space.flatten(model.action_spec.rand(torch.Size([4096])))
+    assert dreams.step(played(model, flat))[2].sum() <= 2  # rounding may end one; the discount would some forty
 
 
 # ---------------------------------------------------------------------- what gymnasium asks for

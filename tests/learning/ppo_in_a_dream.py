@@ -85,7 +85,7 @@ def config_of(run: Path) -> RunConfig:
     return read_config(*open_run(run))
 
 
-def learned_by_observations(run: Path, steps: int = 45_000) -> dict[str, Any]:
+def learned_by_observations(run: Path, steps: int = 48_000) -> dict[str, Any]:
     """What the tutorial's PPO comes to in CartPole-v1."""
     config = config_of(run)
     begin = time.process_time()

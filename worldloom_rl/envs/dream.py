@@ -22,19 +22,19 @@ from worldloom_rl.envs.simulator_output import Info, Step
 from worldloom_rl.noise import GeneratorNoise, Noise
 from worldloom_rl.world_model import Latent, WorldModel
 
-Ending = Callable[[Tensor, Noise], Tensor]  # bool [B, 1] of probabilities [B, 1] that episodes go on
+Ending = Callable[[Tensor, Noise], Tensor]  # bool [B, 1] of probabilities [B, 1] that episodes go on, undiscounted
 
 _MOST_SEEDS = 2**31 - 1
 
 
-def ends_by_mode(continuation: Tensor, noise: Noise) -> Tensor:
-    """True where going on is the less likely of the two, as `ImaginationEnv(hard_termination=True)` ends."""
-    return continuation < 0.5
+def ends_by_mode(goes_on: Tensor, noise: Noise) -> Tensor:
+    """True where ending is the likelier of the two."""
+    return goes_on < 0.5
 
 
-def ends_by_draw(continuation: Tensor, noise: Noise) -> Tensor:
-    """A draw; where a model's probability of going on holds the discount too, that ends episodes as well."""
-    return noise.uniform("ending", continuation.shape, continuation) >= continuation
+def ends_by_draw(goes_on: Tensor, noise: Noise) -> Tensor:
+    """A draw: an end that is foreseen as possible comes as often."""
+    return noise.uniform("ending", goes_on.shape, goes_on) >= goes_on
 
 
 ENDINGS: dict[str, Ending] = {"mode": ends_by_mode, "sample": ends_by_draw}
@@ -157,7 +157,7 @@ class Dreams:
     def step(self, flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reward, terminated and truncated [B] of flat actions [B, A]."""
         self.latent, reward, continuation = self.model.predict_latent(self.latent, flat, self.noise)
-        terminated = self.ending(continuation, self.noise).squeeze(-1).cpu()
+        terminated = self.ending(continuation / self.model.learned_discount, self.noise).squeeze(-1).cpu()
         self.continuation = continuation.cpu()
         self.steps += 1
         return reward.squeeze(-1).double().cpu(), terminated, self.steps >= self.horizon

@@ -142,6 +142,11 @@ class TensorCore(PreciseBuffers, TensorDictModuleBase, ABC):  # type: ignore[mis
         """What `compute_loss` cannot do without; a family that learns without rewards says so."""
         return (*self.observation_keys, *self.previous_action_keys, self.key_map.reward)
 
+    @property
+    def learned_discount(self) -> float:
+        """γ where a predicted continuation holds it too, so that an episode goes on with continuation / γ; else 1."""
+        return 1.0
+
     def action_mask(self, latent: Latent) -> Tensor | None:
         """[..., A] with 1 for the flat action dimensions that the latent's task uses; None where all are used."""
         return None

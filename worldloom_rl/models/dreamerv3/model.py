@@ -214,6 +214,11 @@ class DreamerV3(WorldModel):
         """1 where the continue head has learned γ too (`discount_in_continue`), else γ."""
         return self.discounts
 
+    @property
+    def learned_discount(self) -> float:
+        """γ with `discount_in_continue`, else 1."""
+        return self.config.discount if self.config.discount_in_continue else 1.0
+
     def step_modules(self) -> list[nn.Module]:
         behavior = self.behavior
         heads = [self.reward_head, self.continue_head, behavior.actor, behavior.critic, behavior.slow_critic]

@@ -255,13 +255,24 @@ def test_latents_of_a_replay_are_those_of_rows_after_which_episodes_went_on() ->
 
     model = AutoWorldModel.from_pretrained(RUNS / "run-tdmpc2")
     episodes = open_run(RUNS / "run-tdmpc2")
-    found = episode_latents(model, episodes, 10_000, torch.Generator().manual_seed(0))
+    found = episode_latents(model, episodes, 10_000, seed=0)
     rows = episodes.rows(torch.arange(int(episodes.lengths.sum())))
     with torch.no_grad():
         every = model.encode(rows[~rows["terminated"].squeeze(-1)])["latent", "deterministic"]
     ours = found["latent", "deterministic"]
     assert torch.allclose(ours.sort(0).values, every.sort(0).values, atol=1e-6)
-    assert len(episode_latents(model, episodes, 7, torch.Generator().manual_seed(0))) <= 7
+    assert len(episode_latents(model, episodes, 7, seed=0)) <= 7
+
+
+def test_latents_of_a_replay_are_those_of_the_seed_whatever_was_drawn_before() -> None:
+    from worldloom_rl import AutoWorldModel
+
+    model, episodes = (read(RUNS / "run-dreamerv3") for read in (AutoWorldModel.from_pretrained, open_run))
+    begin = torch.get_rng_state()
+    first, again, other = (episode_latents(model, episodes, 64, seed=seed) for seed in (3, 3, 4))
+    assert (first == again).all()
+    assert len(first) != len(other) or not (first == other).all()
+    assert torch.equal(torch.get_rng_state(), begin)
 
 
 # ---------------------------------------------------------------------- any action space

@@ -100,7 +100,7 @@ def _starts(model: WorldModel, run: TrainedRun | None, starts: str | TensorDictB
         return StoredLatents(model, starts)
     if starts == "replay" and run is not None:
         episodes = open_run(run.directory.path)
-        return StoredLatents(model, episode_latents(model, episodes, _STORED, torch.Generator().manual_seed(0)))
+        return StoredLatents(model, episode_latents(model, episodes, _STORED, seed=0))
     if starts == "reset" and env is not None:
         return RealResets(model, make_env(env))
     if starts == "reset" and run is not None:

@@ -278,7 +278,7 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
         if not config.tasks:
             return super().evaluate(config, model, episodes, seed, check)
         env = config.make_evaluation_env(episodes, seed)
-        found = play_in(env, config.device, model, self.make_policy(model), seed, check)
+        found = play_in(env, model, self.make_policy(model), seed, check)
         return by_task(found, config.played_tasks)
 
     def describe(self, state: State) -> str:

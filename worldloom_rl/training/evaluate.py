@@ -17,7 +17,6 @@ from worldloom_rl.envs.agent_steps import AgentSteps
 from worldloom_rl.envs.real import of_each
 from worldloom_rl.envs.simulator_output import Simulator
 from worldloom_rl.envs.tasks import InTask
-from worldloom_rl.noise import GeneratorNoise
 from worldloom_rl.tasks import environment_name, is_metaworld
 from worldloom_rl.training.options import RunConfig
 from worldloom_rl.world_model import WorldModel
@@ -128,12 +127,11 @@ def play(
     Args:
         check: called at every step; what it raises ends the evaluation.
     """
-    return play_in(config.make_env(episodes, seed), config.device, model, policy, seed, check)
+    return play_in(config.make_env(episodes, seed), model, policy, seed, check)
 
 
 def play_in(
     env: EnvBase,
-    device: str,
     model: WorldModel,
     policy: TensorDictModuleBase,
     seed: int,
@@ -141,12 +139,10 @@ def play_in(
 ) -> Evaluation:
     """As `play`, in these environments, which are closed after it."""
     env = with_primers(env, policy)
-    kept, model.noise = model.noise, GeneratorNoise(torch.Generator(device).manual_seed(seed))
     try:
-        with torch.random.fork_rng():  # seeding an environment seeds torch too
+        with model.drawing_from(seed), torch.random.fork_rng():  # seeding an environment seeds torch too
             return evaluate(env, policy, 0, seed, check)
     finally:
-        model.noise = kept
         env.close()
 
 

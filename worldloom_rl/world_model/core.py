@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -141,6 +142,16 @@ class TensorCore(PreciseBuffers, TensorDictModuleBase, ABC):  # type: ignore[mis
     def loss_keys(self) -> tuple[NestedKey, ...]:
         """What `compute_loss` cannot do without; a family that learns without rewards says so."""
         return (*self.observation_keys, *self.previous_action_keys, self.key_map.reward)
+
+    @contextmanager
+    def drawing_from(self, seed: int) -> Iterator[None]:
+        """Within, the verbs draw from a generator of their own; `noise` is as before afterwards."""
+        kept, device = self.noise, self.action_space.center.device
+        self.noise = GeneratorNoise(torch.Generator(device).manual_seed(seed))
+        try:
+            yield
+        finally:
+            self.noise = kept
 
     @property
     def learned_discount(self) -> float:

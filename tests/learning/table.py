@@ -102,7 +102,7 @@ def figure(tasks: dict[str, list[RunGroup]]) -> Figure:
     drawn = Figure(figsize=(4.4 * columns, 0.6 + 3.4 * count), layout="constrained")
     panels = drawn.subplots(count, columns, squeeze=False).flat
     labels: dict[str, Any] = {}
-    for axes, (task, groups) in zip(panels, tasks.items(), strict=False):
+    for (task, groups), axes in zip(tasks.items(), panels, strict=False):  # the panels that are left stay empty
         for place, group in enumerate(groups):
             color = f"C{place}"
             for run in group.runs:

@@ -85,6 +85,13 @@ def test_a_picture_has_a_panel_for_each_task_with_published_scores(tmp_path: Pat
     ]  # fmt: skip
 
 
+def test_panels_without_a_task_stay_empty(tmp_path: Path) -> None:
+    names = ("cartpole-swingup", "cup-catch", "finger-spin", "walker-run")
+    files = [written(tmp_path, "tdmpc2", f"dmc:{name}", seed, changes={}) for seed, name in enumerate(names)]
+    drawn = figure(groups_of(files))
+    assert [axes.get_title() for axes in drawn.axes if axes.axison] == [f"dmc:{name}" for name in names]
+
+
 def test_the_page_holds_the_table_of_the_files() -> None:
     text = PAGE.read_text()
     assert page(text, kept_files(RESULTS)) == text

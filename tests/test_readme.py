@@ -96,10 +96,11 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} leads to {target}"
 
 
-def test_the_first_page_is_two_screens_and_shows_one_picture_early() -> None:
+def test_the_first_page_is_two_screens_and_shows_a_dream_early_and_published_tasks_where_it_tells_of_them() -> None:
     text = README.read_text()
     assert len(text.encode()) <= 9500
-    assert text.count("![") == 1
+    assert text.count("![") == 2
+    assert "published-tasks.png" in section(README, "Measured")
     assert "![" in "\n".join(text.splitlines()[:8])
 
 

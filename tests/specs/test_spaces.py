@@ -58,6 +58,11 @@ def test_texts_beside_other_observations_are_left_out() -> None:
     space = spaces.Dict({"a": spaces.Dict({"b": spaces.Text(4)}), "c": BOX, "d": spaces.Text(4)})
     assert texts(space) == ["a.b", "d"]
     assert set(observation_space_of("Mine", space)) == {"c"}
+    reserved = spaces.Dict({"c": BOX, "reward": spaces.Text(4), "shape": spaces.Text(4)})
+    assert set(observation_space_of("Mine", reserved)) == {"c"}  # a text's name stands in nobody's way
+    renamed = spaces.Dict({"inner": spaces.Dict({"state": BOX, "observation": spaces.Text(4)})})
+    with pytest.raises(ValueError, match=r"'inner.state' would be renamed"):
+        observation_space_of("Mine", renamed)
     read = observation_reader("Mine", space)
     assert set(read({"a": {"b": "go"}, "c": np.zeros(BOX.shape), "d": "on"})) == {"c"}
     with pytest.raises(ValueError, match=r"lacks \['d'\].* the space has \['a', 'c', 'd'\]"):

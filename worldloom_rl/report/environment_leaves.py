@@ -17,7 +17,7 @@ from worldloom_rl.keys import as_tuple
 from worldloom_rl.report.environment_report import Leaf
 from worldloom_rl.specs.actions import ActionSegment, ActionSpace
 from worldloom_rl.specs.environment import specs_of
-from worldloom_rl.specs.spaces import Space, shown, texts
+from worldloom_rl.specs.spaces import Space, shown, texts, without_texts
 from worldloom_rl.torchrl_insides import wrapped
 
 
@@ -40,7 +40,10 @@ def observed_spaces(env: EnvBase) -> dict[tuple[str, ...], Space]:
     simulator, rendered = _simulator_of(env)
     if rendered:
         return {}
-    found = {path or ("observation",): space for path, space in _branches(simulator.observation_space)}
+    space = simulator.observation_space
+    if isinstance(space, spaces.Dict):
+        space = without_texts(space)
+    found = {path or ("observation",): space for path, space in _branches(space)}
     if ("observation",) not in found and ("state",) in found:  # TorchRL renames it
         found["observation",] = found.pop(("state",))
     return found

@@ -110,6 +110,7 @@ def observation_space_of(name: str, space: Space | None) -> Space:
     Raises ValueError for a space that no model reads, before memory is taken for it.
     """
     if isinstance(space, spaces.Dict):
+        space = without_texts(space)
         for key, part in _parts(space):
             _check_name(name, "observation", key, keys.RESERVED)
             if len(key) > 1 and key[-1] == "state" and "observation" not in part.spaces:
@@ -123,6 +124,13 @@ def texts(space: Space | None) -> list[str]:
         return []
     leaves = ((key, within[key[-1]]) for key, within in _parts(space))
     return [".".join(key) for key, leaf in leaves if not isinstance(leaf, spaces.Dict) and is_text(leaf)]
+
+
+def without_texts(space: spaces.Dict) -> spaces.Dict:
+    """The space of what is left when texts are left out; as it is where nothing would be."""
+    parts = read_parts(space) or space
+    left = {part: without_texts(below) if isinstance(below, spaces.Dict) else below for part, below in parts.items()}
+    return spaces.Dict(left)
 
 
 def read_parts(space: spaces.Dict) -> dict[str, Space]:
@@ -147,8 +155,8 @@ def _parts(space: spaces.Dict, above: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 def _observation_space(name: str, space: Space | None, key: tuple[str, ...]) -> Space:
     leaf = observation_text(name, key)
-    if isinstance(space, spaces.Dict) and (parts := read_parts(space)):
-        return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in parts.items()})
+    if isinstance(space, spaces.Dict) and read_parts(space):
+        return spaces.Dict({part: _observation_space(name, below, (*key, part)) for part, below in space.items()})
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary) and 0 in space.shape:
         raise ValueError(f"{leaf} has no numbers: {shown(space)}. Leave it out (gymnasium.wrappers.FilterObservation).")
     if isinstance(space, spaces.Box):

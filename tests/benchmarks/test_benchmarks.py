@@ -78,6 +78,22 @@ def test_the_command_works_from_any_folder_and_asks_another_process_for_the_memo
     assert record["peak_gb"] is None or 0.04 < record["peak_gb"] < 0.3  # 12 million weights of four bytes
 
 
+@pytest.mark.process
+def test_a_tree_beside_itself_is_measured_in_turn_and_one_that_is_none_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).parent), "trees"]
+    options = ["write-back", "--rounds", "2", "--processes", "2", "--no-memory", "--json", "out.json"]
+    subprocess.run([*command, str(Path(__file__).parents[2]), *options], cwd=tmp_path, check=True, capture_output=True)
+    before, now = json.loads((tmp_path / "out.json").read_text())
+    assert (before["by"], now["by"], before["commit"]) == ("before", "now", now["commit"])
+    assert len(before["milliseconds"]) == len(now["milliseconds"]) == 4
+    assert now["before_over_this"]["max"] == pytest.approx(
+        max(old / new for old, new in zip(before["milliseconds"], now["milliseconds"], strict=True))
+    )
+    refused = subprocess.run([*command, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert f"{tmp_path} is not the root of a tree of this project" in refused.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(SystemExit, match="finds no CUDA device"):

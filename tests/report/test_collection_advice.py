@@ -1,8 +1,9 @@
-"""What `worldloom check` says of environments side by side, from the times that it measured."""
+"""What `worldloom check` says of environments side by side and of precision, from the times that it measured."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -31,3 +32,16 @@ def test_what_pays_follows_from_the_three_times(
 ) -> None:
 
     assert re.search(advice, trial(acting, update).collection(environment, cores))
+
+
+@pytest.mark.parametrize(
+    ("share", "advice"),
+    [
+        (None, "^$"),
+        (0.45, "takes 0.45 times float32's time on this processor: --bfloat16 shortens updates"),
+        (1.9, "takes 1.9 times .*: leave --bfloat16 out"),
+    ],
+)
+def test_bfloat16_pays_where_its_products_are_faster(share: float | None, advice: str) -> None:
+
+    assert re.search(advice, replace(trial(0.03, 0.04), bfloat16=share).precision())

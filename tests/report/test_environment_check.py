@@ -356,6 +356,8 @@ def test_time_is_projected_from_acting_and_the_updates_that_are_due() -> None:
         assert trial.training_seconds(2000) == pytest.approx(expected)
         assert 0 < trial.acting_seconds < 1
         assert 0 < trial.update_seconds < 5
+        assert (trial.bfloat16 is not None) == (family.name == "dreamerv3")  # TD-MPC2's runs have no such choice
+    assert "times float32's time on this processor" in words(report)
     assert report.families[0].trial.learning_starts == 512  # 16 sequences of 32 rows
     assert "starts after" in words(check("Double", steps=100))
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 _WIDTH = 100  # columns of the text
 _HANDOVER = 1e-3  # seconds, about, that a round of environments in processes costs the process that learns
+_BFLOAT16_PAYS = 0.8  # of float32's time for products, or less: casts and all that is no product eat up the rest
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,22 @@ class Trial:
     updates_per_step: float
     learning_starts: int  # agent steps before the first update
     pretrains: bool  # the steps before learning count as updates due
+    # seconds of a matrix product in bfloat16 over those in float32, on this processor; None where a run has no choice
+    bfloat16: float | None = None
 
     def training_seconds(self, steps: int) -> float:
         """Seconds that so many agent steps in one environment take with their updates, evaluations left out."""
         learned = steps if self.pretrains else max(0, steps - self.learning_starts)
         return steps * self.acting_seconds + learned * self.updates_per_step * self.update_seconds
+
+    def precision(self) -> str:
+        """Whether computing in bfloat16 pays, as a sentence; empty where a run has no choice."""
+        if self.bfloat16 is None:
+            return ""
+        told = f"a matrix product in bfloat16 takes {self.bfloat16:.2g} times float32's time on this processor"
+        if self.bfloat16 > _BFLOAT16_PAYS:
+            return f"{told}: leave --bfloat16 out"
+        return f"{told}: --bfloat16 shortens updates, of the larger presets most"
 
     def collection(self, environment_seconds: float, cores: int) -> str:
         """What pays for collecting: one environment, several serial ones, or some in processes, as a sentence.
@@ -244,6 +256,8 @@ def _family_rows(report: EnvironmentReport, family: FamilyReport) -> Iterator[tu
             f"{1000 * environment:.1f} ms to step the environment: "
             f"{trial.collection(environment, os.cpu_count() or 1)}",
         )
+    if told := trial.precision():
+        yield "precision", told
     if trial.learning_starts >= report.steps:
         yield "learning", f"starts after {trial.learning_starts:,} agent steps: raise --steps above that"
 

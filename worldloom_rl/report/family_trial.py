@@ -22,6 +22,7 @@ from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.training.options import RunConfig
 
 _UPDATES, _UPDATE_SECONDS = 3, 2.0  # timed at most, after one that is not
+_SIDE, _PRODUCTS = 512, 5  # of the square matrices whose product tells of precisions, and how many are timed
 _FEWEST_STEPS = 12  # of acting that are timed
 
 
@@ -127,4 +128,20 @@ def _try(recipe: Recipe, config: RunConfig) -> Trial:
         updates_per_step=state.model.config.updates_per_step,
         learning_starts=state.learning_starts,
         pretrains=recipe.pretrains,
+        bfloat16=_bfloat16_share() if hasattr(config, "bfloat16") else None,
     )
+
+
+def _bfloat16_share() -> float:
+    """Seconds of a matrix product in bfloat16 over those in float32, the best of a few."""
+    seconds = []
+    for dtype in (torch.bfloat16, torch.float32):
+        square = torch.ones(_SIDE, _SIDE, dtype=dtype)
+        square @ square  # first calls are slower
+        times = []
+        for _ in range(_PRODUCTS):
+            begin = time.perf_counter()
+            square @ square
+            times.append(time.perf_counter() - begin)
+        seconds.append(min(times))
+    return seconds[0] / seconds[1]

@@ -14,6 +14,7 @@ import tyro
 from speed import measure, table
 from speed.catalogue import WORKLOADS, find
 from speed.workload import Mode
+from worldloom_rl.config import Json
 from worldloom_rl.training.compilation import missing_compiler
 from worldloom_rl.training.run_directory import provenance
 
@@ -43,6 +44,7 @@ def run(
     float32 product there, without TF32. Replay stays on the CPU, as in a recipe; what it draws is sent.
 
     `python tests/benchmarks scaling` draws time against samples, horizon, environments and other sizes.
+    `python tests/benchmarks trees ../before` measures this tree beside another one, such as a commit before it.
     `python tests/benchmarks queue` simulates a learner with actors beside it, from times like these.
 
     Args:
@@ -72,12 +74,7 @@ def run(
         row = contestant.row
         if contestant.call is not None:
             row.peak_gb = measure.peak_gb(row.workload, mode=row.mode, by=row.by, seed=seed)
-    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
-    about = {
-        "command": ["python", "tests/benchmarks", *sys.argv[1:]],
-        "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
-        **provenance(),
-    }
+    about = about_this_run()
     if device == "cuda":
         about["device"] = torch.cuda.get_device_name()
     clock = "CPU" if device == "cpu" else "wall"
@@ -86,3 +83,13 @@ def run(
     if json is not None:
         json.write_text(json_format.dumps(records, indent=1) + "\n")
     return rows
+
+
+def about_this_run() -> dict[str, Json]:
+    """What a record tells of the run: its command, the processor's instructions, commit, versions and machine."""
+    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
+    return {
+        "command": ["python", "tests/benchmarks", *sys.argv[1:]],
+        "instructions": {"torch": torch.backends.cpu.get_cpu_capability(), **limits},
+        **provenance(),
+    }

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -172,11 +172,15 @@ def _without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def peak_gb(name: str, *, mode: Mode, by: str, seed: int) -> float | None:
-    """Peak of resident memory above the imports, in 10⁹ bytes, of a fresh process that does the work three times."""
+def peak_gb(name: str, *, mode: Mode, by: str, seed: int, environ: Mapping[str, str] | None = None) -> float | None:
+    """Peak of resident memory above the imports, in 10⁹ bytes, of a fresh process that does the work three times.
+
+    Args:
+        environ: the process's environment, by default this one's.
+    """
     script = Path(__file__).parents[1] / "memory.py"
     command = [sys.executable, str(script), name, mode, by, str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
         raise RuntimeError(f"Measuring the memory of {name} failed:\n{done.stderr}")
     value: float | None = json.loads(done.stdout.splitlines()[-1])

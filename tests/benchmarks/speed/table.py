@@ -40,8 +40,13 @@ def record(
         ("bound", row.bounds),
         ("ratio", _ratios(row, _own(row, rows))),
     ):
-        values[name] = dict(zip(("median", "min", "max"), spread(numbers), strict=True)) if numbers else None
+        values[name] = spread_of(numbers) if numbers else None
     return {**values, **about}
+
+
+def spread_of(values: Sequence[float]) -> dict[str, Json]:
+    """Median, least and greatest by name."""
+    return dict(zip(("median", "min", "max"), spread(values), strict=True))
 
 
 def _own(row: Measurement, rows: Sequence[Measurement]) -> Measurement | None:

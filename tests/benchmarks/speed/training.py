@@ -56,11 +56,13 @@ WORKLOADS = [
     ),
     *(
         _workload(
-            f"train-dreamer-{size.removeprefix('size')}",
-            f"DreamerV3 {size} trains for two agent steps: four simulator steps, acting, replay, an update of 16 x 64",
-            partial(train, dreamerv3.RECIPE, size, 2),
+            f"train-dreamer-{size.removeprefix('size')}{'-bfloat16' * bfloat16}",
+            f"DreamerV3 {size} trains for two agent steps{' in bfloat16' * bfloat16}: four simulator steps, acting, "
+            "replay, an update of 16 x 64",
+            partial(train, dreamerv3.RECIPE, size, 2, bfloat16=bfloat16),
             gflop,
         )
         for size, gflop in (("size1m", 31.67), ("size12m", 470.3))
+        for bfloat16 in (False, True)
     ),
 ]

@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.utils.benchmark import Timer
 from torchrl.envs import EnvBase
 
 from worldloom_rl.keys import DONE, TERMINATED, TRUNCATED
@@ -22,7 +23,7 @@ from worldloom_rl.training.evaluate import with_primers
 from worldloom_rl.training.options import RunConfig
 
 _UPDATES, _UPDATE_SECONDS = 3, 2.0  # timed at most, after one that is not
-_SIDE, _PRODUCTS = 512, 5  # of the square matrices whose product tells of precisions, and how many are timed
+_SIDE, _PRODUCTS = 512, 5  # of the square matrices whose product tells of precisions, and how often it is timed
 _FEWEST_STEPS = 12  # of acting that are timed
 
 
@@ -133,15 +134,7 @@ def _try(recipe: Recipe, config: RunConfig) -> Trial:
 
 
 def _bfloat16_share() -> float:
-    """Seconds of a matrix product in bfloat16 over those in float32, the best of a few."""
-    seconds = []
-    for dtype in (torch.bfloat16, torch.float32):
-        square = torch.ones(_SIDE, _SIDE, dtype=dtype)
-        square @ square  # first calls are slower
-        times = []
-        for _ in range(_PRODUCTS):
-            begin = time.perf_counter()
-            square @ square
-            times.append(time.perf_counter() - begin)
-        seconds.append(min(times))
-    return seconds[0] / seconds[1]
+    """Seconds of a matrix product in bfloat16 over those in float32."""
+    squares = (torch.ones(_SIDE, _SIDE, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    bfloat16, float32 = (Timer("square @ square", globals={"square": square}).timeit(_PRODUCTS) for square in squares)
+    return bfloat16.median / float32.median

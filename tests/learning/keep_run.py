@@ -177,6 +177,7 @@ def name_of(result: Mapping[str, Json]) -> str:
         f"limit{config['time_limit']}" if config.get("time_limit") else "",
         config["preset"],
         "+".join(config["overrides"]),
+        "bfloat16" if config.get("bfloat16") else "",
         f"from-{Path(began).name}" if began else "",
         f"of-{'+'.join(sources)}" if sources else "",
         by_several(result),

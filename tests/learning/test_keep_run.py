@@ -36,6 +36,7 @@ ON_PENDULUM: dict[str, Any] = {
             {"env_kwargs": ["g=14"], "started_from": "runs/pend-g10-0", "data": []},
             "tdmpc2-finetune-Pendulum-v1-g14-tiny-from-pend-g10-0-seed0.json",
         ),
+        ("dreamerv3", {"bfloat16": True}, "dreamerv3-Pendulum-v1-tiny-bfloat16-seed0.json"),
         ("dreamerv3-offline", {"data": ["a/d-0"]}, "dreamerv3-offline-Pendulum-v1-tiny-of-d-0-seed0.json"),
         (
             "tdmpc2-offline",

@@ -78,3 +78,22 @@ def test_the_first_line_names_nothing_that_is_said_otherwise() -> None:
     assert "official settings, action repeat 2 (" in str(rate)
     hopper = TDMPC2RunConfig(env="Hopper-v5", action_repeat=2, overrides=("rho=0.6", "discount=0.97")).official
     assert str(hopper) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "bias", "rho", "tau"),
+    [
+        ({}, 0.03, 1.0, 0.05),
+        ({"episodic": False}, 0.0, 0.5, 0.01),
+        ({"preset": "1m"}, 0.0, 0.5, 0.01),
+        ({"suite": "none"}, 0.0, 0.5, 0.01),
+        ({"overrides": ("tau=0.02",)}, 0.03, 1.0, 0.02),
+        ({"env": "LunarLander-v3"}, 0.03, 0.7, 0.05),  # its authors' rho counts more
+    ],
+)
+def test_the_smallest_tdmpc2_has_numbers_for_episodes_that_end(
+    options: dict[str, Any], bias: float, rho: float, tau: float
+) -> None:
+    config = TDMPC2RunConfig(**{"env": "CartPole-v1", "episodic": True, **options})
+    numbers = config.model_config(500)
+    assert (numbers.encoder_bias_std, numbers.rho, numbers.tau) == (bias, rho, tau)

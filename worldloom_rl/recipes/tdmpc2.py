@@ -22,6 +22,7 @@ from worldloom_rl.data.laws import EpisodeLaw
 from worldloom_rl.envs import episode_length
 from worldloom_rl.functional.classification import rate_and_f1
 from worldloom_rl.models.tdmpc2 import TDMPC2, PolicyLoss
+from worldloom_rl.models.tdmpc2.config import ENDS
 from worldloom_rl.noise import Noise
 from worldloom_rl.objectives import WorldModelLoss
 from worldloom_rl.recipes.options import TDMPC2RunConfig as Config
@@ -283,7 +284,9 @@ class TDMPC2Recipe(Recipe[Config, TDMPC2, State]):
 
     def describe(self, state: State) -> str:
         numbers, env = state.model.config, state.source.environment
-        told = f"{numbers.updates_per_step:g} updates a step{state.config.official}"
+        ours = ENDS.get(state.config.preset, ()) if numbers.episodic else ()
+        of_ends = "".join(f", {name} {getattr(numbers, name):g}" for name in ours)
+        told = f"{numbers.updates_per_step:g} updates a step{of_ends}{state.config.official}"
         if env is None or isinstance(numbers.discount, tuple):
             return told
         return f"{told}; discount {numbers.discount:g}, at most {episode_length(env)} agent steps an episode"

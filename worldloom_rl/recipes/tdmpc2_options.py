@@ -36,7 +36,7 @@ class TDMPC2RunConfig(ActorsRunConfig):
     # the environment can terminate: learn a termination head; by default random episodes tell, or the recorded ones
     episodic: bool | None = found_field()
     seed_steps: int | None = ranged(None, 1, MOST_STEPS)  # random ones before learning; by default 5 episodes or more
-    # official settings of the suite that the environment is of, or none
+    # official settings of the suite that the environment is of, and ours of episodes that can end, or none
     suite: Literal["published", "none"] = added_field("published", before="none")
 
     def __post_init__(self) -> None:
@@ -152,11 +152,9 @@ class TDMPC2RunConfig(ActorsRunConfig):
         """Environments as the agent of this run acts in them: of several tasks, those of the first that is played."""
         if self.episode_length is not None:
             raise ValueError(f"{self.env} is known by its data alone (episode_length): there is nothing to act in.")
-        return (
-            self._make_task_env(self.played_tasks[:1], num_envs, seed)
-            if self.tasks
-            else super().make_env(num_envs, seed)
-        )
+        if not self.tasks:
+            return super().make_env(num_envs, seed)
+        return self._make_task_env(self.played_tasks[:1], num_envs, seed)
 
     def make_drawn_env(self, seed: int) -> EnvBase:
         """One environment of the first task that is played, or of the one task, which can be drawn."""
@@ -200,14 +198,15 @@ class TDMPC2RunConfig(ActorsRunConfig):
         Args:
             length: of an episode of one task, in agent steps, which gives γ. Several tasks have theirs.
         """
-        from worldloom_rl.models.tdmpc2.config import TDMPC2Config, discount_for, fields_of_tasks
+        from worldloom_rl.models.tdmpc2.config import ENDS, TDMPC2Config, discount_for, fields_of_tasks
         from worldloom_rl.training.overrides import preset_config
 
         if self.tasks:
             learned = fields_of_tasks(self.task_set())
         else:
             discount = min(discount_for(length), self.official.most_discount or 1.0)
-            learned = {"discount": discount, **self.official.numbers}
+            ours = ENDS.get(self.preset, {}) if self.episodic and self.suite != "none" and not self.data else {}
+            learned = {"discount": discount, **ours, **self.official.numbers}
         config = preset_config("tdmpc2", self.preset, self.overrides, **learned, episodic=bool(self.episodic))
         assert isinstance(config, TDMPC2Config)
         return config

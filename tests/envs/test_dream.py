@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ def played(model: WorldModel, flat: torch.Tensor) -> np.ndarray:
 
 def test_ends_by_mode_are_those_of_the_imagination_environment() -> None:
     model = make_model("dreamerv3")
+    model.config = replace(model.config, discount_horizon=3)  # learned with the ends, and far from 1
+    assert model.learned_discount == pytest.approx(2 / 3)
     with torch.no_grad():
         model.continue_head[-1].bias.fill_(0.0)  # some go on, some end
         model.continue_head[-1].weight.mul_(20.0)
-    start, actions = latents(model, 16), model.action_spec.rand(torch.Size([16, HORIZON]))
+    start, actions = latents(model, 256), model.action_spec.rand(torch.Size([256, HORIZON]))
     hard = ImaginationEnv(model, hard_termination=True)
     model.noise = GeneratorNoise(torch.Generator().manual_seed(5))
     state = hard.reset(start.clone())
@@ -93,7 +96,7 @@ def test_ends_by_mode_are_those_of_the_imagination_environment() -> None:
     env = begin_at(model, start, autoreset_mode=AutoresetMode.DISABLED)
     env.reset(seed=0)
     env.dreams.noise = GeneratorNoise(torch.Generator().manual_seed(5))
-    alive = torch.ones(16, dtype=torch.bool)
+    alive = torch.ones(256, dtype=torch.bool)
     for step in range(HORIZON):
         state = hard.step(state.update(actions[:, step]))["next"]
         _, _, terminated, _, _ = env.step(actions["action"][:, step].numpy())

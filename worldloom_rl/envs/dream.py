@@ -28,7 +28,7 @@ _MOST_SEEDS = 2**31 - 1
 
 
 def ends_by_mode(goes_on: Tensor, noise: Noise) -> Tensor:
-    """True where ending is the likelier; `ImaginationEnv(hard_termination=True)` asks the same, discount included."""
+    """True where ending is the likelier; `ImaginationEnv(hard_termination=True)` asks the same."""
     return goes_on < 0.5
 
 

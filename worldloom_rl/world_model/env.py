@@ -42,8 +42,8 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
     Args:
         model: any world model.
         hard_termination: False leaves "done" False, and termination travels as the soft "continue". True makes
-            "continue" 1 until the predicted probability falls below 0.5, and 0 from there on; ("next", "terminated")
-            and ("next", "done") are its complement.
+            "continue" 1 until the predicted probability, a learned discount left out, falls below 0.5, and 0 from there
+            on; ("next", "terminated") and ("next", "done") are its complement.
         reward: of the latents before and after a step, [..., 1], in place of the predicted reward; a `GoalReward` for
             example.
     """
@@ -94,7 +94,7 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         latent = model.initial_latent(batch) if starts_anew else model.read_latent(tensordict)
         continuation = model.continuation(latent)
         if self.hard_termination:
-            continuation = _alive(continuation)
+            continuation = self._alive(continuation)
         out = model.write_latent(TensorDict({}, batch_size=batch, device=_device_of(tensordict)), latent)
         out.set(model.key_map.continuation, continuation)
         return self._write_done(out, torch.zeros_like(continuation, dtype=torch.bool))
@@ -110,7 +110,7 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         if self.reward_function is not None:
             reward = self.reward_function(before, latent)
         if self.hard_termination:
-            continuation = _alive(continuation) * tensordict.get(model.key_map.continuation)
+            continuation = self._alive(continuation) * tensordict.get(model.key_map.continuation)
             ended = continuation == 0
         else:
             ended = torch.zeros_like(continuation, dtype=torch.bool)
@@ -118,6 +118,10 @@ class ImaginationEnv(ModelBasedEnvBase):  # type: ignore[misc]  # torchrl is unt
         model.write_latent(out, latent).set(model.key_map.reward, reward)
         out.set(model.key_map.continuation, continuation)
         return self._write_done(out, ended)
+
+    def _alive(self, continuation: Tensor) -> Tensor:
+        """1 where the episode is taken to go on, 0 where it ends."""
+        return (continuation / self.model.learned_discount >= _ENDED_BELOW).to(continuation.dtype)
 
     @staticmethod
     def _write_done(out: TensorDictBase, ended: Tensor) -> TensorDictBase:
@@ -165,11 +169,6 @@ def _latent_spec(model: WorldModel) -> Composite:
     for name, leaf in model.latent_spec.items():
         spec[model.key_map.leaf(name)] = leaf.clone()
     return spec
-
-
-def _alive(continuation: Tensor) -> Tensor:
-    """1 where the episode is taken to go on, 0 where it ends."""
-    return (continuation >= _ENDED_BELOW).to(continuation.dtype)
 
 
 def _device_of(tensordict: TensorDictBase | None) -> torch.device | None:

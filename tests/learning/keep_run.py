@@ -177,13 +177,18 @@ def name_of(result: Mapping[str, Json]) -> str:
         f"limit{config['time_limit']}" if config.get("time_limit") else "",
         config["preset"],
         "+".join(config["overrides"]),
-        "bfloat16" if config.get("bfloat16") else "",
+        precision(config),
         f"from-{Path(began).name}" if began else "",
         f"of-{'+'.join(sources)}" if sources else "",
         by_several(result),
         f"seed{config['seed']}",
     ]
     return "-".join(short(part) for part in parts if part) + ".json"
+
+
+def precision(config: Mapping[str, Json]) -> str:
+    """What was computed in, where it was not float32."""
+    return "bfloat16" if config.get("bfloat16") else ""
 
 
 def by_several(result: Mapping[str, Json]) -> str:

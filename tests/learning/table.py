@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from keep_run import by_several
+from keep_run import by_several, precision
 from matplotlib.figure import Figure
 from test_learning import RESULTS
 
@@ -50,7 +50,7 @@ def rows(file: Path) -> Iterator[list[str]]:
         published = at["published"] or {}
         last = at["environment_steps"] == result["environment_steps"]
         yield [
-            ", ".join([*name, *config["overrides"], *filter(None, [by_several(result)])]),
+            ", ".join([*name, *config["overrides"], *filter(None, [precision(config), by_several(result)])]),
             str(config["seed"]),
             f"{at['environment_steps']:,}",
             number(at["mean_return"]),

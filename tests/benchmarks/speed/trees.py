@@ -1,4 +1,4 @@
-"""This tree beside another one, such as a commit before it: the same work in turn, one process each."""
+"""This tree beside another one, such as a commit before it: the same work in turn, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json as json_format
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -33,26 +34,26 @@ class Tree:
     rounds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def start(self, stack: ExitStack, seed: int, names: tuple[str, ...]) -> None:
-        """A process whose work is built and warm; it ends with the stack. Raises SystemExit where building fails."""
+        """A process whose work is built and warm; it ends with the stack. Raises SystemExit where it ends before."""
         command = [sys.executable, str(_FOLDER / "tree.py"), self.mode, str(seed), *names]
         pipe = subprocess.PIPE
         self._process = stack.enter_context(
             subprocess.Popen(command, env=environ(self.root), text=True, stdin=pipe, stdout=pipe)
         )
-        if not (told := self._answer()):
-            raise SystemExit(f"{self.root} could not be measured: its process ended before all was built.")
-        self.provenance = json_format.loads(told)
+        self.provenance = self._answer()
 
-    def _answer(self) -> str:
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        if not (told := self._process.stdout.readline()):
+            raise SystemExit(f"{self.root} could not be measured: its process ended, and said above why.")
+        return json_format.loads(told)
 
     def time(self, name: str) -> None:
         """Do a piece of work once more."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
-        told = json_format.loads(self._answer())
+        told = self._answer()
         if told is not None:
             self.rounds.setdefault(name, []).append(tuple(told))
 
@@ -104,15 +105,17 @@ def run(
                 for name in names:
                     for tree in trees if number % 2 == 0 else trees[::-1]:
                         tree.time(name)
-    records = [record for name in names for record in _records(name, trees, memory, seed)]
+    about = about_this_run()
+    records = [
+        {**record, **about, **tree.provenance} for name in names for tree, record in _rows(name, trees, memory, seed)
+    ]
     print(_markdown(records))
     if json is not None:
         json.write_text(json_format.dumps(records, indent=1) + "\n")
 
 
-def _records(name: str, trees: list[Tree], memory: bool, seed: int) -> list[dict[str, Json]]:
+def _rows(name: str, trees: list[Tree], memory: bool, seed: int) -> Iterator[tuple[Tree, dict[str, Json]]]:
     first = trees[0].rounds.get(name, [])
-    records: list[dict[str, Json]] = []
     for tree in trees:
         found = tree.rounds.get(name, [])
         if not found:
@@ -123,16 +126,14 @@ def _records(name: str, trees: list[Tree], memory: bool, seed: int) -> list[dict
         if memory:
             peak = measure.peak_gb(name, mode=tree.mode, by="worldloom", seed=seed, environ=environ(tree.root))
         spreads = {"cpu_ms": milliseconds, "before_over_this": ratios}
-        records.append(
+        yield (
+            tree,
             {
                 **{"workload": name, "by": tree.name, "mode": tree.mode, "peak_gb": peak, "milliseconds": milliseconds},
                 "gflop_per_second": [each[1] for each in found],
                 **{key: table.spread_of(values) for key, values in spreads.items()},
-                **about_this_run(),
-                **tree.provenance,
-            }
+            },
         )
-    return records
 
 
 def _markdown(records: list[dict[str, Json]]) -> str:
